@@ -1,0 +1,162 @@
+"""A clean curve becomes an observed one, on any device. Axes: P pairs, B = 2 P rows, T epochs.
+
+Row 2i is the single lens and row 2i + 1 the binary of event i. What belongs to the event (its
+error level, its share of lost epochs, the phase of its nights) is drawn once per pair; noise and
+gaps are drawn for each row on its own, and never depend on the class.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lensml.paths import InputError
+
+__all__ = ["Draws", "Survey", "clean_delta_mag", "draw_numpy", "draw_torch", "observe"]
+
+Range = float | tuple[float, float]
+NUM_PAIR_DRAWS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """How events are observed. A range (low, high) is drawn once per event."""
+
+    num_epochs: int = 1500
+    window: tuple[float, float] = (-100.0, 100.0)  # first and last grid epoch [day]
+    missing_fraction: Range = 0.2  # epochs lost at random; a range is uniform
+    sigma: Range = 0.1  # Gaussian error [mag]; a range is log-uniform
+    night: Range = 1.0  # share of each day in which the field is observable
+    season_gap: Range = 0.0  # length of one gap at a random place [day]
+    keep_every: tuple[int, int] = (1, 1)  # thin the grid to every k-th epoch, k log-uniform
+    photon_noise: bool = False  # `sigma` holds at baseline and shrinks as the source brightens
+    error_scale: Range = 1.0  # true noise over quoted error
+    outlier_fraction: float = 0.0  # epochs whose noise is five times as large
+    baseline_error: float = 0.0  # scatter of the adopted baseline [units of sigma]
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("missing_fraction", 0, 0.999),
+            ("sigma", 1e-5, 10),
+            ("night", 0.01, 1),
+            ("season_gap", 0, 1e4),
+            ("outlier_fraction", 0, 0.5),
+        ):
+            for value in np.atleast_1d(getattr(self, name)):
+                if not low <= value <= high:
+                    raise InputError(f"`{name}` is {value:g}, but {low:g} to {high:g} was expected")
+
+    @property
+    def times(self) -> np.ndarray:
+        """Grid epochs, shape (T,), float64 [day]."""
+        return np.linspace(*self.window, self.num_epochs)
+
+    def describe(self) -> dict:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+class Draws(NamedTuple):
+    """Raw random numbers of P pairs; what they mean is decided in `observe` alone."""
+
+    pair: Tensor  # (P, 8) uniform, one set per event
+    mask: Tensor  # (2 P, T) uniform
+    noise: Tensor  # (2 P, T) standard normal
+    outlier: Tensor  # (2 P, T) uniform
+    baseline: Tensor  # (2 P, 1) standard normal
+
+
+def draw_numpy(generators: list[np.random.Generator], num_epochs: int) -> Draws:
+    """Each pair from its own event's generator: independent of how events are grouped."""
+    parts = [
+        (
+            g.random(NUM_PAIR_DRAWS, dtype=np.float32),
+            g.random((2, num_epochs), dtype=np.float32),
+            g.standard_normal((2, num_epochs), dtype=np.float32),
+            g.random((2, num_epochs), dtype=np.float32),
+            g.standard_normal((2, 1), dtype=np.float32),
+        )
+        for g in generators
+    ]
+    pair, *rows = (np.stack(column) for column in zip(*parts, strict=True))
+    return Draws(torch.from_numpy(pair), *(torch.from_numpy(np.concatenate(r)) for r in rows))
+
+
+def draw_torch(num_pairs: int, num_epochs: int, generator: torch.Generator) -> Draws:
+    """All pairs at once on the generator's device, for training."""
+    device = generator.device
+    rows = (2 * num_pairs, num_epochs)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=device)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device=device)
+
+    pair = uniform(num_pairs, NUM_PAIR_DRAWS)
+    return Draws(pair, uniform(*rows), normal(*rows), uniform(*rows), normal(rows[0], 1))
+
+
+def clean_delta_mag(magnification: Tensor, f_s: Tensor) -> Tensor:
+    """Noise-free magnitude minus baseline (B, T) of magnification (B, T) and blending f_s (B,)."""
+    return -2.5 * torch.log10(1 + f_s[:, None] * (magnification - 1))
+
+
+def _between(value: Range, uniform: Tensor, *, log: bool = False) -> Tensor:
+    low, high = value if isinstance(value, tuple | list) else (value, value)
+    if log:
+        return torch.exp(np.log(low) + (np.log(high) - np.log(low)) * uniform)
+    return low + (high - low) * uniform
+
+
+def error_bars(sigma: Tensor, delta_mag: Tensor, survey: Survey) -> Tensor:
+    """1-sigma errors (B, T) at magnitude change `delta_mag` for the level `sigma` (B, 1) [mag]."""
+    if not survey.photon_noise:
+        return sigma.expand_as(delta_mag)
+    # Photons: the error falls as flux^-1/2, down to a floor of 3 mmag from everything else.
+    return torch.hypot(sigma * 10 ** (0.2 * delta_mag.clamp(-8, 3)), torch.full_like(sigma, 0.003))
+
+
+def observe(
+    clean: Tensor, draws: Draws, survey: Survey, times: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Observe P pairs.
+
+    Args:
+        clean: Noise-free magnitude minus baseline, (2 P, T) [mag].
+        draws: Random numbers of the same pairs.
+        survey: How they are observed.
+        times: Grid epochs, (T,) [day].
+
+    Returns:
+        `(delta_mag, sigma, seen)`, each (2 P, T): observed magnitude minus baseline [mag], quoted
+        1-sigma error [mag], and whether the epoch was observed. Values where `seen` is false mean
+        nothing. Quoted errors are the same for both rows of a pair or follow from the *observed*
+        magnitude, never from the noise-free one.
+    """
+    both = draws.pair.repeat_interleave(2, dim=0).unbind(dim=1)
+    column = [u[:, None] for u in both]
+    level = _between(survey.sigma, column[0], log=True)
+    scatter = error_bars(level, clean, survey) * _between(survey.error_scale, column[1])
+    if survey.outlier_fraction > 0:
+        scatter = torch.where(draws.outlier < survey.outlier_fraction, 5 * scatter, scatter)
+    delta = clean + scatter * draws.noise
+    if survey.baseline_error > 0:
+        delta = delta + survey.baseline_error * level * draws.baseline
+    sigma = error_bars(level, delta, survey)
+    seen = draws.mask >= _between(survey.missing_fraction, column[2])
+    times = times.to(clean.device, clean.dtype)
+    if survey.night != 1.0:
+        seen = seen & (((times + column[3]) % 1.0) < _between(survey.night, column[4]))
+    if survey.season_gap != 0.0:
+        start = survey.window[0] + column[5] * (survey.window[1] - survey.window[0])
+        length = _between(survey.season_gap, column[6])
+        seen = seen & ~((times >= start) & (times < start + length))
+    if survey.keep_every != (1, 1):
+        low, high = survey.keep_every
+        every = _between((low, high + 0.999), column[7], log=True).floor()
+        index = torch.arange(len(times), device=clean.device)
+        seen = seen & (((index + (column[3] * every).floor()) % every) == 0)
+    return delta, sigma, seen
