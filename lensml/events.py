@@ -5,20 +5,21 @@ import os
 import re
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import median_filter
 
 from lensml.paths import InputError
 from lensml.pspl import MAG, fit_pspl, pspl_delta_mag
 
 __all__ = [
-    "InstalledEvent",
-    "ObservedFit",
     "Photometry",
     "baseline_magnitude",
     "download_ogle",
@@ -79,67 +80,47 @@ def read_photometry(
     error, mag, error, ...) and MOA tables (HJD, difference flux, error). Magnitudes win over flux.
 
     Flux becomes 22 - 2.5 log10(flux). Difference flux (so named, or with more than a tenth of the
-    first 50 epochs not positive) has no zero of its own: `reference_flux` is added, by default
-    the 1585 counts by which KMTNet's tables do the same. A reference above the source's flux
-    makes a blended event, so the choice changes the apparent blend and no signal-to-noise.
+    first 50 epochs not positive) has no zero of its own: `reference_flux` is added, in the units
+    of the table, by default the 1585 counts by which KMTNet's tables do the same. A reference above
+    the source's flux makes a blended event: the apparent blend changes, no signal-to-noise does.
 
-    Time is given as full HJD where the offset is told by the column's name (`mjd`,
-    `HJD-2457000`) or is plain: a (H, B)JD, or a first column without a name, that starts
-    between 400 and 20000 is JD - 2450000. A column called `time` stays as it is.
-
-    Args:
-        path: The file.
-        m_base: Baseline magnitude, passed on [mag].
-        reference_flux: Flux of the reference image, in the units of the table.
+    Time becomes full HJD where the column's name tells the offset (`mjd`, `HJD-2457000`) or it is
+    plain: (H, B)JD, or a first column without a name, that starts between 400 and 20000 is
+    JD - 2450000. A column called `time` stays as it is. `m_base` [mag] is passed on.
 
     Raises:
         InputError: In one line, if the file is missing, unreadable or without one usable row.
     """
-    label = str(path)
-    names, rows = _parse(_text(Path(path), label), label)
+    names, rows = _parse(_text(Path(path)), str(path))
     name = re.sub(r"(\.(csv|dat|txt|tbl|gz|pysis))+$", "", Path(path).name)
-    return _photometry(names, rows, label, name, m_base, reference_flux)
+    return replace(_clean(names, rows, str(path), reference_flux), name=name, m_base=m_base)
 
 
-def from_table(
-    table,
-    *,
-    name: str = "table",
-    m_base: float | None = None,
-    reference_flux: float | None = None,
-) -> Photometry:
+def from_table(table, *, name: str = "table", reference_flux: float | None = None) -> Photometry:
     """Read an astropy `Table` by the rules of `read_photometry`; masked values are not usable."""
-
-    def numbers(column) -> NDArray:
-        values = getattr(column, "jd", getattr(column, "value", column))
-        if not np.issubdtype(np.asarray(values).dtype, np.number):
-            return np.full(len(table), np.nan)
-        return np.ma.filled(np.ma.asarray(values).astype(float), np.nan)
-
-    names = list(table.colnames)
-    rows = np.array([numbers(table[column]) for column in names]).reshape(len(names), -1).T
-    if not len(rows):
-        raise InputError(f"table `{name}` is empty; {WANTED}")
-    return _photometry(names, rows, f"table `{name}`", name, m_base, reference_flux)
+    if not len(table):
+        raise InputError(f"table {name!r} is empty; {WANTED}")
+    rows = np.full((len(table), len(table.columns)), np.nan)
+    for i, column in enumerate(table.itercols()):
+        values = np.ma.asarray(getattr(column, "jd", getattr(column, "value", column)))
+        if np.issubdtype(values.dtype, np.number):
+            rows[:, i] = values.astype(float).filled(np.nan)
+    cleaned = _clean(list(table.colnames), rows, f"table {name!r}", reference_flux)
+    return replace(cleaned, name=name)
 
 
-def _text(path: Path, label: str) -> str:
+def _text(path: Path) -> str:
     """The file's text, or one line about why there is none."""
-    if path.is_dir():
-        raise InputError(f"{label} is a folder; expected one light curve, give a file inside it")
     try:
         raw = path.read_bytes()
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-    except FileNotFoundError:
-        raise InputError(f"{label} does not exist; give the path of a light curve file") from None
+        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{label} cannot be read ({error}); {WANTED}") from None
-    if b"\0" in raw:
-        raise InputError(f"{label} holds binary data, not text; {WANTED}; export it as CSV")
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read ({reason}); give a text file; {WANTED}") from None
     text = raw.decode("utf-8-sig", errors="replace")
-    if not text.strip():
-        raise InputError(f"{label} is empty; {WANTED}")
+    if b"\0" in raw or not text.strip():
+        what = "holds binary data, not text" if raw.strip() else "is empty"
+        raise InputError(f"{path} {what}; {WANTED}; export the light curve as CSV")
     return text
 
 
@@ -165,41 +146,29 @@ def _header(line: str) -> list[str]:
 def _parse(text: str, label: str) -> tuple[list[str] | None, NDArray]:
     """Column names, None if there are none, and numbers (rows, columns), NaN where not a number."""
     lines = [line for line in text.splitlines() if line.strip() and line[0] != "\\"]
-    bars = [line for line in lines if line[0] == "|"]
-    notes = [line for line in lines if line.lstrip()[0] == "#"]
-    lines = [line for line in lines if line[0] != "|" and line.lstrip()[0] != "#"]
-    names: list[str] | None = None
-    split: Callable[[str], list[str]] = _split
-    if bars:  # IPAC table: the bars over the columns say where each field lies
-        edges = [i for i, c in enumerate(bars[0]) if c == "|"]
-        spans = list(zip(edges[:-1], edges[1:], strict=True))
-        names = [bars[0][a + 1 : b].strip() for a, b in spans]
-
-        def split(line: str) -> list[str]:
-            return [line[a : b + 1].strip() for a, b in spans]
-
-    elif lines and np.isnan(_number(first := _split(lines[0])[0])) and first.lower() != "nan":
-        names, lines = _header(lines[0]), lines[1:]
-    elif lines and notes:
-        width = len(_split(lines[0]))
-        behind = [header for note in notes if len(header := _header(note)) == width]
-        names = next((h for h in reversed(behind) if "time" in map(_role, h)), None)
-    if not lines:
+    notes = [line for line in lines if line.lstrip()[0] in "#|"]
+    lines = [line for line in lines if line.lstrip()[0] not in "#|"]
+    names, fields = None, list(map(_split, lines))
+    if notes and notes[0][0] == "|":  # IPAC table: its bars say where each field lies
+        edges = [i for i, c in enumerate(notes[0]) if c == "|"]
+        names = [notes[0][a + 1 : b].strip() for a, b in pairwise(edges)]
+        fields = [[line[a : b + 1].strip() for a, b in pairwise(edges)] for line in lines]
+    elif fields and fields[0][0].lower() != "nan" and np.isnan(_number(fields[0][0])):
+        names, fields = _header(lines[0]), fields[1:]
+    elif fields:
+        headers = [h for h in map(_header, notes) if len(h) == len(fields[0])]
+        names = next((h for h in reversed(headers) if "time" in map(_role, h)), None)
+    if not fields:
         raise InputError(f"{label} has a header but no rows of data; {WANTED}")
-    if names and "time" not in map(_role, names):
-        _refuse_columns(names, "time", label)
-    fields = [split(line) for line in lines]
-    width = len(names) if names else len(fields[0])
-    fields = [(row + [""] * width)[:width] for row in fields]
-    return names, np.array([[_number(token) for token in row] for row in fields])
+    width = len(names or fields[0])
+    padded = [(row + [""] * width)[:width] for row in fields]
+    return names, np.array([[_number(token) for token in row] for row in padded])
 
 
 def _role(name: str) -> str | None:
     """What a column holds, by its name."""
-    name = name.lower()
+    name = name.lower().replace("image", "").replace("magnif", "")
     value = next((kind for kind in ("mag", "flux") if kind in name), "")
-    if "magnif" in name:
-        return None
     if re.search(r"err|unc|sig|^e_", name):
         return f"{value}_err".lstrip("_")
     if re.match(r"(time|date|epoch|t$|[bhm]?jd)", name):
@@ -209,55 +178,37 @@ def _role(name: str) -> str | None:
     return value or None
 
 
-def _refuse_columns(names: Sequence[str], missing: str, label: str) -> None:
-    shown = ", ".join(repr(name[:20]) for name in names[:6]) + (", ..." if len(names) > 6 else "")
-    raise InputError(f"{label} has columns {shown} and none for {missing}; {WANTED}")
-
-
 def _columns(names: list[str] | None, rows: NDArray, label: str) -> tuple[int, int, int, str]:
     """Positions of time, value and error, and whether the value is mag, flux or difference."""
     if names is None:
         return _columns_without_names(rows, label)
-    position: dict[str | None, int] = {}
-    for i, name in enumerate(names):
-        position.setdefault(_role(name), i)
-    for kind in ("mag", "flux", "difference"):
-        error = position.get("mag_err" if kind == "mag" else "flux_err", position.get("err"))
-        if kind in position and error is not None and "time" in position:
-            other = kind == "mag" and {"flux", "difference"} & position.keys()
-            if not other or np.isfinite(rows[:, position[kind]]).any():
-                return position["time"], position[kind], error, kind
-    values = {"mag", "flux", "difference"} & position.keys()
-    missing = "time" if "time" not in position else "its error" if values else "magnitude or flux"
-    return _refuse_columns(names, missing, label)
+    at = {_role(name): i for i, name in reversed(list(enumerate(names)))}  # the first of a kind
+    values = at.keys() & {"mag", "flux", "difference"}
+    for kind, error in (("mag", "mag_err"), ("flux", "flux_err"), ("difference", "flux_err")):
+        found = [at.get("time"), at.get(kind), at.get(error, at.get("err"))]
+        # An archive table may have a column for either and leave the magnitudes blank.
+        if None not in found and not (len(values - {"mag"}) and np.isnan(rows[:, found[1]]).all()):
+            return *found, kind
+    missing = "time" if "time" not in at else "its error" if values else "magnitude or flux"
+    shown = ", ".join(repr(name[:20]) for name in names[:6]) + (", ..." if len(names) > 6 else "")
+    raise InputError(f"{label} has columns {shown} and none for {missing}; {WANTED}")
 
 
 def _columns_without_names(rows: NDArray, label: str) -> tuple[int, int, int, str]:
     """OGLE, KMTNet or MOA, told by which pair of columns looks like a magnitude and its error."""
     if rows.shape[1] < 3:
         raise InputError(f"{label} has {rows.shape[1]} columns and no header; {WANTED}")
-    head = [c[np.isfinite(c)][:20] for c in rows.T]
-    typical = [float(np.median(c)) if len(c) else np.nan for c in head]
-
-    def is_magnitude(i: int) -> bool:
-        return 3 < typical[i] < 35 and 0 < typical[i + 1] < 3
-
-    if is_magnitude(1):
-        return 0, 1, 2, "mag"
-    if rows.shape[1] >= 5 and is_magnitude(3):
-        return 0, 3, 4, "mag"
+    for value in (1, 3)[: 1 + (rows.shape[1] >= 5)]:
+        pair = rows[:, value : value + 2]
+        head = pair[np.isfinite(pair).all(axis=1)][:20]
+        mag, error = np.median(head, axis=0) if len(head) else (np.nan, np.nan)
+        if 3 < mag < 35 and 0 < error < 3:
+            return 0, value, value + 1, "mag"
     return 0, 1, 2, "flux"
 
 
-def _photometry(
-    names: list[str] | None,
-    rows: NDArray,
-    label: str,
-    name: str,
-    m_base: float | None,
-    reference_flux: float | None,
-) -> Photometry:
-    """Clean columns: usable rows only, in magnitudes, sorted, every dropped row counted."""
+def _clean(names: list[str] | None, rows: NDArray, label: str, reference: float | None):
+    """Usable rows only, in magnitudes, sorted, every dropped row counted: a `Photometry`."""
     i, j, k, kind = _columns(names, rows, label)
     time, value, error = rows[np.argsort(rows[:, i], kind="stable")][:, [i, j, k]].T
     dropped: dict[str, int] = {}
@@ -274,8 +225,8 @@ def _photometry(
     keep(np.isfinite(error) & (error > 0), "error not positive")
     remarks = []
     if kind != "mag" and len(time):
-        shift, remark = _flux_shift(value, error, kind, reference_flux, label)
-        remarks += [remark] if remark else []
+        shift = _reference_flux(value, error, kind, label) if reference is None else reference
+        remarks += [f"reference flux {shift:.5g} added"] if shift else []
         value = value + shift
         keep(value > 0, "flux not positive")
         value, error = FLUX_ZERO_POINT - 2.5 * np.log10(value), MAG * error / value
@@ -285,44 +236,34 @@ def _photometry(
     keep(np.diff(time, prepend=-np.inf) > 0, "repeated time")
     zero = _time_zero(names[i] if names else "hjd", time[0])
     remarks += [f"{zero:.1f} d added to the times"] if zero else []
-    return Photometry(name, time + zero, value, error, m_base, dropped, tuple(remarks))
+    return Photometry(label, time + zero, value, error, None, dropped, tuple(remarks))
 
 
-def _flux_shift(
-    flux: NDArray, error: NDArray, kind: str, reference: float | None, label: str
-) -> tuple[float, str]:
-    """What to add to make total flux, and the remark that says so; decided by the first epochs."""
-    if reference is not None:
-        return reference, f"reference flux {reference:g} added"
+def _reference_flux(flux: NDArray, error: NDArray, kind: str, label: str) -> float:
+    """What to add to make total flux, decided by the first epochs."""
     if kind == "flux" and (flux[:50] <= 0).mean() <= 0.1:
-        return 0.0, ""
+        return 0.0
     typical = np.median(error[:50])
-    if not 1 < typical < REFERENCE_FLUX or (flux + REFERENCE_FLUX <= 0).mean() > 0.1:
-        raise InputError(
-            f"{label} holds difference flux (typical error {typical:.3g}) without a usable zero; "
-            "expected magnitudes or total flux; add the reference image's flux to the column, or "
-            "call read_photometry(path, reference_flux=...)"
-        )
-    return REFERENCE_FLUX, f"difference flux, reference of {REFERENCE_FLUX:.0f} counts assumed"
+    if 1 < typical < REFERENCE_FLUX and (flux + REFERENCE_FLUX <= 0).mean() <= 0.1:
+        return REFERENCE_FLUX
+    raise InputError(
+        f"{label} holds difference flux (typical error {typical:.3g}) in unknown units; expected "
+        "mag or total flux; add the reference image's flux, or pass reference_flux=... in Python"
+    )
 
 
 def _time_zero(name: str, first: float) -> float:
-    """What to add to a column of times that starts at `first` to make it full (H)JD [day]."""
-    name = name.lower()
-    if first > 2e6:
-        return 0.0
-    if told := re.search(r"24\d{5}(\.\d+)?", name):
-        return float(told[0])
-    if "mjd" in name:
-        return 2400000.5
-    return 2450000.0 if "jd" in name and 400 < first < 20000 else 0.0
+    """What makes full (H)JD of a column of this name whose times start at `first` [day]."""
+    told, name = re.search(r"24\d{5}(\.\d+)?", name), name.lower()
+    plain = 2450000.0 if "jd" in name and 400 < first < 20000 else 0.0
+    zero = float(told[0]) if told else 2400000.5 if "mjd" in name else plain
+    return zero if first < 2e6 else 0.0
 
 
 def seasons(time: ArrayLike, gap: float = 60.0) -> list[slice]:
     """Stretches of sorted epochs (n,) [day] without a pause longer than `gap` [day]."""
-    cuts = np.flatnonzero(np.diff(time) > gap) + 1
-    edges = [0, *cuts.tolist(), len(np.asarray(time))]
-    return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    cuts = (np.flatnonzero(np.diff(time) > gap) + 1).tolist()
+    return [slice(a, b) for a, b in pairwise([0, *cuts, len(np.asarray(time))])]
 
 
 def baseline_magnitude(photometry: Photometry) -> float:
@@ -333,52 +274,39 @@ def baseline_magnitude(photometry: Photometry) -> float:
     if photometry.m_base is not None:
         return photometry.m_base
     medians = [np.median(photometry.mag[s]) for s in seasons(photometry.time)]
-    if len(medians) >= 3:
-        return float(np.median(medians))
-    return float(np.median(photometry.mag[: max(5, len(photometry) // 5)]))
+    early = photometry.mag[: max(5, len(photometry) // 5)]
+    return float(np.median(medians if len(medians) >= 3 else early))
 
 
-@dataclass(frozen=True)
-class InstalledEvent:
-    """A published event whose photometry comes with MulensModel."""
+class InstalledEvent(NamedTuple):
+    """A published event whose photometry comes with MulensModel (MIT licence)."""
 
-    name: str
     lens: str  # "single" or "binary", as published
     reference: str
-    files: tuple[str, ...]  # data sets in MulensModel's photometry folder, the one to show first
+    files: tuple[Path, ...]  # its data sets, the one to show first
 
 
 def installed_events() -> dict[str, InstalledEvent]:
-    """Real events on this machine, by name (MulensModel's data folder, MIT licence)."""
-    folder = _installed_folder()
+    """Real events on this machine, by name."""
+    import MulensModel  # slow to import, and needed here alone
+
+    folder = Path(MulensModel.DATA_PATH) / "photometry_files"
     events = {}
     for name, lens, reference, first in INSTALLED:
-        tables = [path for path in (folder / first).parent.iterdir() if "README" not in path.name]
-        rest = sorted(f"{path.parent.name}/{path.name}" for path in tables)
-        files = (first, *(file for file in rest if file != first))
-        events[name] = InstalledEvent(name, lens, reference, files)
+        tables = sorted(p for p in (folder / first).parent.iterdir() if "README" not in p.name)
+        files = (folder / first, *(path for path in tables if path != folder / first))
+        events[name] = InstalledEvent(lens, reference, files)
     return events
 
 
-def _installed_folder() -> Path:
-    import MulensModel  # slow to import, and needed here alone
-
-    return Path(MulensModel.DATA_PATH) / "photometry_files"
-
-
 def load_installed(name: str, file: str | None = None) -> Photometry:
-    """Photometry of one of `installed_events`; `file` picks a data set other than the first.
-
-    Raises:
-        InputError: If the event or the data set is unknown.
-    """
-    events = installed_events()
-    if name not in events:
+    """Photometry of one of `installed_events`; `file` names a data set other than the first."""
+    if name not in (events := installed_events()):
         raise InputError(f"no installed event is called {name!r}; choose from {', '.join(events)}")
-    files = events[name].files
-    if file not in (None, *files):
+    files = {path.name: path for path in events[name].files}
+    if file is not None and file not in files:
         raise InputError(f"{name} has no data set {file!r}; choose from {', '.join(files)}")
-    return read_photometry(_installed_folder() / (file or files[0]))
+    return read_photometry(files[file or next(iter(files))])
 
 
 def download_ogle(
@@ -386,23 +314,16 @@ def download_ogle(
 ) -> Path:
     """Fetch `phot.dat` of an OGLE-IV early-warning event; a second call finds it in the cache.
 
-    Args:
-        name: For example "OGLE-2025-BLG-0001".
-        cache: Folder to keep the files in; the user's cache folder by default.
-        base_url: Where the survey publishes, up to the year.
-        refresh: Whether to fetch anew what is already there; events in progress grow.
-
-    Raises:
-        InputError: If the name is no event's or nothing readable came; the cache stays as it was.
+    `name` is as in "OGLE-2025-BLG-0001", `cache` a folder (by default the user's), `base_url` the
+    survey's address up to the year; `refresh` fetches anew what is there: events in progress grow.
+    A wrong name or nothing readable is an InputError, and the cache stays as it was.
     """
     import pooch  # brings the whole of requests
 
-    parts = re.fullmatch(r"OGLE-(20\d\d)-(BLG|GD|DG|LMC|SMC)-(\d{4})", name.strip().upper())
-    if parts is None or int(parts[1]) < 2011:
-        raise InputError(
-            f"{name!r} is no OGLE-IV early-warning event; expected a name such as "
-            "OGLE-2025-BLG-0001, from 2011 on; for others, download phot.dat and give its path"
-        )
+    known = r"OGLE-(20(?:1[1-9]|[2-9]\d))-(BLG|GD|DG|LMC|SMC)-(\d{4})"
+    if not (parts := re.fullmatch(known, name.strip().upper())):
+        example = "OGLE-2025-BLG-0001, from 2011 on; for others, give the path of a phot.dat"
+        raise InputError(f"{name!r} is no OGLE-IV alert; expected a name such as {example}")
     folder = Path(cache) if cache is not None else Path(pooch.os_cache("lensml")) / "ogle"
     final = folder / f"{parts[0]}.dat"
     if final.exists() and not refresh:
@@ -416,16 +337,12 @@ def download_ogle(
             got = pooch.retrieve(url, None, final.name, scratch, downloader=fetch)
             read_photometry(got)
             os.replace(got, final)
-    except InputError:
-        raise InputError(
-            f"{parts[0]}: {url} sent something that is not photometry; expected OGLE's phot.dat; "
-            "look at the address in a browser"
-        ) from None
     except (OSError, ValueError) as error:  # requests' exceptions are OSErrors
-        code = getattr(getattr(error, "response", None), "status_code", type(error).__name__)
+        what = "no photometry" if isinstance(error, InputError) else type(error).__name__
+        code = getattr(getattr(error, "response", None), "status_code", what)
         raise InputError(
-            f"{parts[0]}: nothing came from {url} ({code}); expected photometry; check the event's "
-            "number and the network, or download phot.dat elsewhere and give its path"
+            f"{parts[0]}: {url} gave {code}; expected OGLE's phot.dat; check the event's number "
+            "and the network, or download phot.dat elsewhere and give its path"
         ) from None
     return final
 
@@ -439,66 +356,45 @@ class ObservedFit:
     tE: float  # [day]
     f_s: float  # share of the baseline flux that is lensed
     m_base: float  # fitted baseline [mag]
-    residuals: NDArray  # (observed - model) / mag_err, shape (n,) [sigma]
-
-    @property
-    def chi2(self) -> float:
-        """Weighted sum of squares."""
-        return float((self.residuals**2).sum())
+    residuals: NDArray | None = None  # (observed - model) / mag_err, shape (n,) [sigma]
 
     @property
     def chi2_per_dof(self) -> float:
-        """chi2 over epochs less the five free parameters; published errors are often too small."""
-        return self.chi2 / max(1, len(self.residuals) - 5)
+        """Sum of squared residuals over epochs less five; published errors are often too small."""
+        return float(self.residuals @ self.residuals) / max(1, len(self.residuals) - 5)
 
     def magnitude(self, time: ArrayLike) -> NDArray:
         """Fitted magnitude at `time`, shape (m,) [mag]."""
-        one = (
-            torch.tensor([x], dtype=torch.float64) for x in (self.t0, self.u0, self.tE, self.f_s)
-        )
+        parameters = torch.tensor([self.t0, self.u0, self.tE, self.f_s], dtype=torch.float64)
         epochs = torch.as_tensor(np.asarray(time, dtype=float))
-        return self.m_base + pspl_delta_mag(epochs, *one)[0].numpy()
+        return self.m_base + pspl_delta_mag(epochs, *parameters[:, None])[0].numpy()
 
 
 def pspl_fit_observed(photometry: Photometry) -> ObservedFit:
     """Fit t0, u0, tE, f_s and the baseline by least squares weighted with 1 / mag_err^2.
 
     Nine baselines at a time go through the batched fit of `pspl`, from its own starts and some at
-    the brightest stretch of a running median; each round closes in on the best of them.
-
-    Raises:
-        InputError: If fewer than six epochs are left for five parameters.
+    the peak of a running median; each round closes in on the best. Fewer than six epochs are an
+    InputError: there are five parameters.
     """
-    if len(photometry) < 6:
-        raise InputError(
-            f"{photometry.name} has {len(photometry)} usable epochs; expected at least 6 for five "
-            "parameters; use a longer light curve"
-        )
-    zero = photometry.time[0]
+    if (n := len(photometry)) < 6:
+        raise InputError(f"{photometry.name}: {n} usable epochs; expected 6 or more for a fit")
+    zero, error = photometry.time[0], photometry.mag_err
     times = torch.as_tensor(photometry.time - zero)
-    weight = torch.as_tensor(photometry.mag_err**-2.0).expand(9, -1)
+    weight = torch.as_tensor(error**-2.0).expand(9, -1)
     centre, step = baseline_magnitude(photometry), 0.02 + 0.25 * float(np.std(photometry.mag))
-    starts = _starts(photometry, centre)
+    t_peak = float(times[median_filter(photometry.mag, 5, mode="nearest").argmin()])
+    starts = [(t_peak, u0, tE) for u0 in (0.03, 0.5) for tE in (5.0, 20.0, 80.0)]
     for _ in range(12):
         trial = centre + step * np.linspace(-1, 1, 9)
         data = torch.as_tensor(photometry.mag - trial[:, None])
-        begin = torch.as_tensor(starts).expand(9, -1, -1)
+        begin = torch.tensor(starts, dtype=torch.float64).expand(9, -1, -1)
         fit = fit_pspl(times, data, weight=weight, starts=begin, blended=True, num_polished=3)
         best = int(fit.chi2.argmin())
         t0, u0, tE, f_s = (float(x[best]) for x in (fit.t0, fit.u0, fit.tE, fit.f_s))
-        starts = np.concatenate([starts[:6], [(t0, u0, tE)]])
+        starts = [*starts[:6], (t0, u0, tE)]
         centre, step = float(trial[best]), step * (2.0 if best in (0, 8) else 0.25)
         if step < 1e-4:
             break
-    model = ObservedFit(t0 + zero, u0, tE, f_s, centre, np.empty(0))
-    residuals = (photometry.mag - model.magnitude(photometry.time)) / photometry.mag_err
-    return replace(model, residuals=residuals)
-
-
-def _starts(photometry: Photometry, baseline: float) -> NDArray:
-    """Starting t0, u0, tE, shape (6, 3): at the peak of a running median, safe from one outlier."""
-    padded = np.pad(photometry.mag, 2, mode="edge")
-    smooth = np.median(np.lib.stride_tricks.sliding_window_view(padded, 5), axis=1)
-    t0 = photometry.time[smooth.argmin()] - photometry.time[0]
-    u0 = 1 / max(10 ** (0.4 * (baseline - smooth.min())), 1.05)
-    return np.array([(t0, u0 * share, tE) for share in (1.0, 0.3) for tE in (5.0, 20.0, 80.0)])
+    model = ObservedFit(t0 + zero, u0, tE, f_s, centre)
+    return replace(model, residuals=(photometry.mag - model.magnitude(photometry.time)) / error)
