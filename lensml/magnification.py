@@ -75,6 +75,18 @@ def to_centre_of_mass(event: BinaryLens) -> tuple[float, float]:
     return event.u0 + x_c * sin(event.alpha), event.t0 + event.tE * x_c * cos(event.alpha)
 
 
+def _fresh_solver() -> VBMicrolensing:
+    """A solver that remembers nothing.
+
+    VBMicrolensing starts its root finding from the roots it found last, even across solver
+    objects: the last bits of a curve would depend on the event before it. One full finite-source
+    point from a new object (some microseconds) sets that memory to the same state every time.
+    """
+    solver = VBMicrolensing()
+    solver.BinaryMag(0.7, 0.3, 0.3, 0.2, 0.01, 1e-3)
+    return solver
+
+
 def binary_magnification(
     event: BinaryLens, times: NDArray, *, tolerance: float = 1e-3
 ) -> NDArray[np.float64]:
@@ -95,9 +107,7 @@ def binary_magnification(
         Bozza (2010), MNRAS 408, 2188; Bozza et al. (2018), MNRAS 479, 5157.
     """
     check_epochs(times)
-    # A new solver per curve (0.6 us): an old one starts its root finding from the last event's
-    # roots, and the last bits of a curve would depend on which event came before it.
-    solver = VBMicrolensing()
+    solver = _fresh_solver()
     solver.Tol = solver.RelTol = tolerance  # both: the default Tol of 1e-2 would rule otherwise
     u0, t0 = to_centre_of_mass(event)
     # VBMicrolensing wants natural logarithms of s, q, rho and tE, in exactly this order.
