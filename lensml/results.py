@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
@@ -293,9 +294,10 @@ class Comparison:
 
         body = "".join(line(row, "td") for row in self.rows)
         head = line(self.headings, "th")
+        note = re.sub("`(.+?)`", r"<code>\1</code>", html.escape(self.note))
         return (
             f'<table class="table"><thead>{head}</thead><tbody>{body}</tbody></table>'
-            f"<p><em>{html.escape(self.note)}</em></p>"
+            f"<p><em>{note}</em></p>"
         )
 
 
