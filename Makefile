@@ -1,0 +1,32 @@
+# Both do everything on a fresh machine. Without make, the same by hand:
+#   python3 -m venv .venv && .venv/bin/python -m pip install -c constraints.txt -e '.[test]'
+#   .venv/bin/python -m lensml book --size smoke        .venv/bin/python -m pytest
+PYTHON ?= python3
+SIZE ?= smoke
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.PHONY: book test bench clean
+.DELETE_ON_ERROR:
+
+book: $(INSTALLED)
+	$(RUN) -m lensml book --size $(SIZE)
+
+test: $(INSTALLED)
+	$(RUN) -m pytest
+
+bench: $(INSTALLED)
+	$(RUN) -m lensml run 10_speed --size desk
+
+# Remade only when what is to be installed has changed; the stamp is written last.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12" >&2; exit 2; }
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+# What a run makes; results, figures and the environment stay.
+clean:
+	rm -rf _build
