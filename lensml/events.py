@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from scipy.ndimage import median_filter
 
 from lensml.paths import InputError
 from lensml.pspl import MAG, fit_pspl, pspl_delta_mag
+
+if TYPE_CHECKING:
+    from astropy.table import Table
 
 __all__ = [
     "Photometry",
@@ -34,10 +37,7 @@ __all__ = [
 FLUX_ZERO_POINT = 22.0  # magnitude of unit flux; only differences of magnitude matter to us
 REFERENCE_FLUX = 10 ** (0.4 * (28 - 20))  # KMTNet's pysis: a reference image of 20 mag, zero at 28
 OGLE_EWS = "https://www.astrouw.edu.pl/ogle/ogle4/ews"
-WANTED = (
-    "expected time (time, hjd, bjd, jd or mjd), mag and mag_err, or flux and flux_err, under a "
-    "header line, or an OGLE, MOA or KMTNet table"
-)
+WANTED = "expected a header time,mag,mag_err (or flux,flux_err) or an OGLE, MOA or KMTNet table"
 INSTALLED = (
     ("OGLE-2003-BLG-235", "binary", "Bond et al. 2004", "OB03235/OB03235_OGLE.tbl.txt"),
     ("MOA-2008-BLG-310", "binary", "Janczak et al. 2010", "MB08310/MOA_0300089_PLC_007.tbl"),
@@ -96,7 +96,9 @@ def read_photometry(
     return replace(_clean(names, rows, str(path), reference_flux), name=name, m_base=m_base)
 
 
-def from_table(table, *, name: str = "table", reference_flux: float | None = None) -> Photometry:
+def from_table(
+    table: "Table", *, name: str = "table", reference_flux: float | None = None
+) -> Photometry:
     """Read an astropy `Table` by the rules of `read_photometry`; masked values are not usable."""
     if not len(table):
         raise InputError(f"table {name!r} is empty; {WANTED}")
@@ -211,7 +213,7 @@ def _clean(names: list[str] | None, rows: NDArray, label: str, reference: float 
     """Usable rows only, in magnitudes, sorted, every dropped row counted: a `Photometry`."""
     i, j, k, kind = _columns(names, rows, label)
     time, value, error = rows[np.argsort(rows[:, i], kind="stable")][:, [i, j, k]].T
-    dropped: dict[str, int] = {}
+    dropped, remarks = {}, []
 
     def keep(good: NDArray, reason: str) -> None:
         nonlocal time, value, error
@@ -223,7 +225,6 @@ def _clean(names: list[str] | None, rows: NDArray, label: str, reference: float 
     placeholder = (np.abs(value) > 90) & (kind == "mag")  # 99.999 means not measured
     keep(np.isfinite(value) & ~placeholder, "magnitude or flux not a number")
     keep(np.isfinite(error) & (error > 0), "error not positive")
-    remarks = []
     if kind != "mag" and len(time):
         shift = _reference_flux(value, error, kind, label) if reference is None else reference
         remarks += [f"reference flux {shift:.5g} added"] if shift else []
@@ -333,8 +334,7 @@ def download_ogle(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            fetch = pooch.HTTPDownloader(timeout=30)
-            got = pooch.retrieve(url, None, final.name, scratch, downloader=fetch)
+            got = pooch.retrieve(url, None, final.name, scratch)  # gives up after 30 s of silence
             read_photometry(got)
             os.replace(got, final)
     except (OSError, ValueError) as error:  # requests' exceptions are OSErrors

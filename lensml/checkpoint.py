@@ -1,0 +1,77 @@
+"""Weights with the configuration that made them: safetensors and JSON, no pickle."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lensml.model import Network, NetworkConfig
+from lensml.paths import WEIGHTS, InputError, atomic_path
+
+__all__ = ["load_network", "load_tensors", "save_network", "save_tensors", "weights_hash"]
+
+MODEL = "model.safetensors"
+CONFIG = "config.json"
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], notes: dict) -> None:
+    """Write tensors and JSON notes into one file, atomically: they can never disagree."""
+    flat = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(flat, temporary, metadata={"notes": json.dumps(notes)})
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and notes of `save_tensors`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes = json.loads((file.metadata() or {}).get("notes", "{}"))
+        return load_file(path), notes
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(f"{path}: not a readable weights file ({error})") from None
+
+
+def save_network(run: Path, network: Network, notes: dict) -> None:
+    """Write `model.safetensors` of a run; its notes rebuild the network."""
+    described = notes | {"network": network.config.describe()}
+    save_tensors(run / MODEL, network.state_dict(), described)
+
+
+def load_network(
+    run: Path | str | None = None, device: str | torch.device = "cpu"
+) -> tuple[Network, dict]:
+    """The network of a run folder, or the one that ships with the package.
+
+    Args:
+        run: Folder with `model.safetensors` and `config.json`; None = the shipped weights.
+        device: Where to put it.
+
+    Returns:
+        The network in evaluation mode, and the run's configuration.
+
+    Raises:
+        InputError: If the folder holds no such run.
+    """
+    folder = WEIGHTS if run is None else Path(run)
+    if folder.suffix in (".pt", ".pth"):  # the thesis' scripts name a file
+        folder = folder.with_suffix("")
+    if not (folder / MODEL).exists():
+        raise InputError(
+            f"{folder}: no {MODEL} there; `lensml train --data SET --output {folder}` makes a run, "
+            "and without --model the shipped weights are used"
+        )
+    tensors, notes = load_tensors(folder / MODEL)
+    network = Network(NetworkConfig(**notes["network"]))
+    network.load_state_dict(tensors)
+    config = folder / CONFIG
+    return network.to(device).eval(), json.loads(config.read_text()) if config.exists() else notes
+
+
+def weights_hash(run: Path | str | None = None) -> str:
+    """SHA-256 of the weights file: which network a number belongs to."""
+    folder = WEIGHTS if run is None else Path(run)
+    return hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
