@@ -14,6 +14,7 @@ from scipy.ndimage import uniform_filter1d
 
 from lensml import metrics
 from lensml.dataset import LightCurves
+from lensml.limits import within
 from lensml.pspl import fit_pspl
 
 __all__ = [
@@ -128,8 +129,6 @@ def pspl_residuals(
         until: Fraction of the window that may be used; later epochs become NaN.
         device: Where the fits run; CPU by default.
     """
-    from lensml.limits import within
-
     n = len(lightcurves.y)
     names = [str(name) for name in lightcurves.param_names]
     blended = bool((lightcurves.params[:, names.index("f_s")] < 1).any())

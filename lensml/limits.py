@@ -149,9 +149,10 @@ def ideal_log_ratio(lightcurves: LightCurves, until: ArrayLike | None = None) ->
     for start in range(0, matched.size, CHUNK):
         rows = matched[start : start + CHUNK]
         own, single, binary = both_curves(lightcurves, rows, partner)
-        data = np.asarray(own.X, dtype=float)
+        seen = np.isfinite(own.X)
+        data = np.where(seen, own.X, single)
         term = log_density(data, own, binary) - log_density(data, own, single)
-        term = np.where(np.isfinite(data), term, 0.0)
+        term = np.where(seen, term, 0.0)
         times = own.times()
         for k, fraction in enumerate(fractions):
             ratio[rows, k] = np.sum(term, axis=1, where=within(times, fraction))
