@@ -19,8 +19,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .paths import BOOK, BUILD, FIGURES, NOTEBOOKS, ROOT, WEIGHTS, InputError, atomic_path
-from .results import (
+from lensml.paths import BOOK, BUILD, FIGURES, NOTEBOOKS, ROOT, WEIGHTS, InputError, atomic_path
+from lensml.results import (
     OUTPUT_VARIABLE,
     check_size,
     flatten,

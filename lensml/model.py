@@ -93,7 +93,7 @@ class Network(nn.Module):
             nn.ModuleList(CausalBlock(c) for _ in range(config.blocks_up)) for _ in range(levels)
         )
         self.head = nn.Sequential(
-            nn.LayerNorm(stem + c), nn.Linear(stem + c, c), nn.ReLU(), nn.Linear(c, 1)
+            nn.LayerNorm(stem + c), nn.Linear(stem + c, c), nn.GELU("tanh"), nn.Linear(c, 1)
         )
         for block in self.modules():
             if isinstance(block, CausalBlock):

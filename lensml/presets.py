@@ -1,4 +1,4 @@
-"""One function per experiment: what is simulated, how it is observed, how the network is trained."""
+"""One function per experiment: what is simulated, observed and trained, in three sizes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,7 @@ def general(size: str = "full") -> GeneralNetwork:
             blending=(0.1, 1.0),
         )
     training = TrainingConfig(
-        epochs={"smoke": 1, "desk": 4, "full": 50}[size],
+        epochs={"smoke": 1, "desk": 5, "full": 50}[size],
         batch_size={"smoke": 32, "desk": 128, "full": 1024}[size],
         validation_fraction=0.03,
         surveys=GENERAL_SURVEYS,

@@ -28,6 +28,18 @@ class Resident:
     clean: Tensor | None = None  # (2 P, T) float32, noise-free magnitude minus baseline
     observed: tuple[Tensor, Tensor] | None = None  # delta_mag (NaN = gap) and sigma, (2 P, T)
 
+    def easiest_first(self) -> np.ndarray:
+        """Training pairs by falling distance between their two clean curves.
+
+        The order in which a curriculum admits them; without clean curves, as they are.
+        """
+        if self.clean is None:
+            return self.train_pairs
+        apart = torch.cat(
+            [(chunk[1::2] - chunk[::2]).square().sum(1) for chunk in self.clean.split(4096)]
+        )
+        return self.train_pairs[np.argsort(-apart.cpu().numpy()[self.train_pairs], kind="stable")]
+
     @property
     def num_epochs(self) -> int:
         """T."""

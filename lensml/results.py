@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from .paths import FIGURES, RESULTS, ROOT, InputError, atomic_path
+from lensml.paths import FIGURES, RESULTS, ROOT, InputError, atomic_path
 
 __all__ = [
     "OUTPUT_VARIABLE",

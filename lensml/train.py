@@ -43,7 +43,7 @@ class TrainingConfig:
 
     epochs: int = 50
     batch_size: int = 512  # curves, half of them binaries, over all devices
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup: float = 0.03  # share of the run
     clip: float = 1.0  # largest norm of the gradient
@@ -51,7 +51,8 @@ class TrainingConfig:
     validation_fraction: float = 0.1
     seed: int = 0
     surveys: tuple[tuple[float, Survey], ...] = ()  # (weight, survey); () = the set's own
-    curriculum: float = 0.4  # share of the run in which the error's ceiling rises
+    curriculum: float = 0.4  # share of the run in which errors rise and hard pairs are let in
+    easy_share: float = 0.2  # pairs the curriculum starts with, those furthest from their twins
     sigma_start: float = 0.02  # ceiling at the start [mag]
     sigma_floor: float = 0.003  # errors are drawn down to this while the ceiling rises [mag]
     mixed_precision: bool = True
@@ -140,6 +141,7 @@ class _Run:
         self.cast = torch.autocast(device.type, torch.bfloat16) if use_bf16 else nullcontext()
         self.pairs_per_batch = max(1, config.batch_size // 2 // self.world) * self.world
         self.steps = max(1, len(data.train_pairs) // self.pairs_per_batch)
+        self.easiest = data.easiest_first()
         self.history: list[dict] = []
         self.best = math.inf
 
@@ -168,6 +170,15 @@ class _Run:
         survey = surveys[chooser.choice(len(surveys), p=weights / weights.sum())][1]
         return _survey_now(survey, self.config, progress)
 
+    def easy_pairs(self, chooser: np.random.Generator, risen: float) -> Tensor:
+        """A batch from the pairs that lie furthest apart; all are let in once `risen` is 1."""
+        share = self.config.easy_share + (1 - self.config.easy_share) * risen
+        admitted = self.easiest[: max(self.pairs_per_batch, int(share * len(self.easiest)))]
+        picked = chooser.choice(
+            admitted, self.pairs_per_batch, replace=len(admitted) < self.pairs_per_batch
+        )
+        return torch.from_numpy(picked).to(self.device)
+
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """One pass over the training pairs; mean loss and the last learning rate."""
         config, total = self.config, 0.0
@@ -181,6 +192,8 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             pairs = order[step * self.pairs_per_batch : (step + 1) * self.pairs_per_batch]
+            if progress < config.curriculum:
+                pairs = self.easy_pairs(chooser, progress / config.curriculum)
             seed = derived_seed(config.seed, "noise", epoch, step)
             features, labels, valid = self.batch(pairs, seed, self.survey_of(chooser, progress))
             with self.cast:
