@@ -1,14 +1,32 @@
 """One function per experiment: what is simulated, observed and trained, in three sizes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lensml.paths import InputError
+from lensml.checkpoint import weights_hash
+from lensml.paths import DATA, InputError
 from lensml.simulate import Simulation, simulate
 from lensml.survey import Survey
 from lensml.train import TrainingConfig, train
 
-__all__ = ["SIZES", "GeneralNetwork", "check_size", "general", "make_general"]
+__all__ = [
+    "SIZES",
+    "Experiment",
+    "GeneralNetwork",
+    "baseline",
+    "cadence",
+    "check_size",
+    "distinct",
+    "early_detection",
+    "general",
+    "make_general",
+    "photometric_error",
+    "physical_limits",
+    "planetary_stellar",
+    "specialised_run",
+    "test_set",
+]
 
 SIZES = ("smoke", "desk", "full")
 
@@ -18,6 +36,53 @@ def check_size(size: str) -> str:
     if size not in SIZES:
         raise InputError(f"`size` is {size!r}, but one of {', '.join(SIZES)} was expected")
     return size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One chapter: fresh events to test on, ways to observe them, networks made for them."""
+
+    name: str
+    size: str
+    seed: int
+    tests: Mapping[str, Simulation]
+    surveys: Mapping[str, Survey] = field(default_factory=dict)  # of the same events
+    specialised: Mapping[str, tuple[Simulation, TrainingConfig]] = field(default_factory=dict)
+    num_bootstrap: int = 400
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("size", self.size),
+            ("seed", self.seed),
+            *((f"test set {k}", _one_line(v)) for k, v in self.tests.items()),
+            *((f"survey {k}", _survey_line(v)) for k, v in self.surveys.items()),
+            *(
+                (f"network for {k}", f"{_one_line(s)}; {c.epochs} epochs of it, {_start(c)}")
+                for k, (s, c) in self.specialised.items()
+            ),
+            ("bootstrap", f"{self.num_bootstrap} resamplings of pairs"),
+        ]
+        body = "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in rows)
+        return f"<table>{body}</table>"
+
+
+def _start(config: TrainingConfig) -> str:
+    return "from the shipped weights" if config.start_from else "from scratch"
+
+
+def _survey_line(survey: Survey) -> str:
+    default = Survey().describe()
+    changed = {k: v for k, v in survey.describe().items() if v != default[k]}
+    shown = {"sigma": survey.sigma, "missing_fraction": survey.missing_fraction} | changed
+    return ", ".join(f"{k} = {v}" for k, v in shown.items())
+
+
+def _one_line(simulation: Simulation) -> str:
+    kind = "binaries and unrelated singles" if simulation.population else "matched pairs"
+    return (
+        f"{simulation.num_pairs} {kind} of {simulation.preset}, seed {simulation.seed}, "
+        f"{_survey_line(simulation.survey)}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,3 +158,158 @@ def make_general(size: str, data: Path, run: Path, *, workers: int | None = None
         for name, simulation in recipe.sets.items()
     ]
     return train(folders, run, recipe.training, name=f"general-{size}", resume=True)
+
+
+PAIRS = {"smoke": 48, "desk": 3000, "full": 50_000}  # in a test set
+TRAINING_PAIRS = {"smoke": 48, "desk": 8000, "full": 500_000}  # for a specialised network
+TEST_SEED, TRAINING_SEED = 7000, 9000  # plus the chapter's seed: no set meets another
+
+
+def _tests(preset: str, size: str, seed: int, **changes) -> Simulation:
+    base = Simulation(preset=preset, num_pairs=PAIRS[check_size(size)], seed=TEST_SEED + seed)
+    return replace(base, **changes)
+
+
+def _specialised(preset: str, size: str, seed: int) -> tuple[Simulation, TrainingConfig]:
+    """Training events of one set, and how a network for it alone is trained.
+
+    At `full` from scratch; below, from the shipped general weights, at a small learning rate.
+    """
+    check_size(size)
+    simulation = Simulation(
+        preset=preset, num_pairs=TRAINING_PAIRS[size], seed=TRAINING_SEED + seed
+    )
+    if size == "full":
+        return simulation, TrainingConfig(epochs=50, batch_size=1024, seed=seed)
+    tuned = TrainingConfig(
+        epochs=2 if size == "desk" else 1,
+        batch_size=128 if size == "desk" else 32,
+        learning_rate=3e-4 if size == "desk" else 1e-5,
+        validation_fraction=0.05,
+        curriculum=0.0,
+        seed=seed,
+        start_from="shipped",
+    )
+    return simulation, tuned
+
+
+def _bootstrap(size: str) -> int:
+    return 50 if size == "smoke" else 400
+
+
+def baseline(size: str = "full", seed: int = 0) -> Experiment:
+    """Chapter 2: the whole range of binaries at the default survey, matched and not matched."""
+    return Experiment(
+        name="baseline",
+        size=size,
+        seed=seed,
+        tests={
+            "matched": _tests("baseline", size, seed),
+            "population": _tests("baseline", size, seed, population=True),
+        },
+        specialised={"baseline": _specialised("baseline", size, seed)},
+        num_bootstrap=_bootstrap(size),
+    )
+
+
+def distinct(size: str = "full", seed: int = 0) -> Experiment:
+    """Chapter 3: binaries whose source crosses a caustic."""
+    return Experiment(
+        name="distinct",
+        size=size,
+        seed=seed,
+        tests={"matched": _tests("distinct", size, seed)},
+        specialised={"distinct": _specialised("distinct", size, seed)},
+        num_bootstrap=_bootstrap(size),
+    )
+
+
+def cadence(size: str = "full", seed: int = 0) -> Experiment:
+    """Chapter 4: how much coverage can the classifier lose? The same events throughout."""
+    surveys = {f"{int(100 * f)} % missing": Survey(missing_fraction=f) for f in (0.05, 0.2, 0.4)}
+    surveys["nights of 8 h"] = Survey(missing_fraction=0.05, night=1 / 3)
+    surveys["one epoch a day"] = Survey(missing_fraction=0.05, keep_every=(7, 7))
+    return Experiment(
+        name="cadence",
+        size=size,
+        seed=seed,
+        tests={"matched": _tests("baseline", size, seed + 100)},
+        surveys=surveys,
+        num_bootstrap=_bootstrap(size),
+    )
+
+
+def photometric_error(size: str = "full", seed: int = 0) -> Experiment:
+    """Chapter 5: what does precision buy? The same events at every error level."""
+    return Experiment(
+        name="photometric_error",
+        size=size,
+        seed=seed,
+        tests={"matched": _tests("baseline", size, seed + 200)},
+        surveys={f"{sigma:g} mag": Survey(sigma=sigma) for sigma in (0.01, 0.05, 0.1, 0.2)},
+        num_bootstrap=_bootstrap(size),
+    )
+
+
+def planetary_stellar(size: str = "full", seed: int = 0) -> Experiment:
+    """Chapter 6: planets against stars as companions."""
+    return Experiment(
+        name="planetary_stellar",
+        size=size,
+        seed=seed,
+        tests={k: _tests(k, size, seed) for k in ("planetary", "stellar")},
+        surveys={f"{sigma:g} mag": Survey(sigma=sigma) for sigma in (0.01, 0.1)},
+        specialised={k: _specialised(k, size, seed) for k in ("planetary", "stellar")},
+        num_bootstrap=_bootstrap(size),
+    )
+
+
+def early_detection(size: str = "full", seed: int = 0) -> Experiment:
+    """Chapter 7: what was known when? Distinct and baseline events, and unrelated singles."""
+    return Experiment(
+        name="early_detection",
+        size=size,
+        seed=seed,
+        tests={
+            "distinct": _tests("distinct", size, seed + 300),
+            "baseline": _tests("baseline", size, seed + 300),
+            "population": _tests("baseline", size, seed + 300, population=True),
+        },
+        num_bootstrap=_bootstrap(size),
+    )
+
+
+def physical_limits(size: str = "full", seed: int = 0) -> Experiment:
+    """Chapter 8: which binaries nobody can see, and how near the network comes to the rest."""
+    return Experiment(
+        name="physical_limits",
+        size=size,
+        seed=seed,
+        tests={
+            "baseline": _tests("baseline", size, seed + 400),
+            "stellar": _tests("stellar", size, seed + 400),
+            "planetary": _tests("planetary", size, seed + 400),
+        },
+        surveys={f"{sigma:g} mag": Survey(sigma=sigma) for sigma in (0.01, 0.05, 0.1)},
+        num_bootstrap=_bootstrap(size),
+    )
+
+
+def test_set(experiment: Experiment, name: str, *, workers: int | None = None) -> Path:
+    """Simulate the test set `name`, or find it where an earlier run left it."""
+    simulation = experiment.tests[name]
+    kind = "population" if simulation.population else "matched"
+    stem = f"{simulation.preset}_{kind}_{simulation.num_pairs}_seed{simulation.seed}"
+    return simulate(DATA / "sets" / f"{stem}.npz", simulation, workers=workers)
+
+
+test_set.__test__ = False  # not a test, whatever pytest makes of the name
+
+
+def specialised_run(experiment: Experiment, name: str, *, workers: int | None = None) -> Path:
+    """Train the network made for `name`, or find it where an earlier run left it; resumes."""
+    simulation, config = experiment.specialised[name]
+    stem = f"{simulation.preset}_{simulation.num_pairs}_seed{simulation.seed}"
+    data = simulate(DATA / "sets" / f"train_{stem}", simulation, workers=workers)
+    start = f"_from_{weights_hash()[:8]}" if config.start_from else ""
+    return train(data, DATA / "runs" / f"{stem}{start}", config, name=name, resume=True)
