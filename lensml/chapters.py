@@ -36,7 +36,7 @@ STAGE = BUILD / "book"  # mirrors the repository, so that launch buttons point a
 LOGS = BUILD / "logs"
 RECORDS = BUILD / "records"  # one JSON a chapter: what the status page shows
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-QUOTED = re.compile(r"\{\{ *([a-z]\w*) *\}\}")
+QUOTED = re.compile(r"\{\{ ([a-z]\w*) \}\}")  # with the blanks, which LaTeX does not have
 
 
 class ChapterError(Exception):

@@ -25,6 +25,7 @@ __all__ = [
     "OUTPUT_VARIABLE",
     "SIZES",
     "Comparison",
+    "check_size",
     "flatten",
     "format_number",
     "glue_numbers",
@@ -54,10 +55,11 @@ def results_path(chapter: str, size: str) -> Path:
     return output_root() / folder / size / f"{chapter}.json"
 
 
-def check_size(size: str) -> None:
+def check_size(size: str) -> str:
     """Reject a size that no preset knows."""
     if size not in SIZES:
         raise InputError(f"`size` is {size!r}, but one of {', '.join(SIZES)} was expected")
+    return size
 
 
 def provenance(*, size: str, seed: int | Iterable[int], started: float) -> dict[str, Any]:
