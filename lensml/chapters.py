@@ -356,24 +356,28 @@ def fill(text: str, values: Mapping[str, str], page: str) -> str:
         if waits:
             paragraph = f"*Waits for a committed result of chapter {', '.join(waits)}.*"
         elif unknown := [name for name in wanted if name not in values]:
-            raise InputError(f"{page} quotes {unknown[0]!r}, but no committed result has it")
+            known = sorted(name for name in values if name.startswith(unknown[0][:4]))
+            raise InputError(
+                f"{page} quotes {unknown[0]!r}, but no committed result has it; "
+                f"known are {', '.join(known)}"
+            )
         paragraphs.append(QUOTED.sub(lambda m: values[m[1]], paragraph) if not waits else paragraph)
     return "\n\n".join(paragraphs)
 
 
 def status_table() -> str:
-    """Markdown table of how each chapter in this book was run."""
-    lines = [
-        "| chapter | size | run time | device | commit | date | versions |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name in chapter_names():
-        if not (line := read_record(name)):
-            continue
-        versions = ", ".join(f"{k} {v}" for k, v in line["versions"].items())
+    """Markdown table of how each chapter in this book was run, and with which versions."""
+    records = {name: line for name in chapter_names() if (line := read_record(name))}
+    lines = ["| chapter | size | run time | device | commit | date |", "|---|---|---|---|---|---|"]
+    versions: dict[str, list[str]] = {}
+    for name, line in records.items():
         commit = line["commit"][:10] + (" (modified)" if line["modified"] else "")
         cells = (line["size"], f"{line['wall_time_s']:.0f} s", line["device"], commit, line["date"])
-        lines.append(f"| {name} | {' | '.join(cells)} | Python {line['python']}, {versions} |")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+        used = {"Python": line["python"], **line["versions"]}
+        versions.setdefault(", ".join(f"{k} {v}" for k, v in used.items()), []).append(name)
+    for used, names in versions.items():
+        lines.append(f"\n{'All' if names == list(records) else ', '.join(names)}: {used}.")
     return "\n".join(lines)
 
 

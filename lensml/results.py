@@ -265,6 +265,8 @@ def format_number(value: Any) -> str:
         return {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
     if isinstance(value, int | np.integer) or abs(value) >= 1000:
         return f"{value:,.0f}"
+    if 0.9 < abs(value) < 1:  # what is missing to one is the message
+        return f"{value:.{max(3, decimals_of(2 - 2 * abs(value)))}f}"
     return f"{value:.3g}"
 
 

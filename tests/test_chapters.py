@@ -107,7 +107,7 @@ def test_a_paragraph_quotes_results_and_says_when_there_is_none():
 
 
 def test_a_number_that_a_committed_result_lacks_stops_the_build():
-    with pytest.raises(InputError, match="index.md quotes 'r02_acu'"):
+    with pytest.raises(InputError, match="index.md quotes 'r02_acu'.*known are r02_auc"):
         chapters.fill("AUC {{ r02_acu }}.", {"r02": "02_baseline", "r02_auc": "0.75"}, "index.md")
 
 
