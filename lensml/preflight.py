@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from lensml.loop import bf16_supported, find_device
 from lensml.paths import WEIGHTS
-from lensml.train import bf16_supported, find_device
 
 __all__ = ["preflight"]
 

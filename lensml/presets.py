@@ -4,10 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from lensml.checkpoint import weights_hash
+from lensml.dataset import PARAM_NAMES, LightCurves, dchi2_until, load, observe_again, save
+from lensml.magnification import BinaryLens, binary_magnification
 from lensml.paths import DATA, InputError
+from lensml.priors import draw_binary, parameter_set
+from lensml.pspl import fit_pspl
+from lensml.seeds import event_generator
 from lensml.simulate import Simulation, simulate
-from lensml.survey import Survey
+from lensml.survey import Survey, draw_numpy, observe
 from lensml.train import TrainingConfig, train
 
 __all__ = [
@@ -21,9 +29,12 @@ __all__ = [
     "early_detection",
     "general",
     "make_general",
+    "null_pairs",
+    "observed_set",
     "photometric_error",
     "physical_limits",
     "planetary_stellar",
+    "simulated_events",
     "specialised_run",
     "test_set",
 ]
@@ -160,8 +171,8 @@ def make_general(size: str, data: Path, run: Path, *, workers: int | None = None
     return train(folders, run, recipe.training, name=f"general-{size}", resume=True)
 
 
-PAIRS = {"smoke": 48, "desk": 3000, "full": 50_000}  # in a test set
-TRAINING_PAIRS = {"smoke": 48, "desk": 8000, "full": 500_000}  # for a specialised network
+PAIRS = {"smoke": 48, "desk": 2000, "full": 50_000}  # in a test set
+TRAINING_PAIRS = {"smoke": 48, "desk": 4000, "full": 500_000}  # for a specialised network
 TEST_SEED, TRAINING_SEED = 7000, 9000  # plus the chapter's seed: no set meets another
 
 
@@ -195,6 +206,19 @@ def _specialised(preset: str, size: str, seed: int) -> tuple[Simulation, Trainin
 
 def _bootstrap(size: str) -> int:
     return 50 if size == "smoke" else 400
+
+
+def simulated_events(size: str = "full", seed: int = 0) -> Experiment:
+    """Chapter 1: the four sets themselves, and whether anything but the anomaly separates them."""
+    return Experiment(
+        name="simulated_events",
+        size=size,
+        seed=seed,
+        tests={
+            k: _tests(k, size, seed + 500) for k in ("baseline", "distinct", "planetary", "stellar")
+        },
+        num_bootstrap=_bootstrap(size),
+    )
 
 
 def baseline(size: str = "full", seed: int = 0) -> Experiment:
@@ -300,16 +324,83 @@ def test_set(experiment: Experiment, name: str, *, workers: int | None = None) -
     simulation = experiment.tests[name]
     kind = "population" if simulation.population else "matched"
     stem = f"{simulation.preset}_{kind}_{simulation.num_pairs}_seed{simulation.seed}"
+    workers = workers or _workers(simulation)
     return simulate(DATA / "sets" / f"{stem}.npz", simulation, workers=workers)
 
 
 test_set.__test__ = False  # not a test, whatever pytest makes of the name
 
 
+def _workers(simulation: Simulation) -> int | None:
+    """One process for a set that is made before a second one would have started."""
+    return 1 if simulation.num_pairs < 200 else None
+
+
+def observed_set(experiment: Experiment, name: str, survey: str) -> Path:
+    """The events of test set `name` through the survey called `survey`, made or found."""
+    source = test_set(experiment, name)
+    words = "".join(c if c.isalnum() or c == "." else "_" for c in survey)
+    output = source.with_name(f"{source.stem}_through_{words}.npz")
+    if not output.exists():
+        save(output, observe_again(load(source), experiment.surveys[survey], experiment.seed))
+    return output
+
+
 def specialised_run(experiment: Experiment, name: str, *, workers: int | None = None) -> Path:
     """Train the network made for `name`, or find it where an earlier run left it; resumes."""
     simulation, config = experiment.specialised[name]
+    workers = workers or _workers(simulation)
     stem = f"{simulation.preset}_{simulation.num_pairs}_seed{simulation.seed}"
     data = simulate(DATA / "sets" / f"train_{stem}", simulation, workers=workers)
     start = f"_from_{weights_hash()[:8]}" if config.start_from else ""
     return train(data, DATA / "runs" / f"{stem}{start}", config, name=name, resume=True)
+
+
+def null_pairs(num_pairs: int, seed: int, *, q: float = 1e-8, sigma: float = 0.1) -> LightCurves:
+    """Pairs of the baseline ranges that nobody may tell apart: a companion of no mass.
+
+    Only tracks with u0 > 5 rho, so that the finite source of one side is no anomaly either.
+    """
+    survey, ranges = Survey(sigma=sigma), parameter_set("baseline")
+    times = survey.times
+    generators = [event_generator(seed, "null", i) for i in range(num_pairs)]
+    events: list[BinaryLens] = []
+    for generator in generators:
+        while True:
+            event = draw_binary(ranges, generator, survey.window)
+            if event.u0 > 5 * event.rho:
+                break
+        events.append(replace(event, q=q))
+    binary = -2.5 * np.log10([binary_magnification(e, times) for e in events])
+    starts = torch.tensor([[[e.t0, e.u0, e.tE]] for e in events], dtype=torch.float64)
+    fit = fit_pspl(torch.from_numpy(times), torch.from_numpy(binary), starts=starts)
+    single = fit.delta_mag(torch.from_numpy(times)).numpy()
+    clean = np.stack([single, binary], axis=1).reshape(-1, len(times))
+    delta, errors, seen = (
+        x.numpy()
+        for x in observe(
+            torch.from_numpy(clean).float(),
+            draw_numpy(generators, len(times)),
+            survey,
+            torch.from_numpy(times),
+        )
+    )
+    params = np.full((2 * num_pairs, len(PARAM_NAMES)), np.nan)
+    params[::2, :3] = torch.stack([fit.t0, fit.u0, fit.tE], dim=1).numpy()
+    params[1::2, :7] = [(e.t0, e.u0, e.tE, e.rho, e.s, e.q, e.alpha) for e in events]
+    params[:, 7] = 1.0
+    until = dchi2_until(clean, seen, errors, times).repeat(2, axis=0)
+    m_base = np.full(2 * num_pairs, 18.0, dtype=np.float32)
+    return LightCurves(
+        X=np.where(seen, m_base[:, None] + delta, np.nan).astype(np.float32),
+        y=np.tile(np.array([0, 1], dtype=np.int8), num_pairs),
+        time=times,
+        sigma=errors[:, 0].copy(),
+        m_base=m_base,
+        pair=np.arange(num_pairs).repeat(2),
+        dchi2=until[:, -1].copy(),
+        params=params,
+        meta={"preset": "null", "seed": seed, "survey": survey.describe()},
+        magnification=(10 ** (-0.4 * clean)).astype(np.float32),
+        dchi2_at=until,
+    )

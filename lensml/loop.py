@@ -1,0 +1,267 @@
+"""One process' share of training: configuration, loss, epochs, what is saved to resume.
+
+Every random number follows from (seed, epoch, step), so a killed run resumes to the same bits, and
+several processes with the same global batch follow the trajectory of one.
+"""
+
+import csv
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from lensml.checkpoint import load_network, load_tensors, save_network, save_tensors
+from lensml.features import compact, encode
+from lensml.metrics import roc_auc
+from lensml.model import Network, NetworkConfig
+from lensml.paths import InputError, atomic_path
+from lensml.resident import Resident
+from lensml.seeds import derived_seed
+from lensml.survey import Survey, draw_torch, observe
+
+__all__ = ["HISTORY", "LAST", "Run", "TrainingConfig", "bf16_supported", "find_device"]
+
+LAST = "last.safetensors"
+HISTORY = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate", "seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Everything that decides the outcome of a training run, given the data."""
+
+    epochs: int = 50
+    batch_size: int = 512  # curves, half of them binaries, over all devices
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.03  # share of the run
+    clip: float = 1.0  # largest norm of the gradient
+    patience: int = 15  # epochs without a better validation loss
+    validation_fraction: float = 0.1
+    seed: int = 0
+    surveys: tuple[tuple[float, Survey], ...] = ()  # (weight, survey); () = the set's own
+    curriculum: float = 0.4  # share of the run in which errors rise and hard pairs are let in
+    easy_share: float = 0.2  # pairs the curriculum starts with, those furthest from their twins
+    sigma_start: float = 0.02  # ceiling at the start [mag]
+    sigma_floor: float = 0.003  # errors are drawn down to this while the ceiling rises [mag]
+    mixed_precision: bool = True
+    start_from: str | None = None  # run folder or "shipped": continue from these weights
+    network: NetworkConfig = NetworkConfig()
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"`{name}` is {getattr(self, name)}, but at least 1 was expected")
+
+
+def find_device() -> torch.device:
+    """CUDA or ROCm where there is one (both answer to `cuda`), else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def bf16_supported(device: torch.device) -> bool:
+    """Whether bfloat16 is computed, not emulated, on `device`."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe and probe())
+
+
+def _learning_rate(config: TrainingConfig, progress: float) -> float:
+    """Linear warm-up, then half a cosine down to one hundredth; `progress` in [0, 1]."""
+    if progress < config.warmup:
+        return config.learning_rate * max(progress / config.warmup, 1e-3)
+    turn = (progress - config.warmup) / (1 - config.warmup)
+    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * turn)))
+
+
+def _survey_now(survey: Survey, config: TrainingConfig, progress: float) -> Survey:
+    """The survey under the rising ceiling of errors: the easy events come first.
+
+    At 0.1 mag from the start a network sits at chance for a long time and may never leave it.
+    """
+    low, high = np.broadcast_to(survey.sigma, 2).astype(float)
+    if config.curriculum <= 0 or progress >= config.curriculum or high <= config.sigma_start:
+        return survey
+    rise = progress / config.curriculum
+    ceiling = config.sigma_start * (high / config.sigma_start) ** rise
+    return replace(survey, sigma=(min(low, config.sigma_floor), float(ceiling)))
+
+
+def _loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """Cross entropy at every epoch, later ones count more; each curve weighs the same.
+
+    Uniform weights would spend most of the gradient on epochs before anything has happened.
+    """
+    position = torch.cumsum(valid, dim=1) / valid.sum(1, keepdim=True).clamp_min(1)
+    weight = valid * (0.2 + position**2)
+    each = F.binary_cross_entropy_with_logits(
+        logits.float(), labels[:, None].expand_as(logits), reduction="none"
+    )
+    return ((each * weight).sum(1) / weight.sum(1).clamp_min(1e-9)).mean()
+
+
+class Run:
+    """State of one process of a training run."""
+
+    def __init__(
+        self, config: TrainingConfig, data: Resident, run: Path, device: torch.device
+    ) -> None:
+        self.config, self.data, self.run, self.device = config, data, run, device
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        torch.manual_seed(derived_seed(config.seed, "weights"))
+        if config.start_from:
+            start = None if config.start_from == "shipped" else config.start_from
+            self.network = load_network(start, device)[0]
+        else:
+            self.network = Network(config.network).to(device)
+        self.model = self.network
+        if self.world > 1:
+            ids = [device] if device.type == "cuda" else None
+            self.model = torch.nn.parallel.DistributedDataParallel(self.network, device_ids=ids)
+        decayed = [p for p in self.network.parameters() if p.dim() > 1]
+        plain = [p for p in self.network.parameters() if p.dim() <= 1]
+        groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+        )
+        use_bf16 = config.mixed_precision and bf16_supported(device)
+        self.cast = torch.autocast(device.type, torch.bfloat16) if use_bf16 else nullcontext()
+        self.pairs_per_batch = max(1, config.batch_size // 2 // self.world) * self.world
+        self.steps = max(1, len(data.train_pairs) // self.pairs_per_batch)
+        self.easiest = data.easiest_first()
+        self.history: list[dict] = []
+        self.best = math.inf
+
+    def batch(self, pairs: Tensor, seed: int, survey: Survey | None) -> tuple[Tensor, ...]:
+        """Features, labels and validity of this process' share of a global batch of pairs."""
+        share = slice(self.rank * len(pairs) // self.world, None)
+        share = slice(share.start, (self.rank + 1) * len(pairs) // self.world)
+        rows = torch.stack([2 * pairs[share], 2 * pairs[share] + 1], dim=1).flatten()
+        if survey is None:
+            delta, sigma, seen = self.data.as_observed(rows)
+        else:
+            generator = torch.Generator(self.device).manual_seed(seed)
+            draws = draw_torch(len(pairs), self.data.num_epochs, generator)
+            mine = slice(2 * share.start, 2 * share.stop)
+            draws = type(draws)(draws.pair[share], *(d[mine] for d in draws[1:]))
+            delta, sigma, seen = observe(self.data.clean[rows], draws, survey, self.data.time)
+        observed = compact(delta, sigma, seen, self.data.time)
+        return encode(observed), self.data.labels[rows], observed.valid
+
+    def survey_of(self, chooser: np.random.Generator, progress: float) -> Survey | None:
+        """Which survey a step sees; None = the set is used as it was observed."""
+        if self.data.clean is None:
+            return None
+        surveys = self.config.surveys or ((1.0, self.data.survey),)
+        weights = np.array([w for w, _ in surveys])
+        survey = surveys[chooser.choice(len(surveys), p=weights / weights.sum())][1]
+        return _survey_now(survey, self.config, progress)
+
+    def easy_pairs(self, chooser: np.random.Generator, risen: float) -> Tensor:
+        """A batch from the pairs that lie furthest apart; all are let in once `risen` is 1."""
+        share = self.config.easy_share + (1 - self.config.easy_share) * risen
+        admitted = self.easiest[: max(self.pairs_per_batch, int(share * len(self.easiest)))]
+        picked = chooser.choice(
+            admitted, self.pairs_per_batch, replace=len(admitted) < self.pairs_per_batch
+        )
+        return torch.from_numpy(picked).to(self.device)
+
+    def train_epoch(self, epoch: int) -> tuple[float, float]:
+        """One pass over the training pairs; mean loss and the last learning rate."""
+        config, total = self.config, 0.0
+        chooser = np.random.default_rng([derived_seed(config.seed, "epoch", epoch)])
+        order = torch.from_numpy(chooser.permutation(self.data.train_pairs)).to(self.device)
+        self.model.train()
+        bar = tqdm(range(self.steps), f"epoch {epoch + 1}/{config.epochs}", disable=self.rank > 0)
+        for step in bar:
+            progress = (epoch + step / self.steps) / config.epochs
+            rate = _learning_rate(config, progress)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            pairs = order[step * self.pairs_per_batch : (step + 1) * self.pairs_per_batch]
+            if progress < config.curriculum:
+                pairs = self.easy_pairs(chooser, progress / config.curriculum)
+            seed = derived_seed(config.seed, "noise", epoch, step)
+            features, labels, valid = self.batch(pairs, seed, self.survey_of(chooser, progress))
+            with self.cast:
+                logits = self.model(features)
+            loss = _loss(logits, labels, valid)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
+            self.optimizer.step()
+            total += float(loss.detach()) if step % 10 == 0 or step == self.steps - 1 else 0.0
+            if step % 10 == 0:
+                bar.set_postfix(loss=f"{float(loss.detach()):.4f}")
+        return total / len({*range(0, self.steps, 10), self.steps - 1}), rate
+
+    @torch.no_grad()
+    def validate(self) -> tuple[float, float]:
+        """Loss and AUC at the last epoch on the validation pairs, under fixed noise, in float32."""
+        self.network.eval()
+        chooser = np.random.default_rng([derived_seed(self.config.seed, "validation")])
+        losses, scores, labels_seen = [], [], []
+        for first in range(0, len(self.data.validation_pairs), 256):
+            pairs = torch.from_numpy(self.data.validation_pairs[first : first + 256])
+            seed = derived_seed(self.config.seed, "validation", first)
+            rank, world, self.rank, self.world = self.rank, self.world, 0, 1
+            features, labels, valid = self.batch(
+                pairs.to(self.device), seed, self.survey_of(chooser, 1.0)
+            )
+            self.rank, self.world = rank, world
+            logits = self.network(features)
+            losses.append(float(_loss(logits, labels, valid)) * len(pairs))
+            last = (valid.sum(1) - 1).clamp_min(0)[:, None]
+            scores.append(logits.gather(1, last)[:, 0].cpu().numpy())
+            labels_seen.append(labels.cpu().numpy())
+        loss = sum(losses) / max(len(self.data.validation_pairs), 1)
+        return loss, roc_auc(np.concatenate(labels_seen), np.concatenate(scores))
+
+    def save(self, epoch: int) -> None:
+        """Best weights first, then the state to resume from; each atomically."""
+        row = self.history[-1]
+        if row["validation_loss"] < self.best:
+            self.best = row["validation_loss"]
+            save_network(self.run, self.network, {"epoch": epoch})
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+        notes = {"epoch": epoch, "best": self.best, "history": self.history}
+        save_tensors(self.run / LAST, tensors, notes)
+        with atomic_path(self.run / "history.csv") as temporary:
+            with temporary.open("w", newline="") as file:
+                writer = csv.DictWriter(file, HISTORY)
+                writer.writeheader()
+                writer.writerows(self.history)
+
+    def restore(self) -> int:
+        """Take up the last finished epoch; the number of the next one."""
+        tensors, notes = load_tensors(self.run / LAST)
+        own = {k[8:]: v for k, v in tensors.items() if k.startswith("network.")}
+        self.network.load_state_dict(own)
+        state: dict[int, dict] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".", 2)
+                state.setdefault(int(index), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.history, self.best = notes["history"], notes["best"]
+        return notes["epoch"] + 1
+
+    def out_of_patience(self) -> bool:
+        """Whether the validation loss has not improved for `patience` epochs.
+
+        Not before the ceiling of errors has risen: until then the loss of the full task may wait.
+        """
+        losses = [row["validation_loss"] for row in self.history]
+        rising = len(losses) < self.config.curriculum * self.config.epochs
+        return not rising and len(losses) - 1 - int(np.argmin(losses)) >= self.config.patience
