@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from lensml.checkpoint import CONFIG
+from lensml.checkpoint import CONFIG, load_network
 from lensml.loop import HISTORY, LAST, Run, TrainingConfig, find_device
 from lensml.paths import InputError, atomic_path
 from lensml.resident import Resident, load_resident
@@ -153,9 +153,12 @@ def _process(paths: list[Path], run: Path, config: TrainingConfig, described: di
 
 
 def _write_config(run: Path, described: dict, data: Resident, device: torch.device) -> None:
+    seen = {"trained_on": data.trained_on, "validated_on": data.validated_on}
+    if start := described["training"]["start_from"]:  # what the first weights had seen counts too
+        before = load_network(None if start == "shipped" else start)[1]
+        seen = {name: before.get(name, []) + ranges for name, ranges in seen.items()}
     config = described | {
-        "trained_on": data.trained_on,
-        "validated_on": data.validated_on,
+        **seen,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
         "commit": git_commit(),
