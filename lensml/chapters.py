@@ -22,6 +22,7 @@ from tqdm import tqdm
 from lensml.paths import BOOK, BUILD, FIGURES, NOTEBOOKS, ROOT, WEIGHTS, InputError, atomic_path
 from lensml.results import (
     OUTPUT_VARIABLE,
+    available_cores,
     check_size,
     flatten,
     format_number,
@@ -254,8 +255,8 @@ def run_all(
         print(f"kept, unchanged since their last run at this size: {', '.join(kept)}")
     # The longest first, so that no worker waits at the end for one late long chapter.
     todo.sort(key=lambda name: -read_record(name).get("wall_time_s", 1e9))
-    workers = workers or min(2, os.cpu_count() or 1)
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    workers = workers or min(2, available_cores())
+    threads = max(1, available_cores() // workers)
     times, failures = {}, []
     # A spawned worker has imported nothing yet, so the thread limits reach all libraries.
     with ProcessPoolExecutor(workers, get_context("spawn"), limit_threads, (threads,)) as pool:

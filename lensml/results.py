@@ -25,6 +25,7 @@ __all__ = [
     "OUTPUT_VARIABLE",
     "SIZES",
     "Comparison",
+    "available_cores",
     "check_size",
     "flatten",
     "format_number",
@@ -81,7 +82,7 @@ def provenance(*, size: str, seed: int | Iterable[int], started: float) -> dict[
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "wall_time_s": round(time.time() - started, 1),
         "device": device_name(),
-        "cores": os.cpu_count(),
+        "cores": available_cores(),
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := installed(name))},
     }
@@ -104,6 +105,12 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def available_cores() -> int:
+    """Cores this process may use, which a batch system makes fewer than the machine has."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def device_name() -> str:
