@@ -15,6 +15,7 @@ from scipy.special import expit, ndtr, ndtri
 
 from lensml import metrics
 from lensml.dataset import FRACTIONS, LightCurves
+from lensml.paths import InputError
 from lensml.pspl import fit_pspl
 from lensml.survey import Survey, error_bars
 
@@ -47,7 +48,7 @@ def partner_rows(lightcurves: LightCurves) -> NDArray:
     """Row of the other member of each row's pair, (n,); -1 where there is none.
 
     Raises:
-        ValueError: If two rows of one pair and class are not the same event.
+        InputError: If two rows of one pair and class are not the same event.
     """
     pair, y = np.asarray(lightcurves.pair), np.asarray(lightcurves.y)
     partner = np.full(pair.size, -1)
@@ -58,7 +59,7 @@ def partner_rows(lightcurves: LightCurves) -> NDArray:
         a, b = lightcurves.params[rows], lightcurves.params[here]
         if not np.array_equal(a, b, equal_nan=True):
             bad = pair[rows[np.argmin(np.all((a == b) | (np.isnan(a) & np.isnan(b)), axis=1))]]
-            raise ValueError(
+            raise InputError(
                 f"`pair` {bad} names two different events of class {label}; "
                 "sets of different seeds must be evaluated one by one"
             )
@@ -73,7 +74,7 @@ def both_curves(
     """The rows and, at their epochs, the noise-free (single, binary) magnitudes, each (m, T)."""
     own, other = lightcurves.rows(rows), lightcurves.rows(partner[rows])
     if not np.array_equal(own.times(), other.times()):
-        raise ValueError(
+        raise InputError(
             "`time` differs within a pair, so its two noise-free curves share no epochs; "
             "the ideal observer needs one grid per pair"
         )
