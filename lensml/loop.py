@@ -36,7 +36,8 @@ HISTORY = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning
 class TrainingConfig:
     """Everything that decides the outcome of a training run, given the data."""
 
-    epochs: int = 50
+    epochs: int = 50  # of the schedule
+    stop_after: int | None = None  # end the run after so many of them
     batch_size: int = 512  # curves, half of them binaries, over all devices
     learning_rate: float = 1e-3
     weight_decay: float = 0.01

@@ -94,7 +94,8 @@ class GeneralNetwork:
     """Training sets and recipe of the one network for all cadences, gaps and errors."""
 
     sets: dict[str, Simulation]
-    training: TrainingConfig
+    rise: TrainingConfig  # curriculum: errors grow, hard pairs are let in
+    settle: TrainingConfig  # everything, with the learning rate falling to nothing
 
 
 # The thesis' grid with gaps; the same thinned to coarser cadences with nights and a season's gap;
@@ -145,13 +146,23 @@ def general(size: str = "full") -> GeneralNetwork:
             shard_size=1000,
             blending=(0.1, 1.0),
         )
-    training = TrainingConfig(
-        epochs={"smoke": 1, "desk": 5, "full": 50}[size],
-        batch_size={"smoke": 32, "desk": 128, "full": 1024}[size],
+    batch_size = {"smoke": 32, "desk": 128, "full": 1024}[size]
+    rise = TrainingConfig(
+        epochs={"smoke": 2, "desk": 5, "full": 50}[size],
+        stop_after={"smoke": 1, "desk": 2, "full": 20}[size],  # when everything has been let in
+        batch_size=batch_size,
         validation_fraction=0.03,
         surveys=GENERAL_SURVEYS,
     )
-    return GeneralNetwork(sets=sets, training=training)
+    settle = replace(
+        rise,
+        epochs={"smoke": 1, "desk": 2, "full": 30}[size],
+        stop_after=None,
+        learning_rate=7e-4,
+        curriculum=0.0,
+        seed=1,
+    )
+    return GeneralNetwork(sets=sets, rise=rise, settle=settle)
 
 
 def make_general(size: str, data: Path, run: Path, *, workers: int | None = None) -> Path:
@@ -161,7 +172,9 @@ def make_general(size: str, data: Path, run: Path, *, workers: int | None = None
         simulate(data / f"train_{name}", simulation, workers=workers)
         for name, simulation in recipe.sets.items()
     ]
-    return train(folders, run, recipe.training, name=f"general-{size}", resume=True)
+    rise = train(folders, run / "rise", recipe.rise, name=f"general-{size}-rise", resume=True)
+    settle = replace(recipe.settle, start_from=str(rise))
+    return train(folders, run, settle, name=f"general-{size}", resume=True)
 
 
 PAIRS = {"smoke": 48, "desk": 2000, "full": 50_000}  # in a test set

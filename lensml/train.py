@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def _loop(run: Run, first: int) -> None:
     board = _tensorboard(run.run) if run.rank == 0 else None
-    for epoch in range(first, run.config.epochs):
+    for epoch in range(first, run.config.stop_after or run.config.epochs):
         started = time.perf_counter()
         loss, rate = run.train_epoch(epoch)
         validation_loss, auc = run.validate()
@@ -89,6 +89,8 @@ def train(
     paths = [Path(p) for p in ([data] if isinstance(data, str | Path) else data)]
     described = {"experiment_name": name, "data": [p.name for p in paths]}
     described["training"] = json.loads(json.dumps(asdict(config)))
+    if config.start_from:  # a run is known by its name, wherever it lies
+        described["training"]["start_from"] = Path(config.start_from).name
     _check_folder(run, described, resume)
     gpus = torch.cuda.device_count()
     if gpus > 1 and "RANK" not in os.environ:
@@ -135,7 +137,7 @@ def _process(paths: list[Path], run: Path, config: TrainingConfig, described: di
         state = Run(config, resident, run, device)
         first = state.restore() if (run / LAST).exists() else 0
         if state.rank == 0:
-            _write_config(run, described, resident, device)
+            _write_config(run, described, config.start_from, resident, device)
             log.info("%d parameters on %s", state.network.num_parameters, device)
         _loop(state, first)
         if state.rank == 0:
@@ -152,9 +154,11 @@ def _process(paths: list[Path], run: Path, config: TrainingConfig, described: di
             dist.destroy_process_group()
 
 
-def _write_config(run: Path, described: dict, data: Resident, device: torch.device) -> None:
+def _write_config(
+    run: Path, described: dict, start: str | None, data: Resident, device: torch.device
+) -> None:
     seen = {"trained_on": data.trained_on, "validated_on": data.validated_on}
-    if start := described["training"]["start_from"]:  # what the first weights had seen counts too
+    if start:  # what the first weights had seen counts too
         before = load_network(None if start == "shipped" else start)[1]
         seen = {name: before.get(name, []) + ranges for name, ranges in seen.items()}
     config = described | {
