@@ -144,11 +144,26 @@ def _read(path: Path) -> LightCurves:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: not a readable .npz light-curve set ({error})") from None
-    n = members["X"].shape[0]
-    wrong = [k for k in ("y", "m_base", "pair", "dchi2", "params") if len(members[k]) != n]
-    if members["X"].ndim != 2 or wrong:
-        raise InputError(f"{path}: X has shape {members['X'].shape}, {wrong or 'X'} do not fit it")
+    _check_shapes(path, members)
     return LightCurves(**members, meta=meta)
+
+
+def _check_shapes(path: Path, members: dict[str, NDArray]) -> None:
+    """Reject members that do not fit each other."""
+    shape = members["X"].shape
+    if len(shape) != 2:
+        raise InputError(f"{path}: X has shape {shape}, but (curves, epochs) was expected")
+    n, T = shape
+    row, epoch = {(n,)}, {(n, T)}
+    expected = dict.fromkeys(("y", "m_base", "pair", "dchi2"), row)
+    expected |= {"time": {(T,)} | epoch, "sigma": row | epoch, "magnification": epoch}
+    expected |= {"params": {(n, len(PARAM_NAMES))}, "dchi2_at": {(n, len(FRACTIONS))}}
+    for name, wanted in expected.items():
+        if name in members and members[name].shape not in wanted:
+            raise InputError(
+                f"{path}: {name} has shape {members[name].shape}, but "
+                f"{' or '.join(map(str, sorted(wanted)))} was expected beside X of {shape}"
+            )
 
 
 def iterate(path: Path | str) -> Iterator[LightCurves]:
