@@ -107,12 +107,12 @@ def _simulate(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from lensml.plots import training_history
+    from lensml.plots import history
     from lensml.train import TrainingConfig, train
 
     config = TrainingConfig(epochs=args.epochs, batch_size=args.batch_size, seed=args.seed)
     run = train(args.data, args.output, config, name=args.experiment_name, resume=args.resume)
-    _write_history_figure(run, training_history)
+    _write_history_figure(run, history)
     print(run)
     return OK
 
@@ -124,9 +124,9 @@ def _write_history_figure(run: Path, draw) -> None:
 
     with (run / "history.csv").open() as file:
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    history = {name: [row[name] for row in rows] for name in rows[0]}
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
     with atomic_path(run / "training_history.svg") as temporary:
-        draw(history).savefig(temporary)
+        draw(columns).savefig(temporary)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
