@@ -122,6 +122,9 @@ def _worker(rank: int, world: int, paths, run, config, described) -> None:
 
 def _process(paths: list[Path], run: Path, config: TrainingConfig, described: dict) -> None:
     device = find_device()
+    # After some hundred steps, moments of the optimiser sink into denormal numbers, which a CPU
+    # computes many times slower: 0.5 steps a second without this, 1.6 with it.
+    torch.set_flush_denormal(True)
     if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         if device.type == "cuda":
@@ -148,6 +151,7 @@ def _process(paths: list[Path], run: Path, config: TrainingConfig, described: di
             f"try --batch_size {max(2, config.batch_size // 2)}"
         ) from None
     finally:
+        torch.set_flush_denormal(False)
         log.removeHandler(handler)
         handler.close()
         if dist.is_initialized():
