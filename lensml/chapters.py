@@ -141,6 +141,7 @@ def run_chapter(
                     parameters={**parameters, "size": size},
                     cwd=str(NOTEBOOKS),
                     kernel_name="python3",
+                    start_timeout=600,  # a busy machine needs more than the usual minute
                     progress_bar={"desc": name} if progress else False,
                     log_output=True,
                     extra_arguments=["--log-level=ERROR"],  # no remarks of the kernel's own
