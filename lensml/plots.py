@@ -69,15 +69,10 @@ def coloured(by_name: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
     return [(name, x, COLOURS[k % len(COLOURS)]) for k, (name, x) in enumerate(by_name.items())]
 
 
-def number(value) -> float:
-    """The value of a number or of an interval; NaN for None."""
-    value = value["value"] if isinstance(value, Mapping) else value
-    return np.nan if value is None else float(value)
-
-
 def numbers(values: Sequence) -> NDArray:
-    """`number` of each."""
-    return np.array([number(v) for v in values])
+    """The value of each number or interval; NaN for None."""
+    plain = [v["value"] if isinstance(v, Mapping) else v for v in values]
+    return np.array([np.nan if v is None else v for v in plain], dtype=float)
 
 
 def few_ticks(axis: Axis) -> None:
