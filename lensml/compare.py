@@ -1,6 +1,7 @@
 """The same events under several conditions: network and ideal observer side by side, and what
 each of them loses. Axes: n rows, P pairs."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,17 +21,28 @@ __all__ = [
     "HOPELESS",
     "Scored",
     "add_reachable",
+    "alerts_by_peak",
     "check_bound",
     "check_falling",
     "found",
+    "information_kept",
+    "kept_table",
+    "key",
     "loss",
+    "percent",
+    "proportion",
+    "proportion_of",
+    "millimag",
     "onsets",
     "refit_prefixes",
     "score",
     "share_beyond",
+    "shares_table",
+    "shortfall",
     "summary",
     "table",
     "under_surveys",
+    "worst",
 ]
 
 CHUNK = 2048  # rows whose calls at every epoch are held at a time
@@ -119,7 +131,7 @@ def summary(scored: Scored, *, num: int, seed: int = 0) -> dict[str, Any]:
             for k, of in STATISTICS.items()
         }
     excess = limits.bound_excess(scored.p, scored.ideal, scored.y, scored.pair, num=num, seed=seed)
-    result["bound_z"] = max(e["z"] for e in excess.values())
+    result |= worst(excess)
     result["hopeless"] = share_beyond(binaries, (HOPELESS,), num=num, seed=seed, below=True)[0]
     return result
 
@@ -132,6 +144,19 @@ def share_beyond(
     sides = [(dchi2 < level) if below else (dchi2 > level) for level in levels]
     alone = np.arange(dchi2.size)
     return [metrics.bootstrap(np.mean, [hit], alone, num=num, seed=seed) for hit in sides]
+
+
+def hopeless_by(
+    strengths: Mapping[str, NDArray], groups: Mapping[str, NDArray], *, num: int, seed: int = 0
+) -> dict[str, dict[str, Interval]]:
+    """Share of hopeless binaries by condition (delta-chi2 (P,)) and group (mask (P,))."""
+    return {
+        condition: {
+            group: share_beyond(dchi2[mask], (HOPELESS,), num=num, seed=seed, below=True)[0]
+            for group, mask in groups.items()
+        }
+        for condition, dchi2 in strengths.items()
+    }
 
 
 def found(y: ArrayLike, rank: ArrayLike, rate: float = 0.01) -> NDArray:
@@ -211,6 +236,106 @@ def add_reachable(windows: Mapping[str, dict], curves: LightCurves, num: int) ->
     for fraction, row in windows.items():
         column = dchi2[:, PREFIXES.index(float(fraction))]
         row["reachable"] = limits.expected_ideal(column) | {"pairs": int(rows.size)}
+
+
+def shortfall(
+    scored: Scored, statistic: str = "recall_at_1pct", *, num: int, seed: int = 0
+) -> Interval:
+    """Ideal observer less network on the same rows, with its paired interval over pairs."""
+    of = STATISTICS[statistic]
+
+    def gap(y, p, i, d):
+        return of(y, i, limits.ideal_probability(i), d) - of(y, p, p, d)
+
+    columns = [scored.y, scored.p, scored.ideal, scored.dchi2]
+    return metrics.bootstrap(gap, columns, scored.pair, num=num, seed=seed)
+
+
+def information_kept(before: Scored, after: Scored, level: float = 25.0) -> dict[str, float]:
+    """What share of its delta-chi2 a visible anomaly keeps in a worse survey of the same events.
+
+    Returns:
+        `epochs`, the share of epochs kept; `median`, `p16`, `p84` of the share of delta-chi2 over
+        binaries above `level` before; `binaries`, how many those are.
+    """
+    rows = before.binary & (before.dchi2 > level)
+    share = after.dchi2[rows] / before.dchi2[rows]
+    quantiles = np.quantile(share, [0.5, 0.16, 0.84]) if share.size else np.full(3, np.nan)
+    return {
+        "epochs": float(after.epochs.mean() / before.epochs.mean()),
+        **dict(zip(("median", "p16", "p84"), map(float, quantiles), strict=True)),
+        "binaries": int(rows.sum()),
+    }
+
+
+def kept_table(kept: Mapping[str, Mapping[str, float]]) -> Comparison:
+    """`information_kept` of several surveys, one row each, for display."""
+    headings = ["", "epochs kept", "delta-chi2 kept, median", "16 %", "84 %", "binaries"]
+    rows = [[name, *map(format_number, plain(row).values())] for name, row in kept.items()]
+    return Comparison(headings, rows, "Shares of what the first survey has.")
+
+
+def shares_table(shares: Mapping[str, Sequence[Interval]], levels: Sequence[float]) -> Comparison:
+    """`share_beyond` of several sets or surveys, one row each, for display."""
+    headings = ["", *(f"delta-chi2 > {level:g}" for level in levels)]
+    rows = [[name, *map(format_number, plain(row))] for name, row in shares.items()]
+    return Comparison(headings, rows, "Share of all binaries, with 95 % intervals.")
+
+
+def millimag(sigma: float) -> str:
+    """Name of an error level [mag] as a result's key: 0.05 becomes "50_mmag"."""
+    return f"{1000 * sigma:g}_mmag"
+
+
+def percent(fraction: str) -> str:
+    """Name of a fraction of the window as a result's key: "0.25" becomes "25_pct"."""
+    return f"{100 * float(fraction):g}_pct"
+
+
+def slug(name: str) -> str:
+    """Name of a group as a result's key: "wide, s > 3" becomes "wide_s_3_above"."""
+    side = "_above" if ">" in name else "_below" if "<" in name else ""
+    words = re.sub(r"[^a-z0-9]+", "_", name.lower().replace(".", "p").replace("_", "")).strip("_")
+    return words + side
+
+
+def names_of(kind: Callable[[float, float], str], s: ArrayLike, q: ArrayLike) -> NDArray:
+    """`kind(s, q)` of each binary, (P,) of strings."""
+    return np.array([kind(float(a), float(b)) for a, b in zip(s, q, strict=True)])
+
+
+def key(name: str) -> str:
+    """Name of a condition as a result's key: "5 % missing" becomes "5_pct_missing"."""
+    return "_".join(name.replace("%", "pct").replace(".", "p").split())
+
+
+def alerts_by_peak(curves: LightCurves, first_alert: NDArray) -> dict[str, float]:
+    """`before_peak`: share of the alerts on binaries (n,) [day] before the twin's peak."""
+    pairs = limits.partner_rows(curves)
+    rows = (curves.y == 1) & (pairs >= 0) & np.isfinite(first_alert)
+    return {"before_peak": metrics.share(first_alert[rows] < curves.param("t0")[pairs[rows]])}
+
+
+def proportion(hits: ArrayLike) -> Interval:
+    """Share of true entries with its 95 % Wilson interval."""
+    hits = np.asarray(hits, dtype=bool)
+    return proportion_of(metrics.share(hits), hits.size)
+
+
+def proportion_of(share: float, count: int) -> Interval:
+    """A share of `count` events with its 95 % Wilson interval (Wilson 1927)."""
+    if count == 0:
+        return {"value": float("nan"), "low": float("nan"), "high": float("nan")}
+    z = float(ndtri(0.975))
+    scale = 1 + z**2 / count
+    centre = (share + z**2 / (2 * count)) / scale
+    half = z / scale * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return {"value": share, "low": float(centre - half), "high": float(centre + half)}
+
+
+def worst(excess: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The largest of the excesses that `limits.bound_excess` gives, as `check_bound` reads it."""
+    return {"bound_z": max(e["z"] for e in excess.values())}
 
 
 def check_bound(summaries: Mapping[str, Mapping[str, Any]], limit: float = 3.0) -> None:
