@@ -41,6 +41,14 @@ def save_network(run: Path, network: Network, notes: dict) -> None:
     save_tensors(run / MODEL, network.state_dict(), described)
 
 
+def _folder(run: Path | str | None) -> Path:
+    """Folder of the weights; `x.pt`, as the thesis' scripts name a run, is the folder `x`."""
+    if run is None:
+        return WEIGHTS
+    run = Path(run)
+    return run.with_suffix("") if run.suffix in (".pt", ".pth") else run
+
+
 def load_network(
     run: Path | str | None = None, device: str | torch.device = "cpu"
 ) -> tuple[Network, dict]:
@@ -56,9 +64,7 @@ def load_network(
     Raises:
         InputError: If the folder holds no such run.
     """
-    folder = WEIGHTS if run is None else Path(run)
-    if folder.suffix in (".pt", ".pth"):  # the thesis' scripts name a file
-        folder = folder.with_suffix("")
+    folder = _folder(run)
     if not (folder / MODEL).exists():
         raise InputError(
             f"{folder}: no {MODEL} there; `lensml train --data SET --output {folder}` makes a run, "
@@ -73,5 +79,5 @@ def load_network(
 
 def weights_hash(run: Path | str | None = None) -> str:
     """SHA-256 of the weights file: which network a number belongs to."""
-    folder = WEIGHTS if run is None else Path(run)
+    folder = _folder(run)
     return hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
