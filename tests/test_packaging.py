@@ -14,7 +14,7 @@ MODULES = sorted(p.stem for p in (ROOT / "lensml").glob("*.py") if p.stem != "__
 READING_ORDER = """
     paths seeds magnification caustics priors pspl survey dataset simulate features model
     checkpoint resident metrics loop train limits baselines early plots evaluate stream events
-    results presets preflight chapters __main__
+    explorer results assess compare null speed presets preflight chapters __main__
 """.split()
 
 
