@@ -19,11 +19,20 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lensml.paths import BOOK, BUILD, FIGURES, NOTEBOOKS, ROOT, WEIGHTS, InputError, atomic_path
-from lensml.results import (
-    OUTPUT_VARIABLE,
+from lensml.paths import (
+    BOOK,
+    BUILD,
+    FIGURES,
+    NOTEBOOKS,
+    ROOT,
+    WEIGHTS,
+    InputError,
+    atomic_path,
     available_cores,
     check_size,
+)
+from lensml.results import (
+    OUTPUT_VARIABLE,
     flatten,
     format_number,
     load_results,

@@ -14,8 +14,11 @@ __all__ = [
     "NOTEBOOKS",
     "RESULTS",
     "ROOT",
+    "SIZES",
     "WEIGHTS",
     "atomic_path",
+    "available_cores",
+    "check_size",
 ]
 
 PACKAGE = Path(__file__).resolve().parent
@@ -27,6 +30,7 @@ FIGURES = ROOT / "figures"
 RESULTS = DATA / "results"
 BUILD = ROOT / "_build"
 WEIGHTS = PACKAGE / "weights"
+SIZES = ("smoke", "desk", "full")  # in rising order of what a number is worth
 
 
 class InputError(ValueError):
@@ -47,3 +51,16 @@ def atomic_path(final: Path | str) -> Iterator[Path]:
         os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def available_cores() -> int:
+    """Cores this process may use, which a batch system makes fewer than the machine has."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def check_size(size: str) -> str:
+    """Reject a size that no preset knows."""
+    if size not in SIZES:
+        raise InputError(f"`size` is {size!r}, but one of {', '.join(SIZES)} was expected")
+    return size

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from lensml.loop import bf16_supported, find_device
-from lensml.paths import WEIGHTS
+from lensml.paths import WEIGHTS, available_cores
 
 __all__ = ["preflight"]
 
@@ -42,7 +42,7 @@ def preflight(folder: Path | str = ".") -> dict:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     backend = "ROCm" if torch.version.hip else "CUDA" if torch.version.cuda else "CPU build"
     versions = {p: _version(p) for p in (*NEEDED, *NEEDED_FOR_THE_BOOK)}
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     disk = shutil.disk_usage(folder).free / 1e9
     facts = {
         "python": platform.python_version(),

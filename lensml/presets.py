@@ -1,23 +1,22 @@
 """One function per experiment: what is simulated, observed and trained, in three sizes."""
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lensml.checkpoint import weights_hash
 from lensml.dataset import load, observe_again, save
-from lensml.paths import DATA, InputError
+from lensml.paths import DATA, check_size
 from lensml.simulate import Simulation, simulate
 from lensml.survey import Survey
 from lensml.train import TrainingConfig, train
 
 __all__ = [
-    "SIZES",
     "Experiment",
     "GeneralNetwork",
     "baseline",
     "cadence",
-    "check_size",
     "distinct",
     "early_detection",
     "general",
@@ -30,15 +29,6 @@ __all__ = [
     "specialised_run",
     "test_set",
 ]
-
-SIZES = ("smoke", "desk", "full")
-
-
-def check_size(size: str) -> str:
-    """Reject a size that no preset knows."""
-    if size not in SIZES:
-        raise InputError(f"`size` is {size!r}, but one of {', '.join(SIZES)} was expected")
-    return size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,5 +350,6 @@ def specialised_run(experiment: Experiment, name: str, *, workers: int | None = 
     workers = workers or _workers(simulation)
     stem = f"{simulation.preset}_{simulation.num_pairs}_seed{simulation.seed}"
     data = simulate(DATA / "sets" / f"train_{stem}", simulation, workers=workers)
-    start = f"_from_{weights_hash()[:8]}" if config.start_from else ""
-    return train(data, DATA / "runs" / f"{stem}{start}", config, name=name, resume=True)
+    start = weights_hash() if config.start_from else ""
+    recipe = zlib.crc32(f"{simulation}{config}{start}".encode())  # another recipe, another folder
+    return train(data, DATA / "runs" / f"{stem}_{recipe:08x}", config, name=name, resume=True)

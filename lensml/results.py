@@ -19,14 +19,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from lensml.paths import FIGURES, RESULTS, ROOT, InputError, atomic_path
+from lensml.paths import (
+    FIGURES,
+    RESULTS,
+    ROOT,
+    SIZES,
+    atomic_path,
+    available_cores,
+    check_size,
+)
 
 __all__ = [
     "OUTPUT_VARIABLE",
-    "SIZES",
     "Comparison",
-    "available_cores",
-    "check_size",
     "flatten",
     "format_number",
     "glue_numbers",
@@ -38,7 +43,6 @@ __all__ = [
     "show_committed",
 ]
 
-SIZES = ("smoke", "desk", "full")  # in rising order of what a number is worth
 OUTPUT_VARIABLE = "LENSML_OUTPUT"  # a folder that takes the repository's place for what is written
 PACKAGES = ("lensml", "torch", "numpy", "VBMicrolensing", "MulensModel", "scikit-learn")
 LARGEST_FIGURE = 2_000_000  # bytes; a larger svg is stored as png
@@ -54,13 +58,6 @@ def results_path(chapter: str, size: str) -> Path:
     check_size(size)
     folder = "_build/results" if size == "smoke" else "data/results"
     return output_root() / folder / size / f"{chapter}.json"
-
-
-def check_size(size: str) -> str:
-    """Reject a size that no preset knows."""
-    if size not in SIZES:
-        raise InputError(f"`size` is {size!r}, but one of {', '.join(SIZES)} was expected")
-    return size
 
 
 def provenance(*, size: str, seed: int | Iterable[int], started: float) -> dict[str, Any]:
@@ -105,12 +102,6 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def available_cores() -> int:
-    """Cores this process may use, which a batch system makes fewer than the machine has."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def device_name() -> str:

@@ -3,7 +3,6 @@
 import json
 import logging
 import multiprocessing
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from lensml.magnification import (
     finite_source_magnification,
     point_lens_magnification,
 )
-from lensml.paths import ROOT, InputError, atomic_path
+from lensml.paths import ROOT, InputError, atomic_path, available_cores
 from lensml.priors import draw_binary, draw_single, parameter_set
 from lensml.pspl import fit_pspl
 from lensml.seeds import check_seed, event_generator
@@ -317,7 +316,7 @@ def simulate(
         InputError: If `output` holds a set made with other arguments.
     """
     output = Path(output)
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or available_cores()
     single = output.suffix == ".npz"
     if single and output.exists():
         _same_set_or_refuse(output, simulation)

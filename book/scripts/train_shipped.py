@@ -7,8 +7,8 @@ taken up again by the same command) and copies the best weights into lensml/weig
 import argparse
 import shutil
 
-from lensml.paths import DATA, ROOT, WEIGHTS, atomic_path
-from lensml.presets import SIZES, make_general
+from lensml.paths import DATA, ROOT, SIZES, WEIGHTS, atomic_path
+from lensml.presets import make_general
 
 SHIPPED = ("model.safetensors", "config.json", "metrics.json", "history.csv", "training.log")
 
