@@ -169,6 +169,8 @@ def _stream(args: argparse.Namespace) -> int:
     from lensml.checkpoint import load_network
     from lensml.stream import Stream, stream_lines
 
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="replace")  # a line of other bytes is a bad line, no more
     stream = Stream(load_network(args.model)[0])
     if args.state and args.state.exists():
         stream.restore(args.state)

@@ -41,6 +41,14 @@ def baseline_from_the_past(magnitude: NDArray) -> NDArray[np.float64]:
     return base
 
 
+def _finite(value: float) -> bool:
+    """Whether a number is finite as a float; an integer of 400 digits is not."""
+    try:
+        return isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _check_curve(time: NDArray, mag: NDArray, mag_err: NDArray) -> None:
     for name, values in (("time", time), ("mag", mag), ("mag_err", mag_err)):
         if values.shape != time.shape or values.ndim != 1:
@@ -79,6 +87,10 @@ def classify_curve(
     """
     time, mag, mag_err = (np.asarray(x, dtype=float) for x in (time, mag, mag_err))
     _check_curve(time, mag, mag_err)
+    if m_base is not None and not _finite(m_base):
+        raise InputError(
+            f"`m_base` is {m_base}, but a magnitude was expected; leave it out if unknown"
+        )
     if not len(time):
         return np.empty(0)
     network = network or load_network()[0]
@@ -150,7 +162,7 @@ class Stream:
             if name == "m_base" and value is None:
                 continue
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not isfinite(value):
+            if not number or not _finite(value):
                 raise InputError(f"event {event}: `{name}` is {value!r}, a number was expected")
         if mag_err <= 0:
             raise InputError(f"event {event}: `mag_err` is {mag_err:g}, it must be positive")
@@ -282,6 +294,6 @@ def stream_lines(stream: Stream, lines: Iterable[str]) -> Iterator[tuple[dict, s
             given = (epoch["time"], epoch["mag"], epoch["mag_err"], epoch.get("m_base"))
             p = stream.update(str(event), *given)
             yield {"event": event, "time": epoch["time"], "p_binary": p}, None
-        except (InputError, json.JSONDecodeError) as error:
+        except (InputError, json.JSONDecodeError, RecursionError) as error:
             problem = f"line {number}: {error}"
             yield {"event": event, "error": problem}, problem
