@@ -1,0 +1,206 @@
+"""Good input is answered; bad input gets one line, exit code 2, and leaves no trace."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lensml.__main__ import main
+from lensml.checkpoint import load_network
+from lensml.dataset import load, save
+from lensml.simulate import Simulation, simulate
+from lensml.survey import Survey
+
+PHOT = "\n".join(f"{2457000 + k} {18 + 0.01 * (k % 5):.3f} 0.02 1 1" for k in range(40))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("main") / "set.npz"
+    simulation = Simulation(preset="distinct", num_pairs=8, seed=99, survey=Survey(num_epochs=150))
+    return simulate(path, simulation, workers=1, progress=False)
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    try:
+        code = main([str(a) for a in arguments])
+    except SystemExit as stop:  # argparse's own refusal
+        code = stop.code
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*"))
+
+
+def assert_refused(capsys, folder, named, *arguments):
+    """Exit 2, one line on standard error that names the culprit, nothing written."""
+    before = files(folder)
+    code, out, err = run(capsys, *arguments)
+    assert code == 2 and not out
+    lines = [line for line in err.strip().splitlines() if not line.startswith(("usage:", " "))]
+    assert len(lines) == 1 and named in lines[0], err
+    assert "Traceback" not in err
+    assert files(folder) == before
+
+
+def test_simulate_writes_a_set(capsys, tmp_path):
+    output = tmp_path / "a.npz"
+    code, out, _ = run(capsys, "simulate", "--output", output, "--n_pspl", 2, "--n_binary", 2,
+                       "--workers", 1, "--cadence", 0.3, "--error", 0.05, "--seed", 4)  # fmt: skip
+    assert code == 0 and out.strip() == str(output)
+    curves = load(output)
+    assert len(curves) == 4 and curves.X.shape == (4, 1500)
+    assert curves.meta["seed"] == 4 and curves.meta["survey"]["missing_fraction"] == 0.3
+    np.testing.assert_allclose(curves.sigma, 0.05, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--n_pspl", 3, "--n_binary", 4], "--n_pspl 3"),
+        (["--n_pspl", 0, "--n_binary", 0], "num_pairs"),
+        (["--binary_params", "giant"], "giant"),
+        (["--cadence", 1.5], "missing_fraction"),
+        (["--error", -1], "sigma"),
+        (["--error", "nan"], "sigma"),
+        (["--blending", 0.5, 0.1], "blending"),
+        (["--seed", -1], "seed"),
+        (["--workers", 0], "--workers 0"),
+        (["--shard_size", 0], "shard_size"),
+        (["--n_pspl", "many"], "--n_pspl"),
+        (["--color", "red"], "--color"),
+    ],
+)
+def test_simulate_refuses(capsys, tmp_path, flags, named):
+    assert_refused(capsys, tmp_path, named, "simulate", "--output", tmp_path / "x", *flags)
+
+
+def test_simulate_refuses_another_set_in_its_place(capsys, small):
+    assert_refused(capsys, small.parent, "set.npz", "simulate", "--output", small, "--n_pspl", 1,
+                   "--n_binary", 1)  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate"])
+def test_a_set_that_cannot_be_read_is_named(capsys, tmp_path, verb):
+    (tmp_path / "text.npz").write_text("hello")
+    output = "--output" if verb == "train" else "--output_dir"
+    for name in ("text.npz", "nowhere.npz"):
+        code, _, err = run(capsys, verb, "--data", tmp_path / name, output, tmp_path / "out")
+        assert code == 2 and name in err and len(err.strip().splitlines()) == 1
+        assert not (tmp_path / "out" / "model.safetensors").exists()
+        assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_train_then_evaluate_by_the_names_of_the_thesis(capsys, tmp_path, small):
+    """`--output x.pt` makes the run folder x, and `--model x.pt` finds it."""
+    code, out, _ = run(capsys, "train", "--data", small, "--output", tmp_path / "x.pt",
+                       "--epochs", 1, "--batch_size", 8, "--experiment_name", "try")  # fmt: skip
+    assert code == 0 and (tmp_path / "x" / "model.safetensors").exists()
+    assert list((tmp_path / "x").glob("*.svg"))
+    fresh = tmp_path / "fresh.npz"
+    simulation = Simulation(preset="distinct", num_pairs=12, seed=5, survey=Survey(num_epochs=150))
+    simulate(fresh, simulation, workers=1, progress=False)
+    results = tmp_path / "results"
+    code, out, _ = run(capsys, "evaluate", "--model", tmp_path / "x.pt", "--data", fresh,
+                       "--output_dir", results)  # fmt: skip
+    assert code == 0
+    metrics = json.loads((results / "metrics.json").read_text())
+    assert {"accuracy", "roc_auc", "average_precision", "confusion_matrix", "ece"} <= metrics.keys()
+    with np.load(results / "predictions.npz") as predictions:
+        assert predictions["p"].shape == (24, 7) and predictions["p"].dtype == np.float32
+    # the events of training are refused under any name, with the command that makes fresh ones
+    renamed = save(tmp_path / "innocent.npz", load(small))
+    before = files(tmp_path)
+    code, _, err = run(capsys, "evaluate", "--model", tmp_path / "x", "--data", renamed,
+                       "--output_dir", tmp_path / "other")  # fmt: skip
+    assert code == 2 and "lensml simulate" in err and len(err.strip().splitlines()) == 1
+    assert files(tmp_path) == before
+
+
+def test_train_does_not_overwrite_a_run(capsys, tmp_path, small):
+    arguments = ["train", "--data", small, "--output", tmp_path / "x", "--epochs", 1]
+    assert run(capsys, *arguments)[0] == 0
+    assert_refused(capsys, tmp_path, "--resume", *arguments)
+
+
+def test_evaluate_refuses_what_the_shipped_network_was_trained_on(capsys, tmp_path, small):
+    trained = load_network()[1]["trained_on"][0]
+    curves = load(small)
+    meta = curves.meta | {"preset": trained["preset"], "seed": trained["seed"]}
+    pair = np.repeat(np.arange(8) + trained["first"], 2)
+    from dataclasses import replace
+
+    seen = save(tmp_path / "new_name.npz", replace(curves, meta=meta, pair=pair))
+    assert_refused(capsys, tmp_path, "lensml simulate", "evaluate", "--data", seen,
+                   "--output_dir", tmp_path / "out")  # fmt: skip
+
+
+def test_classify_answers_with_one_object(capsys, tmp_path):
+    path = tmp_path / "phot.dat"
+    path.write_text(PHOT)
+    code, out, err = run(capsys, "classify", path, "--json", "--m_base", 18.0)
+    answer = json.loads(out)
+    assert code == 0 and not err
+    assert answer["n_epochs"] == 40 == len(answer["epochs"])
+    assert answer["p_binary"] == answer["epochs"][-1]["p_binary"]
+    assert [e["time"] for e in answer["epochs"]] == [2457000.0 + k for k in range(40)]
+    assert run(capsys, "classify", path)[1].count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["", "hello world\n", "time,mag,mag_err\n1,nan,0.1\n2,18,0\n", "\x00\x01\x02", "1 2\n"]
+)
+def test_classify_refuses_what_is_no_light_curve(capsys, tmp_path, text):
+    path = tmp_path / "curve.csv"
+    path.write_text(text)
+    assert_refused(capsys, tmp_path, "curve.csv", "classify", path)
+
+
+@pytest.mark.parametrize("m_base", ["nan", "inf"])
+def test_classify_refuses_a_baseline_that_is_no_number(capsys, tmp_path, m_base):
+    path = tmp_path / "phot.dat"
+    path.write_text(PHOT)
+    assert_refused(capsys, tmp_path, "m_base", "classify", path, "--m_base", m_base)
+
+
+def test_missing_files_and_models_are_named(capsys, tmp_path):
+    (tmp_path / "phot.dat").write_text(PHOT)
+    assert_refused(capsys, tmp_path, "gone.dat", "classify", tmp_path / "gone.dat")
+    model = ["--model", tmp_path / "no_run"]
+    assert_refused(capsys, tmp_path, "no_run", "classify", tmp_path / "phot.dat", *model)
+    assert_refused(capsys, tmp_path, "no_run", "stream", *model)
+
+
+def test_wrong_verbs_and_flags_are_refused(capsys, tmp_path):
+    assert_refused(capsys, tmp_path, "sing", "sing")
+    assert_refused(capsys, tmp_path, "--louder", "preflight", "--louder")
+    assert_refused(capsys, tmp_path, "huge", "run", "02_baseline", "--size", "huge")
+
+
+def test_stream_answers_bad_lines_and_goes_on():
+    good = {"event": "a", "time": 1.0, "mag": 18.0, "mag_err": 0.1, "m_base": 18.0}
+    lines = [json.dumps(good), "rubbish", json.dumps(good), json.dumps(good | {"time": 2.0})]
+    text = "\n".join(lines).encode() + b"\n\xff\xfe\n" + json.dumps(good | {"time": 3}).encode()
+    done = subprocess.run(
+        [sys.executable, "-m", "lensml", "stream"], input=text, capture_output=True
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 2 and b"Traceback" not in done.stderr, done.stderr.decode()
+    assert ["p_binary" in a for a in answers] == [True, False, False, True, False, True]
+    assert len(done.stderr.splitlines()) == 3
+
+
+def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
+    from lensml import __main__ as module
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(module.VERBS, "preflight", interrupted)
+    code, _, err = run(capsys, "preflight")
+    assert code == 130 and "resumes" in err
