@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
 from lensml import early, limits, metrics
-from lensml.dataset import FRACTIONS, LightCurves, observe_again
+from lensml.dataset import LightCurves, observe_again
 from lensml.model import Network, probabilities
 from lensml.results import Comparison, format_number, plain
 from lensml.survey import Survey
@@ -20,8 +20,6 @@ from lensml.survey import Survey
 __all__ = [
     "HOPELESS",
     "Scored",
-    "add_reachable",
-    "alerts_by_peak",
     "check_bound",
     "check_falling",
     "found",
@@ -30,11 +28,7 @@ __all__ = [
     "key",
     "loss",
     "percent",
-    "proportion",
-    "proportion_of",
     "millimag",
-    "onsets",
-    "refit_prefixes",
     "score",
     "share_beyond",
     "shares_table",
@@ -47,7 +41,6 @@ __all__ = [
 
 CHUNK = 2048  # rows whose calls at every epoch are held at a time
 HOPELESS = float(ndtri(0.99) ** 2)  # delta-chi2 below which the ideal finds under half at 1 % false
-PREFIXES = tuple(sorted({*FRACTIONS, *(k / 20 for k in range(1, 21))}))  # refitted, of the window
 Interval = dict[str, float]
 STATISTICS: dict[str, Callable[..., float]] = {  # of class, score, probability, delta-chi2
     "roc_auc": lambda y, s, p, d: metrics.roc_auc(y, s),
@@ -203,41 +196,6 @@ def loss(
     }
 
 
-def refit_prefixes(
-    curves: LightCurves, num: int, above: float = -np.inf
-) -> tuple[NDArray, NDArray]:
-    """Reachable delta-chi2 of prefixes (P, F at `PREFIXES`) of the first `num` binaries.
-
-    Only binaries whose delta-chi2 exceeds `above` at the end count; also returns their rows (P,).
-    """
-    pairs = np.unique(curves.pair[(curves.y == 1) & (curves.dchi2 > above)])[:num]
-    chosen = np.flatnonzero(np.isin(curves.pair, pairs) & (curves.pair >= 0))
-    if not chosen.size:
-        return np.empty(0, int), np.empty((0, len(PREFIXES)))
-    at, dchi2 = limits.reachable_dchi2(curves.rows(chosen), PREFIXES)
-    return chosen[at], dchi2
-
-
-def onsets(curves: LightCurves, num: int, level: float = 25.0) -> NDArray:
-    """Time [day] at which a refit of the prefix first leaves delta-chi2 above `level`, (n,).
-
-    NaN for single lenses, for binaries that never get there, and beyond the first `num` that might.
-    What is reachable never exceeds the whole curve's delta-chi2, so the others are not fitted.
-    """
-    onset = np.full(len(curves), np.nan)
-    rows, dchi2 = refit_prefixes(curves, num, above=level)
-    onset[rows] = early.onset_times(dchi2, curves.times()[rows], PREFIXES, level)
-    return onset
-
-
-def add_reachable(windows: Mapping[str, dict], curves: LightCurves, num: int) -> None:
-    """Set `reachable` in each entry of an `early_detection` object, from the first `num` pairs."""
-    rows, dchi2 = refit_prefixes(curves, num)
-    for fraction, row in windows.items():
-        column = dchi2[:, PREFIXES.index(float(fraction))]
-        row["reachable"] = limits.expected_ideal(column) | {"pairs": int(rows.size)}
-
-
 def shortfall(
     scored: Scored, statistic: str = "recall_at_1pct", *, num: int, seed: int = 0
 ) -> Interval:
@@ -306,31 +264,7 @@ def names_of(kind: Callable[[float, float], str], s: ArrayLike, q: ArrayLike) ->
 
 def key(name: str) -> str:
     """Name of a condition as a result's key: "5 % missing" becomes "5_pct_missing"."""
-    return "_".join(name.replace("%", "pct").replace(".", "p").split())
-
-
-def alerts_by_peak(curves: LightCurves, first_alert: NDArray) -> dict[str, float]:
-    """`before_peak`: share of the alerts on binaries (n,) [day] before the twin's peak."""
-    pairs = limits.partner_rows(curves)
-    rows = (curves.y == 1) & (pairs >= 0) & np.isfinite(first_alert)
-    return {"before_peak": metrics.share(first_alert[rows] < curves.param("t0")[pairs[rows]])}
-
-
-def proportion(hits: ArrayLike) -> Interval:
-    """Share of true entries with its 95 % Wilson interval."""
-    hits = np.asarray(hits, dtype=bool)
-    return proportion_of(metrics.share(hits), hits.size)
-
-
-def proportion_of(share: float, count: int) -> Interval:
-    """A share of `count` events with its 95 % Wilson interval (Wilson 1927)."""
-    if count == 0:
-        return {"value": float("nan"), "low": float("nan"), "high": float("nan")}
-    z = float(ndtri(0.975))
-    scale = 1 + z**2 / count
-    centre = (share + z**2 / (2 * count)) / scale
-    half = z / scale * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return {"value": share, "low": float(centre - half), "high": float(centre + half)}
+    return "_".join(name.replace("%", "pct").replace(".", "p").replace(",", "").split())
 
 
 def worst(excess: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

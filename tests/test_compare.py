@@ -85,24 +85,34 @@ def test_shares_above_and_below_a_level_add_up():
     assert (above, below) == (0.5, 0.5)
 
 
-def test_an_onset_exists_only_where_the_whole_curve_shows_the_anomaly():
-    curves = toy_set(8, num_epochs=60, sigma=0.05, bump=2.0)
-    onset = compare.onsets(curves, 8)
-    strong = (curves.y == 1) & (curves.dchi2 > 25)
-    assert strong.any() and np.isfinite(onset[strong]).any()
-    assert not np.isfinite(onset[~strong]).any()
-    known = onset[np.isfinite(onset)]
-    assert np.all((known >= curves.time[0]) & (known <= curves.time[-1]))
+def test_names_of_conditions_become_keys():
+    assert compare.key("5 % missing") == "5_pct_missing"
+    assert compare.key("baseline, 0.1 mag") == "baseline_0p1_mag"
+    assert compare.millimag(0.05) == "50_mmag"
+    assert compare.percent("0.25") == "25_pct"
+    assert compare.slug("wide,\ns > 3") == "wide_s_3_above"
 
 
-def test_what_is_reachable_on_a_prefix_never_exceeds_the_bound():
-    curves = toy_set(6, num_epochs=60)
-    windows = {"0.5": {}, "1.0": {}}
-    compare.add_reachable(windows, curves, 6)
-    rows, dchi2 = compare.refit_prefixes(curves, 6)
-    assert np.all(dchi2[:, -1] <= curves.dchi2[rows] * (1 + 1e-6) + 1e-6)
-    assert windows["1.0"]["reachable"]["pairs"] == 6
-    assert windows["0.5"]["reachable"]["roc_auc"] <= windows["1.0"]["reachable"]["roc_auc"] + 1e-6
+def test_fewer_epochs_keep_their_share_of_the_information():
+    full = scored(0.02)
+    half = replace(full, dchi2=full.dchi2 / 2, epochs=full.epochs / 2)
+    kept = compare.information_kept(full, half)
+    assert kept["median"] == kept["p16"] == pytest.approx(0.5)
+    assert kept["epochs"] == pytest.approx(0.5) and kept["binaries"] > 0
+
+
+def test_the_shortfall_is_the_ideal_less_the_network():
+    s = scored(blur=3.0)
+    row = compare.summary(s, num=5)
+    gap = row["ideal"]["roc_auc"]["value"] - row["network"]["roc_auc"]["value"]
+    assert compare.shortfall(s, "roc_auc", num=5)["value"] == pytest.approx(gap)
+
+
+def test_hopeless_shares_are_counted_within_each_group():
+    dchi2 = np.array([1.0, 2.0, 100.0, 200.0])
+    near = np.array([True, True, False, False])
+    shares = compare.hopeless_by({"0.1 mag": dchi2}, {"near": near, "far": ~near}, num=5)
+    assert shares["0.1 mag"]["near"]["value"] == 1 and shares["0.1 mag"]["far"]["value"] == 0
 
 
 def test_found_takes_its_threshold_from_the_singles():
