@@ -1,12 +1,14 @@
 """Drag s, q, u0, alpha: caustics, track, light curve, and P(binary) along it."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -21,7 +23,7 @@ from lensml.stream import classify_curve
 if TYPE_CHECKING:
     from ipywidgets import VBox
 
-__all__ = ["Scene", "draw", "explore", "frames", "observe_scene", "snapshot"]
+__all__ = ["Scene", "draw", "explore", "frames", "observe_scene", "skies", "snapshot"]
 
 TIMES = np.linspace(-60.0, 60.0, 900)  # the default survey's cadence, centred on the event [day]
 T0, TE, RHO = 0.0, 20.0, 2e-3  # what the sliders leave alone [day, day, theta_E]
@@ -130,8 +132,25 @@ def draw(scene: Scene) -> Figure:
     return figure
 
 
-def _draw_sky(axes, event: BinaryLens) -> None:
-    path = track(event, TIMES)
+@styled
+def skies(events: Sequence[BinaryLens], titles: Sequence[str] = ()) -> Figure:
+    """Caustics, lenses and track of several events, three in a row."""
+    tall = -(-len(events) // 3)
+    figure, grid = canvas(2.4 * tall, tall, 3)
+    for k, axes in enumerate(grid.flat):
+        axes.set_visible(k < len(events))
+        if k < len(events):
+            _draw_sky(axes, events[k], tall=1.0)
+            axes.set(xlabel="", ylabel="")
+            axes.set_title(titles[k] if k < len(titles) else "", fontsize=8)
+    figure.supxlabel(r"$x$ [$\theta_\mathrm{E}$]", fontsize=9)
+    figure.supylabel(r"$y$ [$\theta_\mathrm{E}$]", fontsize=9)
+    return figure
+
+
+def _draw_sky(axes: Axes, event: BinaryLens, tall: float = 2.0) -> None:
+    """A field around the closest approach, always to the same scale, `tall` times its width."""
+    path = track(event, event.t0 + event.tE * np.linspace(-3, 3, 601))
     total = 1 + event.q
     lenses = np.array([-event.s * event.q / total, event.s / total])
     for curve in caustic_curves(event.s, event.q):
@@ -141,9 +160,9 @@ def _draw_sky(axes, event: BinaryLens) -> None:
     arrow = {"arrowstyle": "->", "color": SINGLE}
     axes.annotate("", path[:, middle + 8], path[:, middle], arrowprops=arrow)
     axes.plot(lenses, [0, 0], "k+", ms=8)
-    centre, reach = path[:, middle], 1.5  # where the event happens, to the same scale always
+    centre, reach = path[:, middle], 1.5
     axes.set(xlim=(centre[0] - reach, centre[0] + reach), aspect="equal")
-    axes.set(ylim=(centre[1] - 2 * reach, centre[1] + 2 * reach))
+    axes.set(ylim=(centre[1] - tall * reach, centre[1] + tall * reach))
     axes.set(xlabel=r"$x$ [$\theta_\mathrm{E}$]", ylabel=r"$y$ [$\theta_\mathrm{E}$]")
 
 
