@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from lensml import limits, metrics, plots
+from lensml import limits, metrics, pictures, plots
 
 RNG = np.random.default_rng(0)
 Y = np.tile([0, 1], 60)
@@ -46,10 +46,12 @@ def drawn() -> dict[str, Figure]:
         "against_phase": plots.against_phase({"network": PHASE}),
         "map_s_q": plots.map_s_q(s, q, found, found),
         "against_u0": plots.against_u0(RNG.uniform(size=60), found, found),
-        "gallery": plots.gallery(TIMES, curves, curves, np.full(4, 0.1), list("abcd")),
-        "caustics": plots.caustics_and_track([square], np.array([TIMES, TIMES]) / 50, [-0.5, 0.5]),
-        "priors": plots.prior_histograms({"a": {"s": s, "u0": q}, "b": {"s": s}}),
-        "real_event": plots.real_event(
+        "gallery": pictures.gallery(TIMES, curves, curves, np.full(4, 0.1), list("abcd")),
+        "caustics": pictures.caustics_and_track(
+            [square], np.array([TIMES, TIMES]) / 50, [-0.5, 0.5]
+        ),
+        "priors": pictures.prior_histograms({"a": {"s": s, "u0": q}, "b": {"s": s}}),
+        "real_event": pictures.real_event(
             TIMES, curves[0, 0], np.full(50, 0.1), curves[0, 1], np.full(50, 0.4), threshold=0.9
         ),
         "history": plots.history({"epoch": [1, 2], "loss": [0.7, 0.6], "auc": [0.5, 0.6]}),
@@ -130,6 +132,6 @@ def test_style_stays_inside_the_figure(figures):
 def test_unobserved_epochs_are_left_out_of_a_real_event():
     mag = np.full(50, 18.0)
     mag[::2] = np.nan
-    figure = plots.real_event(TIMES, mag, np.full(50, 0.1), mag, np.full(50, 0.4), start=0.0)
+    figure = pictures.real_event(TIMES, mag, np.full(50, 0.1), mag, np.full(50, 0.4), start=0.0)
     kept = figure.axes[2].lines[0].get_xdata()
     np.testing.assert_array_equal(kept, TIMES[1::2][TIMES[1::2] >= 0])
