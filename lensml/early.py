@@ -121,9 +121,12 @@ def onset_times(
 
 
 def half_of_pairs(pair: ArrayLike) -> NDArray:
-    """Rows (n,) of the half that sets the threshold; pairs stay together, lone rows alternate."""
+    """Rows (n,) of the half that sets the threshold; pairs stay together, lone rows two by two.
+
+    Lone rows come as single, binary, single, ...: one by one they would be split by class.
+    """
     pair = np.asarray(pair)
-    return np.where(pair >= 0, pair, np.arange(pair.size)) % 2 == 0
+    return np.where(pair >= 0, pair, np.arange(pair.size) // 2) % 2 == 0
 
 
 def alert_summary(

@@ -1,6 +1,7 @@
 """A chapter's numbers and figures, saved with where they came from, and shown again."""
 
 import html
+import io
 import json
 import math
 import os
@@ -46,6 +47,7 @@ __all__ = [
 OUTPUT_VARIABLE = "LENSML_OUTPUT"  # a folder that takes the repository's place for what is written
 PACKAGES = ("lensml", "torch", "numpy", "VBMicrolensing", "MulensModel", "scikit-learn")
 LARGEST_FIGURE = 2_000_000  # bytes; a larger svg is stored as png
+SCREEN_DPI = 110  # of figures inside a page
 
 
 def output_root() -> Path:
@@ -228,8 +230,13 @@ def display(thing: Any) -> None:
     from IPython import display as ipython_display
     from IPython import get_ipython
 
-    if get_ipython() is not None:
-        ipython_display.display(thing)
+    if get_ipython() is None:
+        return
+    if isinstance(thing, Figure):  # made without pyplot, whose backend would render it
+        picture = io.BytesIO()
+        thing.savefig(picture, format="png", dpi=SCREEN_DPI)
+        thing = ipython_display.Image(picture.getvalue())
+    ipython_display.display(thing)
 
 
 def is_interval(value: Any) -> bool:

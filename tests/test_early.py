@@ -91,4 +91,10 @@ def test_summary_counts_what_it_says():
 
 def test_halves_keep_pairs_together():
     half = early.half_of_pairs([4, 4, 7, 7, -1, -1])
-    assert half.tolist() == [True, True, False, False, True, False]
+    assert half.tolist() == [True, True, False, False, True, True]
+
+
+def test_halves_of_lone_rows_hold_both_classes():
+    half = early.half_of_pairs([-1] * 8)
+    label = np.tile([0, 1], 4)
+    assert half[label == 0].sum() == half[label == 1].sum() == 2
