@@ -1,0 +1,223 @@
+"""What things cost: simulation beside the bare solver, inference by row and by epoch, memory.
+
+Reference and product run in turn, block by block, so that a busy machine slows both alike.
+"""
+
+import multiprocessing
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from tqdm import tqdm
+from VBMicrolensing import VBMicrolensing  # bare, as the reference; `magnification` is the product
+
+from lensml import simulate as simulation
+from lensml.dataset import LightCurves, save
+from lensml.magnification import BinaryLens, to_centre_of_mass
+from lensml.model import Network, probabilities
+from lensml.paths import RESULTS, available_cores
+from lensml.priors import draw_binary, parameter_set
+from lensml.seeds import event_generator
+from lensml.simulate import CHUNK, Simulation
+from lensml.stream import Stream
+
+__all__ = [
+    "BENCHMARKS",
+    "batch_speed",
+    "peak_memory",
+    "resampled",
+    "simulation_speed",
+    "state_bytes",
+    "stream_seconds",
+]
+
+BENCHMARKS = RESULTS / "benchmarks"  # what the scripts in benchmarks/ leave
+BLOCK = 8 * CHUNK  # events between two changes of turn
+FULL_PAIRS = 500_000  # of a set of one million events
+Task = tuple[Simulation, range]
+
+
+def _bare_curves(events: list[BinaryLens], times: NDArray) -> NDArray:
+    solver = VBMicrolensing()
+    solver.Tol = solver.RelTol = 1e-3
+    curves = []
+    for e in events:
+        u0, t0 = to_centre_of_mass(e)
+        parameters = [log(e.s), log(e.q), u0, e.alpha, log(e.rho), log(e.tE), t0]
+        curves.append(solver.BinaryLightCurve(parameters, times)[0])
+    return np.array(curves)
+
+
+def _reference(task: Task) -> tuple[float, float]:
+    """Seconds of the bare solver, and of the twins, over the events of one task."""
+    sim, indices = task
+    times = sim.survey.times
+    window, parameters = (times[0], times[-1]), parameter_set(sim.preset)
+    generators = [event_generator(sim.seed, sim.preset, i) for i in indices]
+    events = [draw_binary(parameters, g, window) for g in generators]
+    started = time.perf_counter()
+    curves = _bare_curves(events, times)
+    solved = time.perf_counter()
+    for first in range(0, len(events), simulation.BLOCK):
+        part = slice(first, first + simulation.BLOCK)
+        ones = np.ones(len(events[part]))
+        simulation._twins(events[part], curves[part], ones, times, False)
+    return solved - started, time.perf_counter() - solved
+
+
+@contextmanager
+def _mapper(workers: int) -> Iterator[Callable]:
+    """`map` over `workers` processes, started before anything is measured."""
+    if workers == 1:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield map
+        torch.set_num_threads(threads)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers, initializer=simulation._one_thread) as pool:
+        warm = Simulation(num_pairs=1)
+        pool.map(_reference, [(warm, range(1))] * workers, chunksize=1)
+        yield pool.imap
+
+
+def _tasks(sim: Simulation, first: int) -> list[Task]:
+    stop = min(first + BLOCK, sim.num_pairs)
+    return [(sim, range(k, min(k + CHUNK, stop))) for k in range(first, stop, CHUNK)]
+
+
+def simulation_speed(
+    sim: Simulation, *, workers: int | None = None, progress: bool = False
+) -> dict[str, Any]:
+    """Core-seconds of `lensml simulate` beside the bare solver on the same events.
+
+    Args:
+        sim: What to simulate; its pairs are made twice, and written to a temporary folder.
+        workers: Processes; None = one per core.
+        progress: Whether to show a bar.
+
+    Returns:
+        `throughput` of the pipeline without its twins over that of the bare solver and `whole`,
+        the same with twins; `twins` over the bare solver's cost (each `{"value", "low", "high"}`,
+        95 % over blocks); milliseconds per binary of each part; `core_hours_per_million` events.
+    """
+    workers = workers or available_cores()
+    blocks = []
+    with _mapper(workers) as over, tempfile.TemporaryDirectory() as scratch:
+        list(over(_reference, [(replace(sim, num_pairs=1), range(1))]))  # first calls are slow
+        for first in tqdm(range(0, sim.num_pairs, BLOCK), "blocks", disable=not progress):
+            tasks = _tasks(sim, first)
+            bare, twins = np.sum(list(over(_reference, tasks)), axis=0)
+            started = time.perf_counter()
+            chunks = list(over(simulation._make_chunk, tasks))
+            events = range(first, tasks[-1][1].stop)
+            save(Path(scratch) / "part.npz", simulation._shard_set(sim, events, chunks))
+            # Wall time of all workers: idle ones, transfer and writing count as cost.
+            whole = (time.perf_counter() - started) * min(workers, len(tasks))
+            blocks.append((bare, twins, whole))
+    bare, twins, whole = np.array(blocks).T
+    per_pair = whole.sum() / sim.num_pairs
+    return {
+        "events": 2 * sim.num_pairs,
+        "workers": workers,
+        "throughput": resampled(lambda i: bare[i].sum() / (whole[i] - twins[i]).sum(), len(bare)),
+        "whole": resampled(lambda i: bare[i].sum() / whole[i].sum(), len(bare)),
+        "twins": resampled(lambda i: twins[i].sum() / bare[i].sum(), len(bare)),
+        "solver_ms": 1e3 * bare.sum() / sim.num_pairs,
+        "twin_ms": 1e3 * twins.sum() / sim.num_pairs,
+        "pair_ms": 1e3 * per_pair,
+        "core_hours_per_million": per_pair * FULL_PAIRS / 3600,
+    }
+
+
+def resampled(statistic: Callable[[NDArray], float], num: int) -> dict[str, float]:
+    """A ratio over `num` blocks with its 95 % interval over resampled blocks."""
+    generator = np.random.default_rng(0)
+    draws = [statistic(generator.integers(0, num, num)) for _ in range(500)]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {"value": float(statistic(np.arange(num))), "low": float(low), "high": float(high)}
+
+
+def batch_speed(network: Network, curves: LightCurves, *, repeats: int = 3) -> dict[str, float]:
+    """Rows and calls a second when whole curves are classified, every epoch called."""
+    probabilities(network, curves.rows(slice(0, 8)))  # first calls are slow
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        probabilities(network, curves)
+        seconds.append(time.perf_counter() - started)
+    rate = len(curves) / float(np.median(seconds))
+    calls = float(np.isfinite(curves.X).sum(1).mean())
+    return {"rows_per_s": rate, "calls_per_s": rate * calls}
+
+
+def stream_seconds(
+    network: Network, time_: ArrayLike, mag: ArrayLike, mag_err: ArrayLike, m_base: float
+) -> tuple[NDArray, Stream]:
+    """Seconds of each update of one event, shape (n,), and the stream that holds its state."""
+    stream, seconds = Stream(network), []
+    for epoch in zip(*(np.asarray(x).tolist() for x in (time_, mag, mag_err)), strict=True):
+        started = time.perf_counter()
+        stream.update("event", *epoch, m_base)
+        seconds.append(time.perf_counter() - started)
+    return np.array(seconds), stream
+
+
+def state_bytes(stream: Stream) -> int:
+    """Numbers an event's state holds, in bytes."""
+    state = next(iter(stream.events.values()))
+    tensors = sum(t.numel() * t.element_size() for t in state.tensors.values())
+    return tensors + 8 * (3 * len(state.history) + 3 * len(state.waiting) + len(state.first_mags))
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    found = [pid]
+    for parent in found:
+        try:
+            for task in Path(f"/proc/{parent}/task").iterdir():
+                found += map(int, (task / "children").read_text().split())
+        except OSError:
+            continue
+    return found
+
+
+def peak_memory(command: list[str]) -> dict[str, float]:
+    """Run a command; the peak resident memory of it and its children (Linux) [MB].
+
+    Returns:
+        `main_mb` of the process itself, `largest_child_mb`, `sum_mb` of all peaks (pages shared
+        between processes count in each, and peaks need not coincide: an upper bound), `seconds`.
+
+    Raises:
+        RuntimeError: If the command fails.
+    """
+    started, peaks = time.perf_counter(), {}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while process.poll() is None:
+        for pid in _family(process.pid):
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+            except OSError:
+                continue
+            if "VmHWM:" in status:
+                peaks[pid] = int(status.split("VmHWM:")[1].split()[0]) / 1024
+        time.sleep(0.02)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {process.stderr.read().decode()[-500:]}")
+    children = [peak for pid, peak in peaks.items() if pid != process.pid]
+    return {
+        "main_mb": round(peaks.get(process.pid, 0.0), 1),
+        "largest_child_mb": round(max(children, default=0.0), 1),
+        "sum_mb": round(sum(peaks.values()), 1),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
