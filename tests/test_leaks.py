@@ -1,0 +1,108 @@
+"""Nothing but the anomaly tells the classes apart, and nobody beats the ideal observer.
+
+These tests run on the weights that ship. Standard errors of an area under the curve are those of
+the rank sum under no difference, sqrt((2 n + 1) / (12 n^2)) for n rows of each class.
+"""
+
+import numpy as np
+import pytest
+
+from lensml import baselines, limits, metrics
+from lensml.checkpoint import load_network
+from lensml.dataset import load, observe_again
+from lensml.model import probabilities
+from lensml.null import null_pairs
+from lensml.simulate import Simulation, simulate
+from lensml.survey import Survey
+
+PAIRS = 160
+
+
+def chance_error(num: int) -> float:
+    return np.sqrt((2 * num + 1) / (12 * num**2))
+
+
+def calls(curves, fraction: float = 1.0) -> np.ndarray:
+    """P(binary) at the last observed epoch within a fraction of the window."""
+    p = probabilities(load_network()[0], curves)[:, limits.within(curves.time, fraction)]
+    some = np.isfinite(p)
+    last = p.shape[1] - 1 - some[:, ::-1].argmax(axis=1)
+    return np.where(some.any(axis=1), p[np.arange(len(p)), last], 0.5)
+
+
+def simulated(folder, preset: str, num: int):
+    simulation = Simulation(preset=preset, num_pairs=num, seed=4242)
+    return load(simulate(folder / f"{preset}.npz", simulation, workers=1, progress=False))
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory):
+    return simulated(tmp_path_factory.mktemp("leaks"), "baseline", PAIRS)
+
+
+@pytest.fixture(scope="module")
+def distinct(tmp_path_factory):
+    return simulated(tmp_path_factory.mktemp("leaks"), "distinct", 48)
+
+
+@pytest.fixture(scope="module")
+def null():
+    """Binaries without a companion, at 0.01 mag, where numerical error would show first."""
+    return null_pairs(PAIRS, seed=1, survey=Survey(sigma=0.01))
+
+
+def test_a_companion_without_mass_cannot_be_seen(null):
+    assert null.dchi2.max() < 0.1
+    auc = metrics.roc_auc(null.y, calls(null))
+    assert abs(auc - 0.5) < 3 * chance_error(PAIRS)
+
+
+def test_no_scalar_of_the_null_pairs_tells_the_classes_apart(null):
+    for name, values in baselines.shortcut_scalars(null).items():
+        auc = metrics.roc_auc(null.y, values)
+        assert abs(auc - 0.5) < 4 * chance_error(PAIRS), name
+
+
+def test_a_classifier_trained_on_null_pairs_learns_nothing(null):
+    for name, audit in baselines.audit_shortcuts(null, num_bootstrap=20).items():
+        assert abs(audit["value"] - 0.5) < 4 * chance_error(PAIRS), name
+
+
+def test_gaps_errors_and_numbers_of_points_do_not_know_the_class(baseline):
+    scalars = baselines.shortcut_scalars(baseline)
+    for name in ("points", "first gap", "first epoch", "last epoch", "mean error"):
+        auc = metrics.roc_auc(baseline.y, scalars[name])
+        assert abs(auc - 0.5) < 4 * chance_error(PAIRS), name
+
+
+@pytest.mark.parametrize("fraction", [0.5, 1.0])
+@pytest.mark.parametrize("name", ["baseline", "distinct"])
+def test_network_stays_below_the_ideal_observer(name, fraction, request):
+    """Anything above it by three standard errors is a leak."""
+    curves = request.getfixturevalue(name)
+    ideal = limits.ideal_log_ratio(curves, [fraction])[:, 0]
+    excess = limits.bound_excess(calls(curves, fraction), ideal, curves.y, curves.pair, num=100)
+    for statistic, found in excess.items():
+        assert found["z"] <= 3, (statistic, found)
+
+
+def test_network_sees_what_is_plain_to_see(distinct):
+    """A bound is kept by a coin as well: caustic crossings must be found."""
+    assert metrics.roc_auc(distinct.y, calls(distinct)) > 0.9
+
+
+def test_more_noise_does_not_help(baseline):
+    """A better score on worse data is the signature of a leak."""
+    area = [
+        metrics.roc_auc(baseline.y, calls(observe_again(baseline, Survey(sigma=sigma), 3)))
+        for sigma in (0.05, 0.3)
+    ]
+    assert area[0] > area[1] - 2 * chance_error(PAIRS)
+
+
+def test_invisible_anomalies_are_called_like_their_twins(baseline):
+    """Where delta-chi2 is below one, even the ideal observer is at chance, and so must we be."""
+    hidden = baseline.rows(baseline.dchi2 < 1)
+    num = len(hidden) // 2
+    assert num > 50
+    assert abs(metrics.roc_auc(hidden.y, calls(hidden)) - 0.5) < 3 * chance_error(num) + 0.02
