@@ -7,6 +7,7 @@ import tempfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -289,9 +290,8 @@ class InstalledEvent(NamedTuple):
 
 def installed_events() -> dict[str, InstalledEvent]:
     """Real events on this machine, by name."""
-    import MulensModel  # slow to import, and needed here alone
-
-    folder = Path(MulensModel.DATA_PATH) / "photometry_files"
+    # Found, not imported: the import is slow, and changes matplotlib's style for every figure.
+    folder = Path(find_spec("MulensModel").origin).parent / "data" / "photometry_files"
     events = {}
     for name, lens, reference, first in INSTALLED:
         tables = sorted(p for p in (folder / first).parent.iterdir() if "README" not in p.name)
