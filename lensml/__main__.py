@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -112,7 +113,8 @@ def _train(args: argparse.Namespace) -> int:
 
     config = TrainingConfig(epochs=args.epochs, batch_size=args.batch_size, seed=args.seed)
     run = train(args.data, args.output, config, name=args.experiment_name, resume=args.resume)
-    _write_history_figure(run, history)
+    if os.environ.get("RANK", "0") == "0":  # under torchrun, the process that wrote the run
+        _write_history_figure(run, history)
     print(run)
     return OK
 
