@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 BENCHMARKS = RESULTS / "benchmarks"  # what the scripts in benchmarks/ leave
-BLOCK = 8 * CHUNK  # events between two changes of turn
+BLOCK = 64 * CHUNK  # events between two changes of turn: the idle ends of a turn stay small
 FULL_PAIRS = 500_000  # of a set of one million events
 Task = tuple[Simulation, range]
 
