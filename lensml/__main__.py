@@ -197,7 +197,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _book(args: argparse.Namespace) -> int:
-    from lensml.chapters import book
+    from lensml.publish import book
 
     book(args.size, args.workers)
     return OK

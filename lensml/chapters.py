@@ -1,4 +1,4 @@
-"""Execute the chapters with papermill and compile them, with the prose, into the book."""
+"""Execute the chapters with papermill: parameters checked, errors refused, results recorded."""
 
 import ast
 import hashlib
@@ -7,8 +7,6 @@ import logging
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,11 +18,8 @@ from typing import Any
 from tqdm import tqdm
 
 from lensml.paths import (
-    BOOK,
     BUILD,
-    FIGURES,
     NOTEBOOKS,
-    ROOT,
     WEIGHTS,
     InputError,
     atomic_path,
@@ -33,20 +28,15 @@ from lensml.paths import (
 )
 from lensml.results import (
     OUTPUT_VARIABLE,
-    flatten,
-    format_number,
-    load_results,
     provenance,
-    show_committed,
 )
 
-__all__ = ["book", "build_book", "chapter_names", "run", "run_all", "run_chapter"]
+__all__ = ["LOGS", "STAGE", "chapter_names", "read_record", "run", "run_all", "run_chapter"]
 
 STAGE = BUILD / "book"  # mirrors the repository, so that launch buttons point at committed sources
 LOGS = BUILD / "logs"
 RECORDS = BUILD / "records"  # one JSON a chapter: what the status page shows
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-QUOTED = re.compile(r"\{\{ ([a-z]\w*) \}\}")  # with the blanks, which LaTeX does not have
 
 
 class ChapterError(Exception):
@@ -286,118 +276,3 @@ def run_all(
 def limit_threads(threads: int) -> None:
     """Let this process and its kernels use so many threads each."""
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-
-
-def book(size: str = "smoke", workers: int = 0) -> Path:
-    """Run all chapters at `size`, then build the book. See `run_all` and `build_book`."""
-    check_size(size)
-    run_all(size, workers)
-    return build_book()
-
-
-def build_book() -> Path:
-    """Compile prose and executed chapters; any warning is an error.
-
-    Returns:
-        The first page, which opens from disk without a network.
-    """
-    stage_book()
-    command = ["-c", "from jupyter_book.cli.main import main; main()", "build", str(STAGE)]
-    options = ["--toc", str(STAGE / "_toc.yml"), "--config", str(STAGE / "_config.yml")]
-    log = LOGS / "book.log"
-    LOGS.mkdir(parents=True, exist_ok=True)
-    with open(log, "w") as stream:
-        status = subprocess.run(
-            [sys.executable, *command, *options, "-W", "-n", "--keep-going"],
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            cwd=ROOT,
-        ).returncode
-    text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text())
-    if status:
-        found = [line for line in text.splitlines() if re.search("WARNING|ERROR", line)]
-        lines = found or text.splitlines()[-15:]
-        raise SystemExit("\n".join(["the book was not built:", *lines, f"log {log}"]))
-    first = STAGE / "_build" / "html" / "index.html"
-    print(f"the book is at {first.as_uri()}")
-    return first
-
-
-def stage_book() -> None:
-    """Lay out, in `_build/book`, a mirror of the repository that holds the executed chapters."""
-    missing = [n for n in chapter_names() if not (STAGE / "notebooks" / f"{n}.ipynb").exists()]
-    if missing:
-        raise InputError(f"not run yet: {', '.join(missing)}; `lensml run all` comes first")
-    for executed in (STAGE / "notebooks").glob("*.ipynb"):
-        if executed.stem not in chapter_names():
-            executed.unlink()
-    shutil.rmtree(STAGE / "book", ignore_errors=True)
-    shutil.rmtree(STAGE / "_build" / "html", ignore_errors=True)
-    shutil.copytree(BOOK, STAGE / "book")
-    if FIGURES.exists():
-        shutil.copytree(FIGURES, STAGE / "figures", dirs_exist_ok=True)
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copyfile(ROOT / name, STAGE / name)
-    values = quotable()
-    for page in (STAGE / "book").glob("*.md"):
-        page.write_text(fill(page.read_text(), values, page.name))
-
-
-def quotable() -> dict[str, str]:
-    """What prose may quote as ``{{ name }}``: r02_<number> from results, tables made at build."""
-    values = {"status_table": status_table(), "results_tables": results_tables()}
-    for name in chapter_names():
-        if found := load_results(name):
-            values[f"r{name[:2]}"] = name  # says that this chapter has a committed result
-            for key, value in flatten(found["numbers"]).items():
-                values[f"r{name[:2]}_{key}"] = format_number(value)
-    return values
-
-
-def fill(text: str, values: Mapping[str, str], page: str) -> str:
-    """Put numbers into a page; a paragraph whose chapter has no committed result says so.
-
-    Raises:
-        InputError: If a chapter has a result, but not the number that is quoted.
-    """
-    paragraphs = []
-    for paragraph in re.split(r"\n{2,}", text):
-        wanted = QUOTED.findall(paragraph)
-        waits = sorted({n[1:3] for n in wanted if re.match(r"r\d\d_", n) and n[:3] not in values})
-        if waits:
-            paragraph = f"*Waits for a committed result of chapter {', '.join(waits)}.*"
-        elif unknown := [name for name in wanted if name not in values]:
-            known = sorted(name for name in values if name.startswith(unknown[0][:4]))
-            raise InputError(
-                f"{page} quotes {unknown[0]!r}, but no committed result has it; "
-                f"known are {', '.join(known)}"
-            )
-        paragraphs.append(QUOTED.sub(lambda m: values[m[1]], paragraph) if not waits else paragraph)
-    return "\n\n".join(paragraphs)
-
-
-def status_table() -> str:
-    """Markdown table of how each chapter in this book was run, and with which versions."""
-    records = {name: line for name in chapter_names() if (line := read_record(name))}
-    lines = ["| chapter | size | run time | device | commit | date |", "|---|---|---|---|---|---|"]
-    versions: dict[str, list[str]] = {}
-    for name, line in records.items():
-        commit = line["commit"][:10] + (" (modified)" if line["modified"] else "")
-        cells = (line["size"], f"{line['wall_time_s']:.0f} s", line["device"], commit, line["date"])
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-        used = {"Python": line["python"], **line["versions"]}
-        versions.setdefault(", ".join(f"{k} {v}" for k, v in used.items()), []).append(name)
-    for used, names in versions.items():
-        lines.append(f"\n{'All' if names == list(records) else ', '.join(names)}: {used}.")
-    return "\n".join(lines)
-
-
-def results_tables() -> str:
-    """Markdown list of the committed result of every chapter, with its origin."""
-    sections = []
-    for name in chapter_names():
-        table = show_committed(name)
-        rows = "".join(f"| {' | '.join(row)} |\n" for row in table.rows)
-        head = f"| {' | '.join(table.headings)} |\n|---|---|\n" if table.rows else ""
-        sections.append(f"**{name}**\n\n{head}{rows}\n{table.note}")
-    return "\n\n".join(sections)

@@ -9,7 +9,7 @@ import sys
 import nbformat
 import pytest
 
-from lensml import chapters, results
+from lensml import chapters, publish, results
 from lensml.paths import InputError
 
 
@@ -101,14 +101,14 @@ def test_an_error_in_a_cell_fails_the_chapter_and_keeps_the_old_copy(tree, tags)
 def test_a_paragraph_quotes_results_and_says_when_there_is_none():
     values = {"r02": "02_baseline", "r02_auc": "0.75"}
     text = "AUC {{ r02_auc }}.\n\nAlso {{ r03_auc }}.\n\n$a_{{b}}$"
-    filled = chapters.fill(text, values, "index.md").split("\n\n")
+    filled = publish.fill(text, values, "index.md").split("\n\n")
     assert filled[0] == "AUC 0.75."
     assert filled[1] == "*Waits for a committed result of chapter 03.*"
 
 
 def test_a_number_that_a_committed_result_lacks_stops_the_build():
     with pytest.raises(InputError, match="index.md quotes 'r02_acu'.*known are r02_auc"):
-        chapters.fill("AUC {{ r02_acu }}.", {"r02": "02_baseline", "r02_auc": "0.75"}, "index.md")
+        publish.fill("AUC {{ r02_acu }}.", {"r02": "02_baseline", "r02_auc": "0.75"}, "index.md")
 
 
 def book_names():
