@@ -79,7 +79,7 @@ def few_ticks(axis: Axis) -> None:
     """Label a logarithmic axis in plain digits: at 1, 3, 10, ..., or at decades if it is long."""
     low, high = axis.get_view_interval()
     long = high > 1000 * max(low, 1e-300)
-    axis.set_major_locator(LogLocator(subs=(1,) if long else (1, 3), numticks=5 if long else 8))
+    axis.set_major_locator(LogLocator(subs=(1,) if long else (1, 3), numticks=4 if long else 8))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 
