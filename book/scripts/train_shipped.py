@@ -19,9 +19,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int)
     args = parser.parse_args()
     run = make_general(args.size, DATA, ROOT / "runs" / "general", workers=args.workers)
-    for name in SHIPPED:
+    wanted = {name: run / name for name in SHIPPED}
+    wanted["rise_training.log"] = run / "rise" / "training.log"  # the first stage
+    for name, source in wanted.items():
         with atomic_path(WEIGHTS / name) as temporary:
-            shutil.copyfile(run / name, temporary)
+            shutil.copyfile(source, temporary)
 
 
 if __name__ == "__main__":
