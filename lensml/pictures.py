@@ -111,7 +111,8 @@ def real_event(
     if threshold is not None:
         call.axhline(threshold, label="alert threshold", **MARK)
         call.legend(loc="upper left")
-    light.invert_yaxis()
-    light.set(ylabel="magnitude", title=title)
+    faint, bright = np.quantile(mag, 0.995), min(mag.min(), model.min())
+    room = 0.08 * (faint - bright) + 0.02  # outliers and their bars may leave the picture
+    light.set(ylim=(faint + room, bright - room), ylabel="magnitude", title=title)
     light.legend()
     return figure
