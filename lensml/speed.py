@@ -191,8 +191,12 @@ def _family(pid: int) -> list[int]:
     return found
 
 
-def peak_memory(command: list[str]) -> dict[str, float]:
+def peak_memory(command: list[str], seconds: float = float("inf")) -> dict[str, float]:
     """Run a command; the peak resident memory of it and its children (Linux) [MB].
+
+    Args:
+        command: What to run.
+        seconds: After this long it is ended, and the peak so far is what is returned.
 
     Returns:
         `main_mb` of the process itself, `largest_child_mb`, `sum_mb` of all peaks (pages shared
@@ -202,8 +206,14 @@ def peak_memory(command: list[str]) -> dict[str, float]:
         RuntimeError: If the command fails.
     """
     started, peaks = time.perf_counter(), {}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    errors = tempfile.TemporaryFile()  # a pipe that nobody reads would stop a long bar
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
     while process.poll() is None:
+        if time.perf_counter() - started > seconds:
+            process.kill()
+            process.wait()
+            process.returncode = 0
+            break
         for pid in _family(process.pid):
             try:
                 status = Path(f"/proc/{pid}/status").read_text()
@@ -212,8 +222,10 @@ def peak_memory(command: list[str]) -> dict[str, float]:
             if "VmHWM:" in status:
                 peaks[pid] = int(status.split("VmHWM:")[1].split()[0]) / 1024
         time.sleep(0.02)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {process.stderr.read().decode()[-500:]}")
+    with errors:
+        errors.seek(0)
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {errors.read().decode()[-500:]}")
     children = [peak for pid, peak in peaks.items() if pid != process.pid]
     return {
         "main_mb": round(peaks.get(process.pid, 0.0), 1),
