@@ -3,7 +3,6 @@
 Reference and product run in turn, block by block, so that a busy machine slows both alike.
 """
 
-import multiprocessing
 import subprocess
 import tempfile
 import time
@@ -83,8 +82,7 @@ def _mapper(workers: int) -> Iterator[Callable]:
         yield map
         torch.set_num_threads(threads)
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, initializer=simulation._one_thread) as pool:
+    with simulation.worker_pool(workers) as pool:
         warm = Simulation(num_pairs=1)
         pool.map(_reference, [(warm, range(1))] * workers, chunksize=1)
         yield pool.imap
