@@ -16,8 +16,9 @@ book: $(INSTALLED)
 test: $(INSTALLED)
 	$(RUN) -m pytest
 
+# Some minutes; `make bench FULL=1` takes longer and keeps its numbers under data/results/benchmarks.
 bench: $(INSTALLED)
-	$(RUN) -m lensml run 10_speed --size desk
+	$(RUN) benchmarks $(if $(FULL),--full)
 
 # Remade only when what is to be installed has changed; the stamp is written last.
 $(INSTALLED): pyproject.toml constraints.txt
