@@ -11,6 +11,7 @@ from scipy.integrate import quad
 from lensml.magnification import (
     BinaryLens,
     binary_magnification,
+    caustic_points,
     check_epochs,
     finite_source_magnification,
     magnification_centre,
@@ -176,15 +177,63 @@ def test_a_curve_does_not_depend_on_the_events_before_it():
     assert all((a == b).all() for a, b in zip(forward, backward, strict=True))
 
 
+def delta_chi2(curve, reference) -> float:
+    """Of the difference of two magnifications, in errors of 0.01 mag."""
+    return float(np.sum((2.5 * np.log10(curve / reference) / 0.01) ** 2))
+
+
+SEASON = np.linspace(-100, 100, 1500)
+
+
 def test_numerical_error_stays_far_below_the_noise():
     """Summed over 1500 epochs at 0.01 mag: under 0.1 in delta-chi2."""
-    times = np.linspace(-100, 100, 1500)
-    for name in ("baseline", "distinct"):
-        for i in range(8):
-            event = draw_binary(PARAMETER_SETS[name], event_generator(5, name, i), (-100, 100))
-            fine = binary_magnification(event, times, tolerance=1e-5)
-            error = 2.5 * np.log10(binary_magnification(event, times) / fine)
-            assert np.sum((error / 0.01) ** 2) < 0.1
+    for event in random_events(8):
+        fine = binary_magnification(event, SEASON, tolerance=1e-5, every_epoch=True)
+        assert delta_chi2(binary_magnification(event, SEASON), fine) < 0.1
+
+
+@pytest.mark.parametrize("num_epochs", [40, 200, 375, 1500, 3000])
+def test_sampled_curves_are_those_of_every_epoch(num_epochs):
+    """What skipping epochs adds is a twentieth of what the accuracy rule allows, or less."""
+    times = np.linspace(-100, 100, num_epochs)
+    for event in random_events(25 if num_epochs == 1500 else 6):
+        every = binary_magnification(event, times, every_epoch=True)
+        assert delta_chi2(binary_magnification(event, times), every) < 0.005
+
+
+@pytest.mark.parametrize("s", [0.25, 0.5, 0.9, 1.1, 2.0, 4.0])
+def test_no_small_caustic_is_leapt_over(s):
+    """Short events aimed at every caustic of a planet, between two nodes of the first passes."""
+    centres = [c.mean(axis=1) for c in caustic_points(s, 1e-4)]
+    generator = np.random.default_rng(3)
+    seen = []
+    for centre in centres:
+        for _ in range(4):
+            alpha, tE = generator.uniform(0, 2 * np.pi), generator.uniform(3, 15)
+            sin_a, cos_a = np.sin(alpha), np.cos(alpha)
+            # Through the caustic's centre in the middle of the survey, whatever the origin.
+            u0 = centre @ (sin_a, -cos_a) - magnification_centre(s, 1e-4) * sin_a
+            tau = -(centre @ (cos_a, sin_a)) - magnification_centre(s, 1e-4) * cos_a
+            event = BinaryLens(t0=generator.uniform(-30, 30) - tau * tE, u0=u0, tE=tE, rho=1e-3,
+                               s=s, q=1e-4, alpha=alpha)  # fmt: skip
+            every = binary_magnification(event, SEASON, every_epoch=True)
+            assert delta_chi2(binary_magnification(event, SEASON), every) < 0.005
+            seen.append(np.abs(np.diff(every, 2)).max())
+    assert max(seen) > 0.05  # some of them are sharp
+
+
+def test_uneven_epochs_are_all_solved():
+    times = np.sort(np.random.default_rng(0).uniform(-100, 100, 300))
+    for event in random_events(2):
+        every = binary_magnification(event, times, every_epoch=True)
+        assert (binary_magnification(event, times) == every).all()
+
+
+def test_sampled_curves_do_not_depend_on_the_events_before_them():
+    events = random_events(6)
+    forward = [binary_magnification(e, SEASON) for e in events]
+    backward = [binary_magnification(e, SEASON) for e in reversed(events)][::-1]
+    assert all((a == b).all() for a, b in zip(forward, backward, strict=True))
 
 
 def disc_by_rings(u: float, rho: float) -> float:

@@ -12,7 +12,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(p.stem for p in (ROOT / "lensml").glob("*.py") if p.stem != "__init__")
 READING_ORDER = """
-    paths seeds magnification caustics priors pspl survey dataset simulate features model
+    paths seeds sampling magnification caustics priors pspl survey dataset simulate features model
     checkpoint resident metrics loop train limits baselines early plots pictures prefixes
     evaluate stream events explorer results benchmark assess compare null speed presets preflight
     chapters publish __main__

@@ -1,0 +1,134 @@
+"""Curves on evenly spaced epochs from few evaluations: halve, foresee the middle, check, go on.
+
+Every operation on arrays is a plain sum, product, quotient or comparison of 64-bit numbers, which
+has one correct result: a curve's bits do not depend on the machine's vector length.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["coarsest_spacing", "intervals_within", "is_even", "sampled_curve"]
+
+MIN_INTERVALS = 20  # of the coarsest pass: 10 d in the default survey
+# Sixth-order interpolation half-way between nodes (Deslauriers & Dubuc 1989), outermost node first.
+MIDDLE = (3 / 256, -25 / 256, 150 / 256)
+BEYOND = np.array(  # the same polynomial, continued to the two nodes beyond the ends
+    [[6.0, -15.0, 20.0, -15.0, 6.0, -1.0], [21.0, -70.0, 105.0, -84.0, 35.0, -6.0]]
+)
+
+
+def is_even(times: NDArray) -> bool:
+    """Whether epochs (T,) are evenly spaced, to a thousandth of their spacing."""
+    step = (times[-1] - times[0]) / (len(times) - 1)
+    return bool(np.abs(times - (times[0] + step * np.arange(len(times)))).max() < 1e-3 * step)
+
+
+def coarsest_spacing(num_epochs: int) -> int:
+    """Epochs between the nodes of the first pass, a power of two; 1 where every epoch is one."""
+    spacing = 1
+    while (num_epochs - 1) // (2 * spacing) >= MIN_INTERVALS:
+        spacing *= 2
+    return spacing
+
+
+def _continued(six: NDArray) -> tuple[float, float]:
+    """Values one and two nodes beyond the first of `six`."""
+    a, b, c, d, e, f = six.tolist()
+    return tuple(w[0] * a + w[1] * b + w[2] * c + w[3] * d + w[4] * e + w[5] * f for w in BEYOND)
+
+
+def _middles(values: NDArray) -> NDArray:
+    """Interpolant half-way between neighbours of `values` (N + 1,), shape (N,), N >= 5."""
+    padded = np.empty(len(values) + 4)
+    padded[2:-2] = values
+    padded[1], padded[0] = _continued(values[:6])
+    padded[-2], padded[-1] = _continued(values[:-7:-1])
+    outer, next_, inner = MIDDLE
+    result = padded[:-5] + padded[5:]
+    result *= outer
+    result += next_ * (padded[1:-4] + padded[4:-1])
+    result += inner * (padded[2:-3] + padded[3:-2])
+    return result
+
+
+def intervals_within(
+    along: NDArray, across: NDArray, reach: NDArray, num_epochs: int
+) -> dict[int, NDArray[np.bool_]]:
+    """Which intervals of each pass come near to any of K points; epochs are the unit of length.
+
+    Args:
+        along: Place of each point along the track, 0 at the first epoch, (K,).
+        across: Its distance from the track, (K,).
+        reach: How near is near, beyond twice the interval's own length, (K,).
+        num_epochs: Of the curve.
+
+    Returns:
+        For each spacing h of nodes (64, 32, ..., 2) a mask of the intervals that begin at
+        0, h, 2 h, ....
+    """
+    coarsest = coarsest_spacing(num_epochs)
+    spacings = [coarsest >> k for k in range(coarsest.bit_length() - 1)]
+    if not spacings:
+        return {}
+    h = np.array(spacings, dtype=float)[:, None]
+    radius = 2 * h + reach
+    squared = radius * radius - across * across
+    level, point = np.nonzero(squared > 0)
+    half = np.sqrt(squared[level, point])
+    inverse = 1 / h[:, 0][level]  # exact
+    count = -(-(num_epochs - 1) // coarsest) * coarsest  # of epochs, less one
+    first = np.floor((along[point] - half) * inverse)
+    last = np.floor((along[point] + half) * inverse)
+    end = count * inverse
+    met = (last >= 0) & (first < end)
+    # One row a pass, wide enough for the finest; +1 where a stretch begins, -1 behind its end.
+    width = count // 2 + 1
+    row = level[met] * width
+    begin = row + np.maximum(first[met], 0).astype(int)
+    behind = row + np.minimum(last[met] + 1, end[met]).astype(int)
+    size = len(spacings) * width
+    change = np.bincount(begin, minlength=size) - np.bincount(behind, minlength=size)
+    inside = np.cumsum(change.reshape(len(spacings), width), axis=1) > 0
+    return {s: inside[k, : count // s] for k, s in enumerate(spacings)}
+
+
+def sampled_curve(
+    evaluate: Callable[[NDArray], Sequence[float]],
+    num_epochs: int,
+    near: dict[int, NDArray[np.bool_]],
+    tolerance: float,
+) -> NDArray[np.float64]:
+    """A positive curve at epochs 0, 1, ..., num_epochs - 1 from evaluations at some of them.
+
+    Args:
+        evaluate: Values at the given epochs (indices, increasing; a few may lie behind the end).
+        num_epochs: Of the curve.
+        near: Intervals of each pass that are halved whatever the check says, as
+            `intervals_within` gives them: what is narrower than an interval hides from the check.
+        tolerance: Largest relative error of a foreseen middle in the first pass; twice as much in
+            each further pass, where half as many epochs depend on it. Once the middle is a node
+            itself, the interpolant errs by a small part of that (1/64 where the curve is smooth).
+
+    Returns:
+        The curve, shape (num_epochs,).
+    """
+    spacing = coarsest_spacing(num_epochs)
+    count = -(-(num_epochs - 1) // spacing)
+    values = np.asarray(evaluate(np.arange(0, count * spacing + 1, spacing)))
+    unsettled = np.ones(count, dtype=bool)
+    while spacing > 1:
+        middle = _middles(values)
+        asked = np.flatnonzero(unsettled | near[spacing])
+        wrong = np.zeros(len(middle) + 2, dtype=bool)
+        if len(asked):
+            found = np.asarray(evaluate(asked * spacing + spacing // 2))
+            wrong[asked + 1] = ~(np.abs(found - middle[asked]) <= tolerance * found)
+            middle[asked] = found
+        # Its neighbours' interpolants reach into a wrong interval, too.
+        unsettled = np.repeat(wrong[:-2] | wrong[1:-1] | wrong[2:], 2)
+        both = np.empty(2 * len(middle) + 1)
+        both[::2], both[1::2] = values, middle
+        values, spacing, tolerance = both, spacing // 2, 2 * tolerance
+    return values[:num_epochs]
