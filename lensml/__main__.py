@@ -169,24 +169,13 @@ def _classify(args: argparse.Namespace) -> int:
 
 def _stream(args: argparse.Namespace) -> int:
     from lensml.checkpoint import load_network
-    from lensml.stream import Stream, stream_lines
+    from lensml.feed import serve
+    from lensml.stream import Stream
 
-    if hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(errors="replace")  # a line of other bytes is a bad line, no more
     stream = Stream(load_network(args.model)[0])
     if args.state and args.state.exists():
         stream.restore(args.state)
-    code = OK
-    for number, (answer, problem) in enumerate(stream_lines(stream, sys.stdin), 1):
-        print(json.dumps(answer), flush=True)
-        if problem:
-            print(f"lensml stream: {problem}", file=sys.stderr)
-            code = BAD_INPUT
-        if args.state and number % 1000 == 0:
-            stream.save(args.state)
-    if args.state:
-        stream.save(args.state)
-    return code
+    return serve(stream, sys.stdin, sys.stdout, sys.stderr, args.state)
 
 
 def _run(args: argparse.Namespace) -> int:

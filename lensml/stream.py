@@ -1,30 +1,32 @@
 """Same weights, one epoch at a time: the live answer equals the batch answer.
 
-State per event is constant in time: the last few hundred epochs for the features, and for each
-block of the network the two tokens of past that its convolution reaches.
+Events have names here, and epochs are checked before they reach a slot of `state`. Many events
+advance together in one call, and what is answered does not depend on who shares it.
 """
 
-import json
-from collections.abc import Iterable, Iterator
+from array import array
+from bisect import insort
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from lensml.checkpoint import load_network, load_tensors, save_tensors
-from lensml.features import HISTORY, Observed, encode, observed_epochs
-from lensml.model import PATCH, Network
+from lensml.checkpoint import load_network
+from lensml.features import encode, observed_epochs
+from lensml.model import Network
 from lensml.paths import InputError
+from lensml.snapshot import fingerprint, read_snapshot, write_snapshot
+from lensml.state import States
 
-__all__ = ["Stream", "baseline_from_the_past", "classify_curve", "stream_lines"]
+__all__ = ["Stream", "baseline_from_the_past", "classify_curve"]
 
 BASELINE_MIN = 20  # epochs before a baseline estimated from the past is believed
 BASELINE_MAX = 200  # epochs after which it is kept
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 def baseline_from_the_past(magnitude: NDArray) -> NDArray[np.float64]:
@@ -104,26 +106,41 @@ def classify_curve(
 
 
 @dataclass
-class EventState:
-    """What the stream remembers of one event."""
+class Learner:
+    """An event whose baseline is still being estimated from its own past."""
 
-    tensors: dict[str, Tensor]  # of the network, by name
-    count: int = 0  # epochs seen
-    m_base: float | None = None
-    first_mags: list[float] = field(default_factory=list)  # to estimate the baseline
-    waiting: list[tuple[float, float, float]] = field(default_factory=list)  # before there is one
-    history: list[tuple[float, float, float]] = field(default_factory=list)  # time, bright., sigma
-    last_time: float = -np.inf
+    mags: array = field(default_factory=lambda: array("d"))  # in rising order
+    waiting: array = field(default_factory=lambda: array("d"))  # time, mag, mag_err of each epoch
+
+    def median(self) -> float:
+        """Median of the magnitudes so far."""
+        half = len(self.mags) // 2
+        return self.mags[half] if len(self.mags) % 2 else sum(self.mags[half - 1 : half + 1]) / 2
 
 
 class Stream:
-    """Live classification of any number of events, one epoch at a time."""
+    """Live classification of any number of events.
 
-    def __init__(self, network: Network | None = None) -> None:
+    Attributes:
+        events: Name of each event to its slot.
+        lines: Lines that whoever feeds the stream has taken; kept with a snapshot.
+    """
+
+    def __init__(
+        self, network: Network | None = None, device: str | torch.device | None = None
+    ) -> None:
         self.network = (network or load_network()[0]).eval()
-        self.events: dict[str, EventState] = {}
+        self.states = States(self.network, device)
+        self.events: dict[str, int] = {}
+        self.lines = 0
+        self._learners: dict[int, Learner] = {}
+        self._notes = np.empty((0, 3))  # of each slot: last time, m_base as given, m_base in use
 
-    @torch.no_grad()
+    @property
+    def bytes_per_event(self) -> int:
+        """Bytes of an event whose baseline is known; constant in time, its name not counted."""
+        return self.states.bytes_per_event + 8 * self._notes.shape[1]
+
     def update(
         self, event: str, time: float, mag: float, mag_err: float, m_base: float | None = None
     ) -> float:
@@ -139,161 +156,201 @@ class Stream:
             InputError: If the epoch does not follow the last one or a value is unusable; the
                 state is left unchanged.
         """
-        state = self.events.get(event)
-        self._check(state, event, time, mag, mag_err, m_base)
-        if state is None:
-            state = self.events[event] = EventState(self._blank(), m_base=m_base)
-        state.last_time = time
-        if state.m_base is not None:
-            return self._advance(state, time, state.m_base - mag, mag_err)
-        if len(state.first_mags) < BASELINE_MAX:
-            state.first_mags.append(mag)
-        base = float(np.median(state.first_mags))
-        if len(state.first_mags) < BASELINE_MIN:
-            state.waiting.append((time, mag, mag_err))
-            return 0.5
-        for epoch, earlier, error in state.waiting:
-            self._advance(state, epoch, base - earlier, error)
-        state.waiting = []
-        return self._advance(state, time, base - mag, mag_err)
+        if problem := _unusable(event, time, mag, mag_err, m_base):
+            raise InputError(problem)
+        slot = self.events.get(event)
+        if slot is None:
+            slot = self._admit(event, m_base)
+        elif problem := self._misplaced(event, slot, time, m_base):
+            raise InputError(problem)
+        epoch = (np.array([x], float) for x in (time, mag, mag_err))
+        return float(self._advance(np.array([slot]), *epoch)[0])
 
-    def _check(self, state, event, time, mag, mag_err, m_base) -> None:
-        for name, value in (("time", time), ("mag", mag), ("mag_err", mag_err), ("m_base", m_base)):
-            if name == "m_base" and value is None:
-                continue
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not _finite(value):
-                raise InputError(f"event {event}: `{name}` is {value!r}, a number was expected")
-        if mag_err <= 0:
-            raise InputError(f"event {event}: `mag_err` is {mag_err:g}, it must be positive")
-        if state is None:
-            return
-        if time <= state.last_time:
-            raise InputError(
-                f"event {event}: time {time:.6f} does not follow {state.last_time:.6f}; "
+    def update_many(
+        self,
+        events: Sequence[str],
+        times: Sequence[float],
+        mags: Sequence[float],
+        mag_errs: Sequence[float],
+        m_bases: Sequence[float | None] | None = None,
+    ) -> tuple[NDArray[np.float64], dict[int, str]]:
+        """Take one epoch of each entry; an event that comes twice is taken in the order given.
+
+        Args:
+            events: Names, n of them.
+            times, mags, mag_errs: As in `update`, each (n,), lists or arrays.
+            m_bases: Baselines (n,), None or (in an array) NaN where not given.
+
+        Returns:
+            P(binary) (n,), and by entry what was wrong with it: such an entry has NaN and changed
+            nothing, the others go on.
+
+        Raises:
+            InputError: If the columns differ in length.
+        """
+        columns = (times, mags, mag_errs) if m_bases is None else (times, mags, mag_errs, m_bases)
+        if any(len(column) != len(events) for column in columns):
+            lengths = ", ".join(str(len(column)) for column in (events, *columns))
+            raise InputError(f"`update_many` got columns of {lengths} entries; one each is needed")
+        values = np.stack([_numbers(x) for x in (times, mags, mag_errs)])
+        bases = np.full(len(events), nan) if m_bases is None else _numbers(m_bases)
+        good = np.isfinite(values).all(0) & (values[2] > 0)
+        if m_bases is not None and not isinstance(m_bases, np.ndarray):
+            good &= np.isfinite(bases) | np.array([m is None for m in m_bases], bool)
+        problems = {}
+        for i in np.flatnonzero(~good).tolist():
+            base = None if m_bases is None or m_bases[i] is None else m_bases[i]
+            problems[i] = _unusable(events[i], times[i], mags[i], mag_errs[i], base)
+        slots = np.fromiter((self.events.get(e, -1) for e in events), np.int64, len(events))
+        for i in np.flatnonzero(good & (slots < 0)).tolist():
+            known = self.events.get(events[i])
+            base = None if np.isnan(bases[i]) else float(bases[i])
+            slots[i] = self._admit(events[i], base) if known is None else known
+        answers = np.full(len(events), nan)
+        left = np.flatnonzero(good)
+        while len(left):
+            first = np.sort(np.unique(slots[left], return_index=True)[1])
+            now = left[first]
+            last, given, _ = self._notes[slots[now]].T
+            changed = ~np.isnan(bases[now]) & (bases[now] != given)
+            wrong = (values[0, now] <= last) | changed
+            for i in now[wrong].tolist():
+                base = None if np.isnan(bases[i]) else float(bases[i])
+                problems[i] = self._misplaced(events[i], slots[i], float(values[0, i]), base)
+            now = now[~wrong]
+            if len(now):
+                answers[now] = self._advance(slots[now], *values[:, now])
+            left = np.delete(left, first)
+        return answers, problems
+
+    def _admit(self, event: str, m_base: float | None) -> int:
+        (slot,) = self.states.new_slots(1)
+        if slot >= len(self._notes):
+            room = np.full((len(self.states.count) - len(self._notes), 3), nan)
+            self._notes = np.concatenate([self._notes, room])
+        self._notes[slot] = -np.inf, *((nan, nan) if m_base is None else (m_base, m_base))
+        if m_base is None:
+            self._learners[slot] = Learner()
+        self.events[event] = slot
+        return slot
+
+    def _misplaced(self, event: str, slot: int, time: float, m_base: float | None) -> str | None:
+        """Why an epoch of usable values does not go with those before it; None if it does."""
+        last, given, _ = self._notes[slot].tolist()
+        if time <= last:
+            return (
+                f"event {event}: time {time:.6f} does not follow {last:.6f}; "
                 "epochs must come in order, each once"
             )
-        if m_base is not None and m_base != state.m_base:
-            raise InputError(
+        if m_base is not None and m_base != given:
+            return (
                 f"event {event}: `m_base` is {m_base:g} but was "
-                f"{'not given' if state.m_base is None else format(state.m_base, 'g')} "
+                f"{'not given' if np.isnan(given) else format(given, 'g')} "
                 "with the first epoch; it cannot change"
             )
+        return None
 
-    def _blank(self) -> dict[str, Tensor]:
-        config, tensors = self.network.config, {}
-        for k, block in enumerate(self.network.stem):
-            tensors[f"stem{k}"] = torch.zeros(1, block.past, config.stem_channels)
-        tensors["context"] = torch.zeros(1, 1, config.channels)
-        for level in range(config.num_levels):
-            width = config.stem_channels if level == 0 else config.channels
-            tensors[f"pending{level}"] = torch.zeros(1, 0, width)
-            tensors[f"coarse{level}"] = torch.zeros(1, 1, config.channels)
-            for way in ("down", "up"):
-                for k, block in enumerate(getattr(self.network, way)[level]):
-                    tensors[f"{way}{level}.{k}"] = torch.zeros(1, block.past, config.channels)
-        return tensors
-
-    def _advance(self, state: EventState, time: float, brightening: float, sigma: float) -> float:
-        state.history.append((time, brightening, sigma))
-        del state.history[:-HISTORY]
-        state.count += 1
-        epochs = torch.tensor(state.history, dtype=torch.float64).T[:, None]
-        observed = Observed(
-            epochs[1].float(),
-            epochs[2].float(),
-            epochs[0],
-            torch.ones_like(epochs[0], dtype=torch.bool),
-            torch.empty(0),
-        )
-        network, tensors = self.network, state.tensors
-        x = network.embed(encode(observed)[:, -1:])
-        for k, block in enumerate(network.stem):
-            x = self._block(tensors, f"stem{k}", block, x)
-        if (token := self._join(tensors, 0, x)) is not None:
-            tensors["context"] = self._level(tensors, 0, token)
-        logit = network.head(torch.cat([x, tensors["context"]], dim=2))
-        return float(torch.sigmoid(logit))
-
-    @staticmethod
-    def _block(tensors: dict[str, Tensor], name: str, block, x: Tensor) -> Tensor:
-        window = torch.cat([tensors[name], block.norm(x)], dim=1)
-        tensors[name] = window[:, 1:]
-        return x + block.step(x, window)
-
-    def _join(self, tensors: dict[str, Tensor], level: int, x: Tensor) -> Tensor | None:
-        """Collect tokens until a group is complete; the merged token then, else None."""
-        pending = torch.cat([tensors[f"pending{level}"], x], dim=1)
-        complete = pending.shape[1] == (PATCH if level == 0 else 2)
-        tensors[f"pending{level}"] = pending[:, :0] if complete else pending
-        return self.network.merge[level](pending.flatten(1)[:, None]) if complete else None
-
-    def _level(self, tensors: dict[str, Tensor], level: int, x: Tensor) -> Tensor:
-        """Down, through the coarser level when it has a new token, and up again."""
-        for k, block in enumerate(self.network.down[level]):
-            x = self._block(tensors, f"down{level}.{k}", block, x)
-        if level + 1 < len(self.network.down):
-            if (token := self._join(tensors, level + 1, x)) is not None:
-                above = self._level(tensors, level + 1, token)
-                tensors[f"coarse{level}"] = self.network.lift[level](above)
-            x = x + tensors[f"coarse{level}"]
-        for k, block in enumerate(self.network.up[level]):
-            x = self._block(tensors, f"up{level}.{k}", block, x)
-        return x
+    def _advance(self, slots: NDArray, times: NDArray, mags: NDArray, errors: NDArray) -> NDArray:
+        """Answers of one epoch of each slot; all have been checked, and none comes twice."""
+        self._notes[slots, 0] = times
+        bases = self._notes[slots, 2]
+        learning = np.flatnonzero(np.isnan(bases)).tolist()
+        if not learning:
+            return self.states.advance(slots, times, bases - mags, errors)
+        answers, begun = np.full(len(slots), 0.5), []
+        for i in learning:
+            slot, learner = int(slots[i]), self._learners[int(slots[i])]
+            insort(learner.mags, mags[i])
+            if len(learner.mags) < BASELINE_MIN:
+                learner.waiting.extend((times[i], mags[i], errors[i]))
+                continue
+            bases[i] = learner.median()
+            if len(learner.mags) == BASELINE_MIN:
+                begun.append(i)
+            elif len(learner.mags) == BASELINE_MAX:
+                self._notes[slot, 2] = bases[i]
+                del self._learners[slot]
+        if begun:
+            waited = np.array([self._learners[int(slot)].waiting for slot in slots[begun]])
+            for epoch in waited.reshape(len(begun), -1, 3).transpose(1, 2, 0):
+                self.states.advance(slots[begun], epoch[0], bases[begun] - epoch[1], epoch[2])
+            for slot in slots[begun].tolist():
+                self._learners[slot].waiting = array("d")
+        ready = np.flatnonzero(~np.isnan(bases))
+        if len(ready):
+            answers[ready] = self.states.advance(
+                slots[ready], times[ready], (bases - mags)[ready], errors[ready]
+            )
+        return answers
 
     def save(self, path: Path) -> None:
-        """Snapshot of all events, atomically."""
-        tensors, notes = {}, []
-        for i, (name, s) in enumerate(self.events.items()):
-            tensors |= {f"{i}/{key}": value for key, value in s.tensors.items()}
-            for key in ("history", "waiting", "first_mags"):
-                width = 1 if key == "first_mags" else 3
-                values = torch.tensor(getattr(s, key), dtype=torch.float64)
-                tensors[f"{i}/{key}"] = values.reshape(-1, width)
-            notes.append([name, s.count, s.m_base, s.last_time])
-        save_tensors(path, tensors, {"version": STATE_VERSION, "events": notes})
+        """Snapshot of all events, atomically; the slabs are written from where they lie."""
+        names = [name.encode("utf-8", "surrogatepass") for name in self.events]
+        learners = self._learners
+        tensors = self.states.tensors() | {
+            "notes": self._notes[: len(names)],
+            "names": np.frombuffer(bytearray(b"".join(names)), np.uint8),
+            "name_lengths": np.array([len(name) for name in names], np.int64),
+            "learners": np.array(
+                [[k, len(v.mags), len(v.waiting)] for k, v in learners.items()], np.int64
+            ).reshape(-1, 3),
+            "learned": np.array(
+                [x for v in learners.values() for part in (v.mags, v.waiting) for x in part], float
+            ),
+        }
+        tensors = {k: torch.as_tensor(v) for k, v in tensors.items()}
+        notes = {
+            "version": STATE_VERSION,
+            "lines": self.lines,
+            "events": len(names),
+            "network": fingerprint(self.network),
+        }
+        write_snapshot(path, tensors, notes)
 
     def restore(self, path: Path) -> None:
-        """Take up a snapshot of `save`; the answers go on as if nothing had happened."""
-        tensors, notes = load_tensors(path)
-        if notes.get("version") != STATE_VERSION:
-            raise InputError(f"{path}: not a state of this version; start without --state")
-        for i, (name, count, m_base, last_time) in enumerate(notes["events"]):
-            own = {k.split("/", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{i}/")}
-            lists = {k: own.pop(k).tolist() for k in ("history", "waiting", "first_mags")}
-            if own.keys() != (blank := self._blank()).keys() or any(
-                own[k].shape[2:] != blank[k].shape[2:] for k in blank
-            ):
-                raise InputError(f"{path}: the state of another network; start without --state")
-            state = EventState(own, count=count, m_base=m_base, last_time=last_time)
-            state.history = [tuple(row) for row in lists["history"]]
-            state.waiting = [tuple(row) for row in lists["waiting"]]
-            state.first_mags = [row[0] for row in lists["first_mags"]]
-            self.events[name] = state
+        """Take up a snapshot of `save`; the answers go on as if nothing had happened.
+
+        Raises:
+            InputError: If it is damaged, of another version or of another network; the stream is
+                then as before.
+        """
+        tensors, notes = read_snapshot(path, STATE_VERSION)
+        if notes["network"] != fingerprint(self.network):
+            raise InputError(f"{path}: the state of another network; start without --state")
+        self.states.restore(tensors)
+        text, ends = tensors["names"].numpy().tobytes(), tensors["name_lengths"].cumsum(0).tolist()
+        names = [
+            text[first:last].decode("utf-8", "surrogatepass")
+            for first, last in zip([0, *ends], ends, strict=False)
+        ]
+        self.events = {name: slot for slot, name in enumerate(names)}
+        self.lines = notes["lines"]
+        self._notes = tensors["notes"].numpy().copy()
+        learned, self._learners = array("d", tensors["learned"].numpy().tobytes()), {}
+        for slot, num_mags, num_waiting in tensors["learners"].tolist():
+            mags, learned = learned[:num_mags], learned[num_mags:]
+            self._learners[slot] = Learner(mags, learned[:num_waiting])
+            learned = learned[num_waiting:]
 
 
-def stream_lines(stream: Stream, lines: Iterable[str]) -> Iterator[tuple[dict, str | None]]:
-    """Answer newline-delimited JSON: `(answer, None)`, or `(answer, problem)` for a bad line.
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and _finite(value)
 
-    A bad line changes nothing; its answer names the event, if it has one, and the problem.
-    """
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        event = None
-        try:
-            epoch = json.loads(line)
-            if not isinstance(epoch, dict):
-                raise InputError(f"{type(epoch).__name__} came, a JSON object was expected")
-            event = epoch.get("event")
-            missing = [k for k in ("event", "time", "mag", "mag_err") if k not in epoch]
-            if missing:
-                raise InputError(
-                    f"{', '.join(missing)} missing; an epoch has event, time, mag, mag_err"
-                )
-            given = (epoch["time"], epoch["mag"], epoch["mag_err"], epoch.get("m_base"))
-            p = stream.update(str(event), *given)
-            yield {"event": event, "time": epoch["time"], "p_binary": p}, None
-        except (InputError, json.JSONDecodeError, RecursionError) as error:
-            problem = f"line {number}: {error}"
-            yield {"event": event, "error": problem}, problem
+
+def _numbers(values: Sequence) -> NDArray[np.float64]:
+    """A column as float64 (n,), NaN where there is no finite number."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
+        return values.astype(float)
+    if set(map(type, values)) <= {float}:
+        return np.array(values, float)
+    return np.array([float(x) if _is_number(x) else nan for x in values], float)
+
+
+def _unusable(event: str, time, mag, mag_err, m_base) -> str | None:
+    """Which value of an epoch cannot be used at all; None if each can."""
+    for name, value in (("time", time), ("mag", mag), ("mag_err", mag_err), ("m_base", m_base)):
+        if not (_is_number(value) or name == "m_base" and value is None):
+            return f"event {event}: `{name}` is {value!r}, a number was expected"
+    if mag_err <= 0:
+        return f"event {event}: `mag_err` is {mag_err:g}, it must be positive"
+    return None

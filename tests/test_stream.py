@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lensml.checkpoint import load_network
+from lensml.feed import stream_lines
 from lensml.model import Network, NetworkConfig
 from lensml.paths import InputError
 from lensml.stream import (
@@ -17,7 +18,6 @@ from lensml.stream import (
     Stream,
     baseline_from_the_past,
     classify_curve,
-    stream_lines,
 )
 
 
@@ -103,9 +103,9 @@ def test_state_does_not_grow_with_the_event(network):
     sizes = []
     for k in range(700):
         stream.update("x", float(k), 18.0 + 0.01 * (k % 7), 0.02, 18.0)
-        state = stream.events["x"]
-        sizes.append(sum(t.numel() for t in state.tensors.values()) + len(state.history))
-    assert max(sizes[300:]) == max(sizes[500:]) and not state.first_mags
+        slabs = stream.states.tensors().values()
+        sizes.append(sum(t.numel() * t.element_size() for t in slabs))
+    assert len(set(sizes)) == 1 and sizes[0] + 3 * 8 == stream.bytes_per_event
 
 
 def test_baseline_comes_from_the_past_and_then_stays():

@@ -1,0 +1,66 @@
+"""A state on disk that is whole or not there: versioned, checksummed, written as it lies."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lensml.checkpoint import save_tensors
+from lensml.model import Network
+from lensml.paths import InputError
+
+__all__ = ["fingerprint", "read_snapshot", "write_snapshot"]
+
+CHECKSUM = "sha256"
+
+
+def fingerprint(network: Network) -> str:
+    """SHA-256 of a network's configuration and weights: whose state a snapshot is."""
+    tensors = {k: v.detach().cpu() for k, v in network.state_dict().items()}
+    return checksum(tensors, network.config.describe())
+
+
+def checksum(tensors: dict[str, Tensor], notes: dict) -> str:
+    """SHA-256 of notes and tensors: names, shapes, types and bytes."""
+    digest = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if tensor.numel():
+            digest.update(memoryview(tensor.numpy()).cast("B"))
+    return digest.hexdigest()
+
+
+def write_snapshot(path: Path, tensors: dict[str, Tensor], notes: dict) -> None:
+    """Write tensors and notes with their checksum, atomically and without a copy in memory."""
+    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    save_tensors(path, tensors, notes | {CHECKSUM: checksum(tensors, notes)})
+
+
+def read_snapshot(path: Path, version: int) -> tuple[dict[str, Tensor], dict]:
+    """Tensors, mapped from the file, and notes of a snapshot.
+
+    Raises:
+        InputError: If the file is damaged, no snapshot or of another version.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes = json.loads((file.metadata() or {}).get("notes", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(f"{path}: not a readable state file ({error}); move it away") from None
+    if not isinstance(notes, dict) or notes.get("version") != version:
+        found = notes.get("version", "none") if isinstance(notes, dict) else "none"
+        raise InputError(
+            f"{path}: a state of version {found}, but version {version} was expected; "
+            "move it away and feed the epochs again"
+        )
+    found = notes.pop(CHECKSUM, None)
+    if found != checksum(tensors, notes):
+        raise InputError(
+            f"{path}: damaged, its content does not match its checksum; "
+            "move it away and feed the epochs again"
+        )
+    return tensors, notes
