@@ -156,17 +156,18 @@ def _near_caustics(
     u0, t0 = to_centre_of_mass(event)
     unit = step / event.tE  # theta_E an epoch
     sin_a, cos_a = sin(event.alpha), cos(event.alpha)
-    along, across, reach = [], [], []
+    places, reach = [], []
     for curve in solver.Caustics(event.s, event.q):
-        x, y = np.asarray(curve) / unit
-        dx, dy = x - np.roll(x, 1), y - np.roll(y, 1)
-        gap = np.sqrt(dx * dx + dy * dy)  # between neighbours: the curve may bulge as much
-        along.append(-(x * cos_a) - y * sin_a)
-        across.append(x * sin_a - y * cos_a)
-        reach.append(np.maximum(gap, np.roll(gap, -1)))
+        place = np.asarray(curve) / unit
+        closed = np.concatenate([place[:, -1:], place, place[:, :1]], axis=1)
+        x, y = closed[:, 1:] - closed[:, :-1]
+        gap = np.sqrt(x * x + y * y)  # between neighbours: the curve may bulge as much
+        places.append(place)
+        reach.append(np.maximum(gap[1:], gap[:-1]))
+    x, y = np.concatenate(places, axis=1)
     return intervals_within(
-        np.concatenate(along) + (t0 - first) / step,
-        np.concatenate(across) - u0 / unit,
+        (t0 - first) / step - x * cos_a - y * sin_a,
+        x * sin_a - y * cos_a - u0 / unit,
         np.concatenate(reach) + event.rho / unit,
         num_epochs,
     )

@@ -12,6 +12,9 @@ MAG = 2.5 / log(10.0)  # magnitudes per natural logarithm
 LOW = (-torch.inf, log(1e-7), log(1e-3), 1e-3)  # t0, ln u0, ln tE, f_s
 HIGH = (torch.inf, log(30.0), log(1e5), 1.0)
 SEARCH = ((150, 7, 3), (300, 8, 2))  # epochs kept, iterations, valleys kept: cheap first
+HOPELESS = 3.0  # times the best cost on thinned epochs: such a valley is not followed further
+SAME = 0.02  # ends closer than this in t0 / (u0 tE), ln u0, ln tE and f_s are one valley
+DROP = 0.75  # rows still moving are gathered once they are at most this share
 
 
 @dataclass(frozen=True)
@@ -41,84 +44,95 @@ def pspl_delta_mag(times: Tensor, t0: Tensor, u0: Tensor, tE: Tensor, f_s: Tenso
     return -MAG * torch.log1p(f_s[:, None] * excess)
 
 
-def _linearise(theta: Tensor, times: Tensor, data: Tensor, root: Tensor | None, blended: bool):
-    """Cost (B,), gradient (B, P) and Gauss-Newton matrix (B, P, P) at `theta` (B, 4).
+def _linearise(
+    theta: Tensor, times: Tensor, data: Tensor, root: Tensor | None, blended: bool
+) -> Tensor:
+    """Cost, gradient (P,) and Gauss-Newton matrix (P, P) at `theta` (B, 4): (B, 1 + P + P P).
 
     With x = u^2 the curve depends on t0, ln u0 and ln tE through x alone, so every product of
     derivatives is a moment of (dm/dx)^2 in tau: no Jacobian is ever stored.
     """
-    t0, ln_u0, ln_tE, f_s = (theta[:, i, None] for i in range(4))
-    tE, u0_squared = ln_tE.exp(), (2 * ln_u0).exp()
-    tau = (times - t0) / tE
+    t0, ln_u0, ln_tE, f_s = theta[:, :, None].unbind(1)
+    rate, u0_squared = (-ln_tE).exp(), (2 * ln_u0).exp()
+    tau = (times - t0).mul_(rate)
     tau2 = tau * tau
     x = tau2 + u0_squared
-    y = x * (x + 4)
-    root_y = torch.sqrt(y)
-    excess = 4 / (root_y * (root_y + x + 2))  # A - 1 without cancellation
-    flux = 1 + f_s * excess
-    residual = -MAG * torch.log(flux) - data
-    g = (4 * MAG) * f_s / (y * root_y * flux)  # dm/dx
+    y = (x + 4).mul_(x)
+    root_y = y.sqrt()
+    excess = x.add_(2).add_(root_y).mul_(root_y).reciprocal_().mul_(4)  # A - 1, no cancellation
+    flux = excess * f_s if blended else excess.clone()
+    flux.add_(1)
+    residual = flux.log().mul_(-MAG).sub_(data)
+    g = y.mul_(root_y).mul_(flux).reciprocal_()  # dm/dx
+    g.mul_((4 * MAG) * f_s if blended else 4 * MAG)
     if root is not None:
-        residual, g = residual * root, g * root
-    gg, gr = g * g, g * residual
-    c = torch.cat([-2 / tE, 2 * u0_squared, torch.full_like(tE, -2.0)], dim=1)  # dx/dtheta / tau^k
-    gg1, gg2 = gg * tau, gg * tau2
-    m0, m1, m2 = gg.sum(1), gg1.sum(1), gg2.sum(1)
-    m3, m4 = (gg2 * tau).sum(1), (gg2 * tau2).sum(1)
-    moments = torch.stack([m2, m1, m3, m1, m0, m2, m3, m2, m4], dim=1).view(-1, 3, 3)
-    hessian = moments * c[:, :, None] * c[:, None, :]
-    gradient = torch.stack([(gr * tau).sum(1), gr.sum(1), (gr * tau2).sum(1)], dim=1) * c
-    cost = (residual * residual).sum(1)
-    if not blended:
-        return cost, gradient, hessian
-    d = -MAG * excess / flux  # dm/df_s
-    if root is not None:
-        d = d * root
-    gd = g * d
-    cross = torch.stack([(gd * tau).sum(1), gd.sum(1), (gd * tau2).sum(1)], dim=1) * c
-    full = hessian.new_zeros(len(theta), 4, 4)
-    full[:, :3, :3] = hessian
-    full[:, :3, 3] = full[:, 3, :3] = cross
-    full[:, 3, 3] = (d * d).sum(1)
-    return cost, torch.cat([gradient, (d * residual).sum(1, keepdim=True)], dim=1), full
+        residual.mul_(root)
+        g.mul_(root)
+    g_tau, g_tau2 = g * tau, g * tau2
+    # The columns of the Jacobian but for the constants of each row, `scale`.
+    columns = [g_tau, g, g_tau2]
+    scale = [-2 * rate, 2 * u0_squared, torch.full_like(rate, -2.0)]
+    if blended:
+        d = excess.div_(flux).mul_(-MAG)  # dm/df_s
+        columns.append(d if root is None else d.mul_(root))
+        scale.append(torch.ones_like(rate))
+    products = torch.stack([*columns, residual], dim=1)
+    products = products @ products.transpose(1, 2)
+    c = torch.cat(scale, dim=1)
+    gradient, cost = products[:, :-1, -1] * c, products[:, -1, -1:]
+    hessian = products[:, :-1, :-1] * c[:, :, None] * c[:, None, :]
+    return torch.cat([cost, gradient, hessian.flatten(1)], dim=1)
 
 
-def _step(gradient: Tensor, hessian: Tensor, damping: Tensor) -> Tensor:
+def _step(state: Tensor, damping: Tensor, free: int) -> Tensor:
     """Marquardt's step: the scale of each parameter is its own diagonal entry."""
-    diagonal = hessian.diagonal(dim1=1, dim2=2)
-    damped = hessian + torch.diag_embed(diagonal * damping[:, None] + 1e-30)
-    return -torch.linalg.solve_ex(damped, gradient.unsqueeze(2))[0].squeeze(2)
+    gradient, hessian = state[:, 1 : 1 + free], state[:, 1 + free :].view(-1, free, free)
+    damped = hessian.clone()
+    damped.diagonal(dim1=1, dim2=2).mul_(1 + damping[:, None]).add_(1e-30)
+    return torch.linalg.solve_ex(damped, gradient.unsqueeze(2))[0].squeeze(2).nan_to_num_().neg_()
 
 
 def _descend(
     theta: Tensor, times: Tensor, data: Tensor, root: Tensor | None, blended: bool, iterations: int
 ) -> tuple[Tensor, Tensor]:
-    """Levenberg-Marquardt from `theta` (B, 4); a converged row is frozen, never moved by others."""
+    """Levenberg-Marquardt from `theta` (B, 4): end points and their costs (B,).
+
+    A converged row is frozen, never moved by others; once many are, the others go on alone.
+    """
     free = 4 if blended else 3
-    low, high = (theta.new_tensor(bound) for bound in (LOW, HIGH))
-    cost, gradient, hessian = _linearise(theta, times, data, root, blended)
-    damping = torch.full_like(cost, 1e-2)
-    active = torch.ones_like(cost, dtype=torch.bool)
+    low, high = (theta.new_tensor(bound)[:free] for bound in (LOW, HIGH))
+    end, floor = theta.clone(), theta.new_empty(len(theta))
+    rows = torch.arange(len(theta), device=theta.device)
+    state = _linearise(theta, times, data, root, blended)
+    damping = torch.full_like(state[:, 0], 1e-2)
+    active = torch.ones_like(damping, dtype=torch.bool)
     for _ in range(iterations):
-        trial = theta.clone()
         # Two units of t0 / tE, ln u0 and ln tE are as far as the linear model can be believed.
-        limit = torch.cat([theta[:, 2:3].exp() * 2, torch.full_like(theta[:, :3], 2.0)], dim=1)
-        step = torch.nan_to_num(_step(gradient, hessian, damping))
-        trial[:, :free] += torch.maximum(torch.minimum(step, limit[:, :free]), -limit[:, :free])
-        trial = torch.maximum(torch.minimum(trial, high), low)
-        new_cost, new_gradient, new_hessian = _linearise(trial, times, data, root, blended)
-        better = active & (new_cost < cost)
-        gain = cost - new_cost
-        done = active & (better & (gain < 1e-6 * cost + 1e-10) | (~better & (damping > 1e8)))
+        limit = torch.full_like(theta[:, :free], 2.0)
+        limit[:, 0] *= theta[:, 2].exp()
+        step = _step(state, damping, free)
+        trial = theta.clone()
+        trial[:, :free] += torch.clamp(step, -limit, limit)
+        trial[:, :free] = torch.clamp(trial[:, :free], low, high)
+        new = _linearise(trial, times, data, root, blended)
+        cost, gain = state[:, 0], state[:, 0] - new[:, 0]
+        better = active & (gain > 0)
+        done = (better & (gain < 1e-6 * cost + 1e-10)) | (~better & (damping > 1e8))
         theta = torch.where(better[:, None], trial, theta)
-        gradient = torch.where(better[:, None], new_gradient, gradient)
-        hessian = torch.where(better[:, None, None], new_hessian, hessian)
-        cost = torch.where(better, new_cost, cost)
+        state = torch.where(better[:, None], new, state)
         damping = torch.where(better, (damping / 5).clamp_min(1e-12), damping * 6)
         active = active & ~done
-        if not active.any():
-            break
-    return theta, cost
+        remaining = int(active.sum())
+        if remaining <= DROP * len(active):
+            end[rows], floor[rows] = theta, state[:, 0]
+            if not remaining:
+                return end, floor
+            theta, state, damping, data = (x[active] for x in (theta, state, damping, data))
+            times = times[active] if len(times) > 1 else times
+            root = None if root is None else root[active]
+            rows, active = rows[active], active[active]
+    end[rows], floor[rows] = theta, state[:, 0]
+    return end, floor
 
 
 def _guesses(times: Tensor, data: Tensor) -> Tensor:
@@ -181,12 +195,13 @@ def fit_pspl(
     set of epochs, then on all of them from the best valleys.
     """
     data = torch.as_tensor(delta_mag, dtype=torch.float64)
-    times = torch.as_tensor(times, dtype=torch.float64, device=data.device).expand_as(data)
+    times = torch.as_tensor(times, dtype=torch.float64, device=data.device)
+    times = times[None] if times.dim() == 1 else times
     root = None
     if weight is not None:
         root = torch.as_tensor(weight, dtype=torch.float64, device=data.device).sqrt()
         data = torch.where(root > 0, data, 0.0)
-    candidates = [_guesses(times, data)] if search else []
+    candidates = [_guesses(times.expand_as(data), data)] if search else []
     if starts is not None:
         given = torch.as_tensor(starts, dtype=torch.float64, device=data.device)
         logs = torch.cat([given[..., :1], given[..., 1:].log(), torch.ones_like(given[..., :1])], 2)
@@ -194,36 +209,47 @@ def fit_pspl(
     if not candidates:
         raise ValueError("`starts` is None and `search` is off; give one of the two")
     theta = torch.cat(candidates, dim=1)
+    worth = torch.ones_like(theta[..., 0], dtype=torch.bool)
     for epochs, iterations, keep in SEARCH:
         if theta.shape[1] > max(keep, num_polished):
-            theta = _best_valleys(theta, times, data, root, blended, epochs, iterations, keep)
-    theta = theta[:, :num_polished]
-    fits = [_descend(theta[:, i], times, data, root, blended, 60) for i in range(theta.shape[1])]
-    cost = torch.stack([c for _, c in fits], dim=1)
-    pick = cost.argmin(dim=1)
-    best = torch.stack([t for t, _ in fits], dim=1)[torch.arange(len(pick)), pick]
-    chi2 = cost[torch.arange(len(pick)), pick]
-    return PsplFit(best[:, 0], best[:, 1].exp(), best[:, 2].exp(), best[:, 3], chi2)
+            zero = times.mean(dim=1, keepdim=True)  # relative, so float32 holds Julian dates too
+            stride = max(1, data.shape[1] // epochs)
+            near, thinned = (x[:, ::stride].float() for x in (times - zero, data))
+            weights = None if root is None else root[:, ::stride].float()
+            theta[..., 0] -= zero
+            # In float32: the valley is wanted here, not its floor.
+            ends = _follow(theta.float(), worth, near, thinned, weights, blended, iterations)
+            theta, cost = (x[:, :keep].double() for x in ends)
+            theta[..., 0] += zero
+            worth = _worth_following(theta, cost)
+    theta, worth = theta[:, :num_polished], worth[:, :num_polished]
+    theta, cost = _follow(theta, worth, times, data, root, blended, 60)
+    t0, ln_u0, ln_tE, f_s = theta[:, 0].unbind(1)
+    return PsplFit(t0, ln_u0.exp(), ln_tE.exp(), f_s, cost[:, 0])
 
 
-def _best_valleys(theta, times, data, root, blended, epochs, iterations, keep) -> Tensor:
-    """Descend from every start on thinned epochs; the `keep` best end points (B, keep, 4).
+def _follow(theta, worth, times, data, root, blended, iterations) -> tuple[Tensor, Tensor]:
+    """Descend from those of K starts a row (B, K, 4) that are worth it (B, K).
 
-    In float32: the valley is wanted here, not its floor.
+    Returns their ends (B, K, 4) and costs (B, K), the best first; infinite where not followed.
     """
-    num_starts = theta.shape[1]
-    stride = max(1, data.shape[1] // epochs)
-    zero = times.mean(dim=1)  # relative time, so that float32 holds Julian dates too
+    row, start = worth.nonzero(as_tuple=True)
+    near = times[row] if len(times) > 1 else times
+    weights = None if root is None else root[row]
+    ends, floor = _descend(theta[row, start], near, data[row], weights, blended, iterations)
+    result, cost = theta.clone(), theta.new_full(worth.shape, torch.inf)
+    result[row, start], cost[row, start] = ends, floor
+    cost, order = cost.sort(dim=1, stable=True)
+    return result.gather(1, order[..., None].expand_as(result)), cost
 
-    def thin(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x[:, ::stride].float().repeat_interleave(num_starts, dim=0)
 
-    flat = theta.clone()
-    flat[:, :, 0] -= zero[:, None]
-    flat = flat.flatten(0, 1).float()
-    near = thin(times - zero[:, None])
-    end, cost = _descend(flat, near, thin(data), thin(root), blended, iterations)
-    order = cost.view(-1, num_starts).argsort(dim=1, stable=True)[:, :keep]
-    best = end.double().view(-1, num_starts, 4).gather(1, order[:, :, None].expand(-1, -1, 4))
-    best[:, :, 0] += zero[:, None]
-    return best
+def _worth_following(theta: Tensor, cost: Tensor) -> Tensor:
+    """Which of K valleys (B, K, 4), the best first, are neither another's again nor hopeless."""
+    worth = cost < HOPELESS * cost[:, :1] + 1e-9
+    worth[:, 0] = True
+    size = torch.full_like(theta, SAME)
+    size[..., 0] *= (theta[..., 1] + theta[..., 2]).exp()  # u0 tE
+    for k in range(1, theta.shape[1]):
+        again = (theta[:, :k] - theta[:, k : k + 1]).abs() < size[:, k : k + 1]
+        worth[:, k] &= ~again.all(dim=2).any(dim=1)
+    return worth

@@ -14,9 +14,6 @@ __all__ = ["coarsest_spacing", "intervals_within", "is_even", "sampled_curve"]
 MIN_INTERVALS = 20  # of the coarsest pass: 10 d in the default survey
 # Sixth-order interpolation half-way between nodes (Deslauriers & Dubuc 1989), outermost node first.
 MIDDLE = (3 / 256, -25 / 256, 150 / 256)
-BEYOND = np.array(  # the same polynomial, continued to the two nodes beyond the ends
-    [[6.0, -15.0, 20.0, -15.0, 6.0, -1.0], [21.0, -70.0, 105.0, -84.0, 35.0, -6.0]]
-)
 
 
 def is_even(times: NDArray) -> bool:
@@ -34,9 +31,10 @@ def coarsest_spacing(num_epochs: int) -> int:
 
 
 def _continued(six: NDArray) -> tuple[float, float]:
-    """Values one and two nodes beyond the first of `six`."""
+    """One and two nodes beyond the first of `six`: the same polynomial, continued."""
     a, b, c, d, e, f = six.tolist()
-    return tuple(w[0] * a + w[1] * b + w[2] * c + w[3] * d + w[4] * e + w[5] * f for w in BEYOND)
+    one = 6 * a - 15 * b + 20 * c - 15 * d + 6 * e - f
+    return one, 21 * a - 70 * b + 105 * c - 84 * d + 35 * e - 6 * f
 
 
 def _middles(values: NDArray) -> NDArray:

@@ -33,8 +33,8 @@ from lensml.survey import Survey, draw_numpy, observe
 __all__ = ["Simulation", "git_commit", "simulate", "worker_pool"]
 
 log = logging.getLogger(__name__)
-BLOCK = 16  # events fitted together; blocks are aligned to multiples of it in the event's index
-CHUNK = 2 * BLOCK  # events a worker makes before it hands them over
+BLOCK = 64  # events fitted together; blocks are aligned to multiples of it in the event's index
+CHUNK = BLOCK  # events a worker makes before it hands them over
 BASELINE_MAG = (16.0, 20.0)
 KEEP_FREED_MEMORY = {  # glibc; elsewhere nobody reads them
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
