@@ -34,13 +34,17 @@ __all__ = [
     "BENCHMARKS",
     "batch_speed",
     "peak_memory",
+    "pipeline_seconds",
     "resampled",
     "simulation_speed",
     "state_bytes",
     "stream_seconds",
+    "worker_map",
 ]
 
 BLOCK = 64 * CHUNK  # events between two changes of turn: the idle ends of a turn stay small
+MIN_TURNS = 6  # of each, where there are events enough
+SHARD = 8 * CHUNK  # events a file, within a turn: one is written while the next is made
 FULL_PAIRS = 500_000  # of a set of one million events
 Task = tuple[Simulation, range]
 
@@ -74,7 +78,7 @@ def _reference(task: Task) -> tuple[float, float]:
 
 
 @contextmanager
-def _mapper(workers: int) -> Iterator[Callable]:
+def worker_map(workers: int) -> Iterator[Callable]:
     """`map` over `workers` processes, started before anything is measured."""
     if workers == 1:
         threads = torch.get_num_threads()
@@ -84,13 +88,31 @@ def _mapper(workers: int) -> Iterator[Callable]:
         return
     with simulation.worker_pool(workers) as pool:
         warm = Simulation(num_pairs=1)
-        pool.map(_reference, [(warm, range(1))] * workers, chunksize=1)
+        pool.map(_reference, [(warm, range(1))] * 4 * workers, chunksize=1)
         yield pool.imap
 
 
-def _tasks(sim: Simulation, first: int) -> list[Task]:
-    stop = min(first + BLOCK, sim.num_pairs)
+def _tasks(sim: Simulation, first: int, stop: int) -> list[Task]:
     return [(sim, range(k, min(k + CHUNK, stop))) for k in range(first, stop, CHUNK)]
+
+
+def pipeline_seconds(over: Callable, sim: Simulation, first: int = 0, stop: int = 0) -> float:
+    """Wall time of `lensml simulate` on events `first` to `stop` (0 = all), files included [s].
+
+    Args:
+        over: From `worker_map`: starting processes and importing is no part of the time.
+        sim: What to simulate; files go to a temporary folder.
+        first, stop: Range of events.
+    """
+    stop = stop or sim.num_pairs
+    with tempfile.TemporaryDirectory() as scratch:
+        started = time.perf_counter()
+        results = over(simulation._make_chunk, _tasks(sim, first, stop))
+        for begin in range(first, stop, SHARD):
+            events = range(begin, min(begin + SHARD, stop))
+            chunks = [next(results) for _ in range(-(-len(events) // CHUNK))]
+            save(Path(scratch) / f"{begin}.npz", simulation._shard_set(sim, events, chunks))
+        return time.perf_counter() - started
 
 
 def simulation_speed(
@@ -104,23 +126,21 @@ def simulation_speed(
         progress: Whether to show a bar.
 
     Returns:
-        `throughput` of the pipeline without its twins over that of the bare solver and `whole`,
-        the same with twins; `twins` over the bare solver's cost (each `{"value", "low", "high"}`,
-        95 % over blocks); milliseconds per binary of each part; `core_hours_per_million` events.
+        `throughput` of the pipeline without its twins over that of the bare solver (which solves
+        every epoch) and `whole`, the same with twins; `twins` over the bare solver's cost (each
+        `{"value", "low", "high"}`, 95 % over turns); milliseconds per binary of each part;
+        `core_hours_per_million` events.
     """
     workers = workers or available_cores()
     blocks = []
-    with _mapper(workers) as over, tempfile.TemporaryDirectory() as scratch:
+    turn = max(SHARD, min(BLOCK, sim.num_pairs // MIN_TURNS // SHARD * SHARD))
+    with worker_map(workers) as over:
         list(over(_reference, [(replace(sim, num_pairs=1), range(1))]))  # first calls are slow
-        for first in tqdm(range(0, sim.num_pairs, BLOCK), "blocks", disable=not progress):
-            tasks = _tasks(sim, first)
-            bare, twins = np.sum(list(over(_reference, tasks)), axis=0)
-            started = time.perf_counter()
-            chunks = list(over(simulation._make_chunk, tasks))
-            events = range(first, tasks[-1][1].stop)
-            save(Path(scratch) / "part.npz", simulation._shard_set(sim, events, chunks))
+        for first in tqdm(range(0, sim.num_pairs, turn), "blocks", disable=not progress):
+            stop = min(first + turn, sim.num_pairs)
+            bare, twins = np.sum(list(over(_reference, _tasks(sim, first, stop))), axis=0)
             # Wall time of all workers: idle ones, transfer and writing count as cost.
-            whole = (time.perf_counter() - started) * min(workers, len(tasks))
+            whole = pipeline_seconds(over, sim, first, stop) * workers
             blocks.append((bare, twins, whole))
     bare, twins, whole = np.array(blocks).T
     per_pair = whole.sum() / sim.num_pairs
