@@ -1,19 +1,36 @@
 """One more epoch of many events as a function of tensors: what the stream runs and exports.
 
-Axes: B events, R epochs of the recent past, C channels, F features, S numbers of state. An epoch
-completes `depth` levels of the pyramid; an event at depth 0 runs the stem and the head alone.
+Axes: B events, C channels, F features, K tokens of the past, N lags. An epoch completes `depth`
+levels of the pyramid; at depth 0 the stem and the head run alone. Nothing here is in place: what
+goes in is what was remembered, and what comes out is what must be written over it.
 """
 
+from typing import NamedTuple
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lensml.features import HISTORY, WIDTHS
-from lensml.model import PATCH, Network
+from lensml.model import PATCH, CausalBlock, Network
 
-__all__ = ["MIN_ROWS", "RECENT", "Step", "depth_of", "latest_features", "level_width", "near_width"]
+__all__ = [
+    "BINS",
+    "LAGS",
+    "MIN_ROWS",
+    "RECENT",
+    "Step",
+    "bin_sums",
+    "depth_of",
+    "latest_features",
+    "moved_sums",
+]
 
 RECENT = HISTORY - 1  # epochs, the present one included, that the averages reach
+BINS = 4  # averages of each width, one behind the other
+WIDE = WIDTHS[1:]  # a width of one epoch needs no sum
+ENTER = [[k * width for k in range(BINS)] for width in WIDE]
+LEAVE = [[(k + 1) * width for k in range(BINS)] for width in WIDE]
+LAGS = sorted({*range(BINS), *sum(ENTER + LEAVE, [])})  # epochs back that an update looks at
 # Matrix products of fewer rows take other roads through the library and round otherwise; with at
 # least this many, an event's answer does not depend on who shares its batch.
 MIN_ROWS = 4
@@ -25,69 +42,100 @@ def depth_of(count: int, num_levels: int) -> int:
     return 0 if rest else min((groups & -groups).bit_length(), num_levels)
 
 
-def near_width(network: Network) -> int:
-    """Numbers that every epoch of an event reads and writes."""
-    stem = network.config.stem_channels
-    past = sum(block.past for block in network.stem)
-    return (past + PATCH - 1) * stem + network.config.channels
+def bin_sums(recent: Tensor) -> Tensor:
+    """Sums over BINS bins of each wide width, newest first: (B, 3, RECENT) -> (B, 3, widths, 4)."""
+    bins = [recent[:, :, -BINS * w :].unflatten(2, (BINS, w)).sum(3).flip(2) for w in WIDE]
+    return torch.stack(bins, dim=2)
 
 
-def level_width(network: Network, level: int) -> int:
-    """Numbers that a completed token of `level` reads and writes."""
-    past = sum(block.past for way in (network.down, network.up) for block in way[level])
-    last = level + 1 == network.config.num_levels
-    # Its last token, for the coarser level to merge, and what that level last sent down.
-    return (past + (0 if last else 2)) * network.config.channels
+def moved_sums(sums: Tensor, lagged: Tensor) -> Tensor:
+    """`bin_sums` after one more epoch, from those before it and the epochs (B, 3, N) at LAGS."""
+    places = {lag: place for place, lag in enumerate(LAGS)}
+    enter, leave = ([[places[lag] for lag in row] for row in x] for x in (ENTER, LEAVE))
+    return sums + lagged[:, :, enter] - lagged[:, :, leave]
 
 
-def latest_features(times: Tensor, weight: Tensor, bright: Tensor, count: Tensor) -> Tensor:
+def latest_features(lagged: Tensor, sums: Tensor, count: Tensor) -> Tensor:
     """Features of the last epoch alone, equal to `encode(...)[:, -1]` of the whole past.
 
-    Sums are taken anew over the epochs they need: nothing accumulates, nothing drifts.
-
     Args:
-        times: The last R = RECENT epochs, (B, R) float64 [day]; anything before the first.
-        weight: 1 / sigma^2, (B, R) float32 [mag^-2]; 0 before the first epoch.
-        bright: Baseline minus magnitude, (B, R) float32 [mag].
+        lagged: Of the epochs at LAGS back: weight 1 / sigma^2 (0 before the first epoch), weight
+            times brightening, and weight times time since any epoch near, (B, 3, N) float64.
+        sums: `bin_sums` of the same, the last epoch included, (B, 3, widths, 4) float64.
         count: Epochs seen, the last one included, (B,) int64.
 
     Returns:
         Features, (B, F) float32.
     """
-    back = times - times[:, -1:]
-    heavy = weight.double()
-    sums = torch.stack([heavy, heavy * bright, heavy * back], dim=1)  # (B, 3, R)
-    bins = [
-        sums[:, :, -4 * width :].unflatten(2, (4, width)).sum(3) if width > 1 else sums[:, :, -4:]
-        for width in WIDTHS
-    ]
-    w0, wb, wt = torch.stack(bins, dim=2).unbind(1)  # (B, widths, 4), the last bin is the present
-    (m3, m2, m1, mean), (when3, when2, when1, when) = (wb / w0).unbind(2), (wt / w0).unbind(2)
-    v3, v2, v1, variance = (1 / w0).unbind(2)
-    t1, t2, t3 = when - when1, when - when2, when - when3
+    w0, wb, wt = torch.cat([lagged[:, :, None, :BINS], sums], dim=2).unbind(1)  # (B, widths, 4)
+    variance = 1 / w0
+    mean, when = wb * variance, wt * variance
+    m0, m1, m2, m3 = mean.unbind(2)
+    v0, v1, v2, v3 = variance.unbind(2)
+    t1, t2, t3 = (when[:, :, :1] - when[:, :, 1:]).unbind(2)  # distance back in time
     t21, t31, t32 = t2 - t1, t3 - t1, t3 - t2
     r = t1 / t21
-    linear = (mean - m1 - (m1 - m2) * r) / torch.sqrt(variance + (1 + r) ** 2 * v1 + r**2 * v2)
+    linear = (m0 - m1 - (m1 - m2) * r) * torch.rsqrt(v0 + (1 + r) ** 2 * v1 + r**2 * v2)
     c1, c2, c3 = t2 * t3 / (t21 * t31), -t1 * t3 / (t21 * t32), t1 * t2 / (t31 * t32)
-    scatter = torch.sqrt(variance + c1**2 * v1 + c2**2 * v2 + c3**2 * v3)
-    parabolic = (mean - c1 * m1 - c2 * m2 - c3 * m3) / scatter
+    parabolic = m0 - c1 * m1 - c2 * m2 - c3 * m3
+    parabolic = parabolic * torch.rsqrt(v0 + c1**2 * v1 + c2**2 * v2 + c3**2 * v3)
+    needed = torch.tensor([[3 * w, 4 * w] for w in WIDTHS], device=count.device)
     surprises = torch.stack([linear, parabolic], dim=2)  # (B, widths, 2)
-    needed = torch.tensor([[3 * w, 4 * w] for w in WIDTHS], device=times.device)
-    surprises = torch.where(count[:, None, None] >= needed, torch.asinh(surprises) / 2, 0.0)
-    noise = torch.asinh(mean[:, 2:] / torch.sqrt(variance[:, 2:])) / 4
-    b, sigma = bright[:, -1].double(), torch.rsqrt(heavy[:, -1])
-    step = torch.where(count > 1, -back[:, -2], 1.0)
-    amplitude = 10 ** (0.4 * b.clamp(0.005, 8.0))
-    root = torch.sqrt(amplitude**2 - 1)
-    first = [
-        b.clamp(-3, 8) / 2,
-        torch.asinh(b / sigma) / 3,
-        torch.log10(sigma / 0.03),
-        torch.log10(step.clamp(1e-4, 1e3)) / 2,
-        torch.log(2 / ((amplitude + root) * root)) / 4,
+    surprises = torch.where(count[:, None, None] >= needed, surprises, 0.0).flatten(1)
+    noise = m0 * torch.rsqrt(v0)
+    # The first width is one epoch: its mean is the brightening, its noise that over sigma.
+    squashed = torch.asinh(torch.cat([noise[:, :1], surprises, noise[:, 2:]], dim=1))
+    b = m0[:, 0]
+    step = torch.where(count > 1, t1[:, 0], 1.0)
+    amplitude = torch.exp2(b.clamp(0.005, 8.0) * (0.4 * 3.321928094887362))  # 10 ** (0.4 b)
+    root = torch.sqrt(amplitude * amplitude - 1)
+    logs = torch.log(torch.stack([v0[:, 0], step.clamp(1e-4, 1e3), (amplitude + root) * root], 1))
+    ln10, ln2, ln_sigma0 = 2.302585092994046, 0.6931471805599453, -3.506557897319982
+    columns = [
+        b[:, None].clamp(-3, 8) / 2,
+        squashed[:, :1] / 3,
+        (logs[:, :1] / 2 - ln_sigma0) / ln10,
+        logs[:, 1:2] / (2 * ln10),
+        (ln2 - logs[:, 2:]) / 4,
+        squashed[:, 1 : 1 + 2 * len(WIDTHS)] / 2,
+        squashed[:, 1 + 2 * len(WIDTHS) :] / 4,
     ]
-    features = torch.cat([torch.stack(first, dim=1), surprises.flatten(1), noise], dim=1)
-    return features.float().nan_to_num(0.0, 0.0, 0.0)
+    return torch.cat(columns, dim=1).float().nan_to_num(0.0, 0.0, 0.0)
+
+
+class _Block(NamedTuple):
+    """Weights of a `CausalBlock`, its convolution split into past and present."""
+
+    norm: nn.LayerNorm
+    earlier: Tensor  # (2 C, C), of the two tokens of the past
+    now: Tensor  # (C, C)
+    bias: Tensor
+    mix: Tensor
+    mix_bias: Tensor
+
+
+def _split(block: CausalBlock) -> _Block:
+    weight = block.conv.weight.detach().T
+    channels = weight.shape[1]
+    return _Block(
+        block.norm,
+        weight[: 2 * channels].contiguous(),
+        weight[2 * channels :].contiguous(),
+        block.conv.bias.detach(),
+        block.mix.weight.detach().T.contiguous(),
+        block.mix.bias.detach(),
+    )
+
+
+def _normed(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    return torch.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def _apply(block: _Block, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    """A block at one token (B, C) behind two of its past (B, 2 C): output and normed input."""
+    normed = _normed(block.norm, x)
+    hidden = torch.addmm(block.bias, past, block.earlier).addmm_(normed, block.now).relu_()
+    return torch.addmm(block.mix_bias, hidden, block.mix).add_(x), normed
 
 
 class Step(nn.Module):
@@ -99,83 +147,82 @@ class Step(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
+        self.stem = [_split(block) for block in network.stem]
+        self.down = [[_split(block) for block in level] for level in network.down]
+        self.up = [[_split(block) for block in level] for level in network.up]
 
     def forward(
-        self, features: Tensor, near: Tensor, *levels: Tensor, rows: list[int] | None = None
+        self,
+        features: Tensor,
+        near: Tensor,
+        context: Tensor,
+        *levels: Tensor,
+        rows: list[int] | None = None,
     ) -> tuple[Tensor, ...]:
         """Take one epoch.
 
         Args:
             features: (B, F).
-            near: State that every epoch needs, (B, S).
-            *levels: State of each completed level, (B_k, S_k), B_k <= B rows, never rising.
+            near: For each block of the stem two tokens of its past, then the PATCH - 1 epochs
+                before this one, (B, K, C).
+            context: What the finest level last sent down, (B, C).
+            *levels: For each completed level the past of its blocks, two tokens each, then its
+                own last token and what the coarser one last sent down (the coarsest has neither),
+                (B_k, K, C) with B_k <= B rows, never rising.
             rows: How many rows of each level count, the others being padding; None = all.
 
         Returns:
-            P(binary) (B,), then `near` and `levels` as they are to be kept.
+            P(binary) (B,); new tokens of the stem (B, K', C): of each block, and the epoch itself;
+            then for each level new tokens (B_k, K', C), likewise, and what it sends down (B_k, C).
         """
-        network, stem = self.network, self.network.config.stem_channels
-        rows = rows or [len(state) for state in levels]
-        *pasts, pending, context = near.split(
-            [
-                *(block.past * stem for block in network.stem),
-                (PATCH - 1) * stem,
-                network.config.channels,
-            ],
-            dim=1,
-        )
-        x, kept = network.embed(features), []
-        for block, past in zip(network.stem, pasts, strict=True):
-            x, past = self._block(block, x, past)
-            kept += past
-        group = torch.cat([pending, x], dim=1)
+        network, past = self.network, near.flatten(1)
+        x, written = network.embed(features), []
+        width = 2 * x.shape[1]
+        for k, block in enumerate(self.stem):
+            x, normed = _apply(block, x, past[:, k * width : (k + 1) * width])
+            written.append(normed)
         after = []
         if levels:
-            token = network.merge[0](group[: len(levels[0])])
-            heard, after = self._level(0, token, levels, rows)
-            context = _over(heard, context, rows[0])
-        hidden = network.head[:3](torch.cat([x, context], dim=1))
+            n, merge = len(levels[0]), network.merge[0]
+            group = torch.cat([past[:n, len(self.stem) * width :], x[:n]], dim=1)
+            after = self._level(0, torch.addmm(merge.bias, group, merge.weight.T), levels, rows)
+            context = _over(after[1], context, rows and rows[0])
+        norm, first, gelu, last = network.head
+        hidden = gelu(first(_normed(norm, torch.cat([x, context], dim=1))))
         # A product with one column rounds by the number of rows; this sum does not.
-        logit = (hidden * network.head[3].weight).sum(1) + network.head[3].bias
-        return torch.sigmoid(logit), torch.cat([*kept, group[:, stem:], context], dim=1), *after
+        logit = (hidden * last.weight).sum(1) + last.bias
+        return torch.sigmoid(logit), torch.stack([*written, x], dim=1), *after
 
     def _level(
-        self, k: int, x: Tensor, levels: tuple[Tensor, ...], rows: list[int]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Down, through the coarser level where it has a new token, and up: (B_k, C), states."""
-        network, channels = self.network, self.network.config.channels
-        state, kept, after = levels[k], [], []
-        widths = [block.past * channels for block in (*network.down[k], *network.up[k])]
-        *pasts, rest = state.split([*widths, state.shape[1] - sum(widths)], dim=1)
-        for block, past in zip(network.down[k], pasts, strict=False):
-            x, past = self._block(block, x, past)
-            kept += past
-        ends = []
+        self, k: int, x: Tensor, levels: tuple[Tensor, ...], rows: list[int] | None
+    ) -> list[Tensor]:
+        """Down, through the coarser level where it has a new token, and up."""
+        network, written, after = self.network, [], []
+        past, width, place = levels[k].flatten(1), 2 * x.shape[1], 0
+        for block in self.down[k]:
+            x, normed = _apply(block, x, past[:, place : place + width])
+            place += width
+            written.append(normed)
+        own = x
         if k + 1 < network.config.num_levels:
-            earlier, coarse = rest.split(channels, dim=1)
-            ends = [x]
+            earlier, coarse = past[:, -width:].split(width // 2, dim=1)
             if k + 1 < len(levels):
-                n = len(levels[k + 1])
-                token = network.merge[k + 1](torch.cat([earlier[:n], x[:n]], dim=1))
-                above, after = self._level(k + 1, token, levels, rows)
-                coarse = _over(network.lift[k](above), coarse, rows[k + 1])
-            ends.append(coarse)
+                n, merge = len(levels[k + 1]), network.merge[k + 1]
+                pair = torch.cat([earlier[:n], x[:n]], dim=1)
+                token = torch.addmm(merge.bias, pair, merge.weight.T)
+                after = self._level(k + 1, token, levels, rows)
+                coarse = _over(after[1], coarse, rows and rows[k + 1])
             x = x + coarse
-        for block, past in zip(network.up[k], pasts[len(network.down[k]) :], strict=True):
-            x, past = self._block(block, x, past)
-            kept += past
-        return x, [torch.cat([*kept, *ends], dim=1), *after]
-
-    @staticmethod
-    def _block(block: nn.Module, x: Tensor, past: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """A block at one token (B, C) behind its `past` (B, P); the output and its next past."""
-        channels, d = x.shape[1], block.dilation
-        normed = block.norm(x)
-        taps = [past[:, k * d * channels : (k * d + 1) * channels] for k in range(2)]
-        mixed = block.mix(F.relu(block.conv(torch.cat([*taps, normed], dim=1))))
-        return x + mixed, [past[:, channels:], normed]
+        for block in self.up[k]:
+            x, normed = _apply(block, x, past[:, place : place + width])
+            place += width
+            written.append(normed)
+        if k + 1 < network.config.num_levels:
+            written.append(own)
+        sent = network.lift[k - 1](x) if k else x
+        return [torch.stack(written, dim=1), sent, *after]
 
 
-def _over(new: Tensor, old: Tensor, rows: int) -> Tensor:
-    """The first `rows` of `new`, then what `old` holds behind them."""
-    return new if rows == len(old) else torch.cat([new[:rows], old[rows:]])
+def _over(new: Tensor, old: Tensor, rows: int | None) -> Tensor:
+    """The first `rows` of `new`, then what `old` holds behind them; None = all of `new`."""
+    return new if rows is None or rows == len(old) else torch.cat([new[:rows], old[rows:]])
