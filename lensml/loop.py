@@ -5,6 +5,7 @@ several processes with the same global batch follow the trajectory of one.
 """
 
 import csv
+import logging
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -28,7 +29,10 @@ from lensml.survey import Survey, draw_torch, observe
 
 __all__ = ["HISTORY", "LAST", "Run", "TrainingConfig", "bf16_supported", "find_device"]
 
+log = logging.getLogger(__name__)
 LAST = "last.safetensors"
+ROWS_AT_ONCE = 128  # through the network on a CPU: as fast as more, and a quarter of 512's memory
+LENGTH_STEP = 32  # curves of a batch are padded to a multiple: shapes recur
 HISTORY = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate", "seconds")
 
 
@@ -52,6 +56,7 @@ class TrainingConfig:
     sigma_start: float = 0.02  # ceiling at the start [mag]
     sigma_floor: float = 0.003  # errors are drawn down to this while the ceiling rises [mag]
     mixed_precision: bool = True
+    compile: bool | None = None  # by torch.compile; None = on a GPU, for on a CPU it gains nothing
     start_from: str | None = None  # run folder or "shipped": continue from these weights
     network: NetworkConfig = NetworkConfig()
 
@@ -127,11 +132,18 @@ class Run:
         if self.world > 1:
             ids = [device] if device.type == "cuda" else None
             self.model = torch.nn.parallel.DistributedDataParallel(self.network, device_ids=ids)
+        wanted = device.type == "cuda" if config.compile is None else config.compile
+        self.compiled = torch.compile(self.model) if wanted else None
+        self.rows_at_once = ROWS_AT_ONCE if device.type == "cpu" else config.batch_size
         decayed = [p for p in self.network.parameters() if p.dim() > 1]
         plain = [p for p in self.network.parameters() if p.dim() <= 1]
         groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(
-            groups, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+            groups,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=(0.9, 0.98),
+            fused=True,
         )
         use_bf16 = config.mixed_precision and bf16_supported(device)
         self.cast = torch.autocast(device.type, torch.bfloat16) if use_bf16 else nullcontext()
@@ -150,12 +162,60 @@ class Run:
             delta, sigma, seen = self.data.as_observed(rows)
         else:
             generator = torch.Generator(self.device).manual_seed(seed)
-            draws = draw_torch(len(pairs), self.data.num_epochs, generator)
+            outliers = survey.outlier_fraction > 0
+            draws = draw_torch(len(pairs), self.data.num_epochs, generator, outliers=outliers)
             mine = slice(2 * share.start, 2 * share.stop)
-            draws = type(draws)(draws.pair[share], *(d[mine] for d in draws[1:]))
+            of_rows = (d if d is None else d[mine] for d in draws[1:])
+            draws = type(draws)(draws.pair[share], *of_rows)
             delta, sigma, seen = observe(self.data.clean[rows], draws, survey, self.data.time)
-        observed = compact(delta, sigma, seen, self.data.time)
+        length = self.padded_length(seen, survey)
+        observed = compact(delta, sigma, seen, self.data.time, length)
         return encode(observed), self.data.labels[rows], observed.valid
+
+    def padded_length(self, seen: Tensor, survey: Survey | None) -> int:
+        """Epochs to which a batch is padded: few different shapes, and no waiting for a GPU."""
+        if seen.is_cuda and survey is not None:
+            most = survey.most_epochs(seen.shape[1])
+        else:
+            most = int(seen.sum(1).max())
+        return max(1, -(-most // LENGTH_STEP)) * LENGTH_STEP
+
+    def gradients(self, features: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+        """Loss of this process' rows (), and its gradients added to those of the parameters.
+
+        A CPU takes some rows at a time: the memory of activations no longer grows with the batch.
+        """
+        rows, loss = len(labels), torch.zeros((), device=self.device)
+        for first in range(0, rows, self.rows_at_once):
+            part = slice(first, first + self.rows_at_once)
+            last = part.stop >= rows
+            later = nullcontext() if last or self.world == 1 else self.model.no_sync()
+            with later:
+                mean = self.part_gradients(features[part], labels[part], valid[part], rows)
+            loss += mean.detach()
+        return loss
+
+    def part_gradients(self, features: Tensor, labels: Tensor, valid: Tensor, rows: int) -> Tensor:
+        """What some of all `rows` contribute to the loss, and to the gradients."""
+
+        def of(model: torch.nn.Module) -> Tensor:
+            with self.cast:
+                logits = model(features)
+            loss = _loss(logits, labels, valid) * (len(labels) / rows)
+            loss.backward()
+            return loss
+
+        if self.compiled is None:
+            return of(self.model)
+        try:
+            return of(self.compiled)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of compilers there are many, each with its own errors
+            problem = str(error).strip().partition("\n")[0]
+            log.warning("torch.compile failed (%s); training goes on without it", problem)
+            self.compiled = None
+            return of(self.model)
 
     def survey_of(self, chooser: np.random.Generator, progress: float) -> Survey | None:
         """Which survey a step sees; None = the set is used as it was observed."""
@@ -177,7 +237,7 @@ class Run:
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """One pass over the training pairs; mean loss and the last learning rate."""
-        config, total = self.config, 0.0
+        config, read = self.config, []
         chooser = np.random.default_rng([derived_seed(config.seed, "epoch", epoch)])
         order = torch.from_numpy(chooser.permutation(self.data.train_pairs)).to(self.device)
         self.model.train()
@@ -192,17 +252,22 @@ class Run:
                 pairs = self.easy_pairs(chooser, progress / config.curriculum)
             seed = derived_seed(config.seed, "noise", epoch, step)
             features, labels, valid = self.batch(pairs, seed, self.survey_of(chooser, progress))
-            with self.cast:
-                logits = self.model(features)
-            loss = _loss(logits, labels, valid)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
+            loss = self.gradients(features, labels, valid)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip, foreach=True)
             self.optimizer.step()
-            total += float(loss.detach()) if step % 10 == 0 or step == self.steps - 1 else 0.0
-            if step % 10 == 0:
-                bar.set_postfix(loss=f"{float(loss.detach()):.4f}")
-        return total / len({*range(0, self.steps, 10), self.steps - 1}), rate
+            if step % 10 == 0 or step == self.steps - 1:  # elsewhere nobody waits for the device
+                read.append(float(loss))
+                bar.set_postfix(loss=f"{read[-1]:.4f}")
+        return self.mean_over_processes(sum(read) / len(read)), rate
+
+    def mean_over_processes(self, value: float) -> float:
+        """Mean of a number over all processes; their shares of a batch are equal."""
+        if self.world == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return float(total) / self.world
 
     @torch.no_grad()
     def validate(self) -> tuple[float, float]:
@@ -218,7 +283,8 @@ class Run:
                 pairs.to(self.device), seed, self.survey_of(chooser, 1.0)
             )
             self.rank, self.world = rank, world
-            logits = self.network(features)
+            parts = features.split(self.rows_at_once)
+            logits = torch.cat([self.network(part) for part in parts])
             losses.append(float(_loss(logits, labels, valid)) * len(pairs))
             last = (valid.sum(1) - 1).clamp_min(0)[:, None]
             scores.append(logits.gather(1, last)[:, 0].cpu().numpy())

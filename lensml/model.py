@@ -48,6 +48,82 @@ def delayed(coarse: Tensor, group: int, length: int) -> Tensor:
     return F.pad(coarse, (0, 0, 1, 0)).repeat_interleave(group, dim=1)[:, 1 : length + 1]
 
 
+def _image(x: Tensor) -> Tensor:
+    """Rows (B, L, C) as an image (B, C, 1, L) whose channels lie together; no copy."""
+    return x.transpose(1, 2)[:, :, None]
+
+
+def _rows(image: Tensor) -> Tensor:
+    """An image (B, C, 1, L) as rows (B, L, C); no copy."""
+    return image.squeeze(2).transpose(1, 2)  # indexing would copy in the gradient
+
+
+def _train_by_convolution(x: Tensor) -> bool:
+    """Whether oneDNN's convolutions serve better than matrix products and automatic gradients.
+
+    On a CPU they need no copies of shifted rows, and find the gradients of weights and biases in
+    one pass. Inference keeps the plain path.
+    """
+    on_cpu = x.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    training = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return on_cpu and training and x.numel() > 0
+
+
+def _working_dtype(x: Tensor) -> torch.dtype:
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """`layer(x)` of rows (B, L, C)."""
+    if not _train_by_convolution(x):
+        return layer(x)
+    return _rows(F.conv2d(_image(x), layer.weight[:, :, None, None], layer.bias))
+
+
+class _BlockStep(torch.autograd.Function):
+    """`CausalBlock` with its gradient written out: each array is read and written once.
+
+    Equal to `x + block.step(x, ...)`, which stays the reference. `taps` (C, C, 1, 3) and `mix`
+    (C, C, 1, 1) are the weights as convolutions.
+    """
+
+    @staticmethod
+    def forward(ctx, x, gain, shift, taps, taps_bias, mix, mix_bias, dilation, eps):
+        length, channels = x.shape[1:]
+        normed, mean, scale = torch.native_layer_norm(x, (channels,), gain, shift, eps)
+        padding, spacing = (0, 2 * dilation), (1, dilation)  # the surplus lies at the end
+        wide = F.conv2d(_image(normed), taps, taps_bias, 1, padding, spacing)
+        active = wide[..., :length].relu()
+        ctx.save_for_backward(x, mean, scale, normed, active, gain, shift, taps, mix)
+        ctx.padding, ctx.spacing = padding, spacing
+        return _rows(F.conv2d(active, mix, mix_bias)).add_(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, mean, scale, normed, active, gain, shift, taps, mix = ctx.saved_tensors
+        length, channels = x.shape[1:]
+        bias, one, none, every = [channels], [1, 1], [0, 0], [True] * 3
+        gradient = gradient.contiguous()
+        back = torch.ops.aten.convolution_backward
+        inner, to_mix, to_mix_bias = back(
+            _image(gradient), active, mix, bias, one, none, one, False, none, 1, every
+        )
+        wide = x.new_empty(len(x), length + ctx.padding[1], channels)
+        wide[:, length:] = 0
+        kept = _image(wide)[..., :length]
+        torch.ops.aten.threshold_backward.grad_input(inner, active, 0, grad_input=kept)
+        inner, to_taps, to_taps_bias = back(
+            _image(wide), _image(normed), taps, bias, one, ctx.padding, ctx.spacing, False, none, 1,
+            every,
+        )  # fmt: skip
+        below, to_gain, to_shift = torch.ops.aten.native_layer_norm_backward(
+            _rows(inner).contiguous(), x, [channels], mean, scale, gain, shift, every
+        )
+        below += gradient
+        return below, to_gain, to_shift, to_taps, to_taps_bias, to_mix, to_mix_bias, None, None
+
+
 class CausalBlock(nn.Module):
     """Residual block: a convolution over a token and two of its past, then a mix of channels."""
 
@@ -64,6 +140,8 @@ class CausalBlock(nn.Module):
         return 2 * self.dilation
 
     def forward(self, x: Tensor) -> Tensor:  # (B, L, C) -> (B, L, C)
+        if _train_by_convolution(x):
+            return self._written_out(x)
         return x + self.step(x, F.pad(self.norm(x), (0, 0, self.past, 0)))
 
     def step(self, x: Tensor, normed: Tensor) -> Tensor:
@@ -71,6 +149,16 @@ class CausalBlock(nn.Module):
         length, d = x.shape[1], self.dilation
         taps = [normed[:, k * d : k * d + length] for k in range(3)]
         return self.mix(F.relu(self.conv(torch.cat(taps, dim=2))))
+
+    def _written_out(self, x: Tensor) -> Tensor:
+        dtype, channels = _working_dtype(x), x.shape[2]
+        taps = self.conv.weight.to(dtype).view(channels, 1, 3, channels).permute(0, 3, 1, 2)
+        mix = self.mix.weight.to(dtype)[:, :, None, None]
+        biases = self.conv.bias.to(dtype), self.mix.bias.to(dtype)
+        return _BlockStep.apply(
+            x.to(dtype).contiguous(), self.norm.weight, self.norm.bias, taps, biases[0], mix,
+            biases[1], self.dilation, self.norm.eps,
+        )  # fmt: skip
 
 
 class Network(nn.Module):
@@ -108,7 +196,7 @@ class Network(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:  # (B, L, F) -> (B, L)
         length = features.shape[1]
-        x = self.embed(features)
+        x = _linear(self.embed, features)
         for block in self.stem:
             x = block(x)
         levels = [self._merge(x, 0)]
@@ -119,17 +207,22 @@ class Network(nn.Module):
                 levels.append(self._merge(levels[k], k + 1))
         for k in reversed(range(len(levels))):
             if k < len(self.lift):
-                levels[k] = levels[k] + delayed(self.lift[k](levels[k + 1]), 2, levels[k].shape[1])
+                levels[k] = levels[k] + delayed(
+                    _linear(self.lift[k], levels[k + 1]), 2, levels[k].shape[1]
+                )
             for block in self.up[k]:
                 levels[k] = block(levels[k])
         context = delayed(levels[0], PATCH, length)
-        return self.head(torch.cat([x, context], dim=2)).squeeze(2)
+        norm, widen, bend, narrow = self.head
+        return narrow(bend(_linear(widen, norm(torch.cat([x, context], dim=2))))).squeeze(2)
 
     def _merge(self, x: Tensor, level: int) -> Tensor:
         """Join complete groups of tokens (B, L, C) -> (B, L // group, C'); a begun group waits."""
         group = PATCH if level == 0 else 2
         whole = x.shape[1] // group
-        return self.merge[level](x[:, : whole * group].reshape(len(x), whole, group * x.shape[2]))
+        return _linear(
+            self.merge[level], x[:, : whole * group].reshape(len(x), whole, group * x.shape[2])
+        )
 
 
 @torch.no_grad()

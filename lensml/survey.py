@@ -53,6 +53,13 @@ class Survey:
         """Grid epochs, shape (T,), float64 [day]."""
         return np.linspace(*self.window, self.num_epochs)
 
+    def most_epochs(self, num_epochs: int) -> int:
+        """What a curve keeps of so many epochs, exceeded by one in a million."""
+        kept = 1 - float(np.min(self.missing_fraction))
+        grid = -(-num_epochs // self.keep_every[0])
+        spread = 5 * np.sqrt(grid * kept * (1 - kept))
+        return min(num_epochs, int(np.ceil(grid * kept + spread)))
+
     def describe(self) -> dict:
         """Plain values for JSON."""
         return asdict(self)
@@ -64,7 +71,7 @@ class Draws(NamedTuple):
     pair: Tensor  # (P, 8) uniform, one set per event
     mask: Tensor  # (2 P, T) uniform
     noise: Tensor  # (2 P, T) standard normal
-    outlier: Tensor  # (2 P, T) uniform
+    outlier: Tensor | None  # (2 P, T) uniform; None where the survey has no outliers
     baseline: Tensor  # (2 P, 1) standard normal
 
 
@@ -84,8 +91,13 @@ def draw_numpy(generators: list[np.random.Generator], num_epochs: int) -> Draws:
     return Draws(torch.from_numpy(pair), *(torch.from_numpy(np.concatenate(r)) for r in rows))
 
 
-def draw_torch(num_pairs: int, num_epochs: int, generator: torch.Generator) -> Draws:
-    """All pairs at once on the generator's device, for training."""
+def draw_torch(
+    num_pairs: int, num_epochs: int, generator: torch.Generator, *, outliers: bool = True
+) -> Draws:
+    """All pairs at once on the generator's device, for training.
+
+    Without `outliers` nothing is drawn for them; the other numbers are the same.
+    """
     device = generator.device
     rows = (2 * num_pairs, num_epochs)
 
@@ -95,8 +107,9 @@ def draw_torch(num_pairs: int, num_epochs: int, generator: torch.Generator) -> D
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, device=device)
 
-    pair = uniform(num_pairs, NUM_PAIR_DRAWS)
-    return Draws(pair, uniform(*rows), normal(*rows), uniform(*rows), normal(rows[0], 1))
+    pair, mask, noise = uniform(num_pairs, NUM_PAIR_DRAWS), uniform(*rows), normal(*rows)
+    baseline = normal(rows[0], 1)
+    return Draws(pair, mask, noise, uniform(*rows) if outliers else None, baseline)
 
 
 def clean_delta_mag(magnification: Tensor, f_s: Tensor) -> Tensor:
