@@ -11,8 +11,11 @@ __all__ = ["PsplFit", "fit_pspl", "pspl_delta_mag"]
 MAG = 2.5 / log(10.0)  # magnitudes per natural logarithm
 LOW = (-torch.inf, log(1e-7), log(1e-3), 1e-3)  # t0, ln u0, ln tE, f_s
 HIGH = (torch.inf, log(30.0), log(1e5), 1.0)
-SEARCH = ((150, 7, 3), (300, 8, 2))  # epochs kept, iterations, valleys kept: cheap first
-HOPELESS = 3.0  # times the best cost on thinned epochs: such a valley is not followed further
+# Epochs kept, iterations, valleys kept: cheap first. With f_s free the valleys are long and flat.
+SEARCH = ((150, 7, 3), (300, 8, 2))
+SEARCH_BLENDED = ((150, 10, 6), (300, 20, 4))
+BLENDS, GIVEN_BLENDS = (0.3, 0.1, 0.01), (0.5, 0.1)  # f_s of further starts where it is free
+HOPELESS = 3.0, 30.0  # times the best cost on thinned epochs: such a valley is left; blended
 SAME = 0.02  # ends closer than this in t0 / (u0 tE), ln u0, ln tE and f_s are one valley
 DROP = 0.75  # rows still moving are gathered once they are at most this share
 
@@ -135,7 +138,7 @@ def _descend(
     return end, floor
 
 
-def _guesses(times: Tensor, data: Tensor) -> Tensor:
+def _guesses(times: Tensor, data: Tensor, blended: bool) -> Tensor:
     """Starting points (B, S, 4): at the peak, the centroid and the second peak, short to long."""
     bright = (-data).clamp_min(0)
     dt = torch.diff(times, dim=1).clamp_min(1e-6)
@@ -148,9 +151,13 @@ def _guesses(times: Tensor, data: Tensor) -> Tensor:
     far = (times - t_peak[:, None]).abs() > 0.25 * width[:, None]
     t_second = times.gather(1, torch.where(far, bright, -1.0).argmax(1, keepdim=True))[:, 0]
     amplitude = 10 ** (0.4 * peak.clamp(1e-3, 12.0))
-    u_peak = torch.sqrt(2 * amplitude / torch.sqrt(amplitude**2 - 1) - 2).clamp(1e-5, 3.0)
+
+    def u_peak(f_s: float) -> Tensor:
+        lensed = 1 + (amplitude - 1) / f_s
+        return torch.sqrt(2 * lensed / torch.sqrt(lensed**2 - 1) - 2).clamp(1e-5, 3.0)
+
     rows = [
-        (t, u_peak * wider, width * scale)
+        (t, u_peak(1.0) * wider, width * scale, 1.0)
         for t, wider, scale in (
             (t_peak, 1.0, 0.15),
             (t_peak, 1.0, 0.6),
@@ -160,7 +167,16 @@ def _guesses(times: Tensor, data: Tensor) -> Tensor:
             (t_second, 1.5, 0.6),
         )
     ]
-    start = [torch.stack([t, u.log(), tE.log(), torch.ones_like(t)], dim=1) for t, u, tE in rows]
+    if blended:  # along the valley in which u0 and f_s fall together while u0 tE stays
+        rows += [
+            (t, u_peak(f_s) * wider, width * scale * u_peak(1.0) / u_peak(f_s), f_s)
+            for f_s in BLENDS
+            for t, wider, scale in ((t_peak, 1.0, 0.6), (t_peak, 1.0, 2.5), (centroid, 3.0, 2.0))
+        ]
+    start = [
+        torch.stack([t, u.log(), tE.log(), torch.full_like(t, f_s)], dim=1)
+        for t, u, tE, f_s in rows
+    ]
     return torch.stack(start, dim=1)
 
 
@@ -180,7 +196,7 @@ def fit_pspl(
         times: Epochs, (T,) or (B, T), increasing [day].
         delta_mag: Magnitude minus the known baseline, (B, T) [mag]; any value where weight is 0.
         weight: Weight of each epoch, (B, T), 0 = not observed; None = all equal to 1.
-        starts: Further starting points (B, S, 3) of t0 [day], u0, tE [day].
+        starts: Further starting points (B, S, 3) of t0 [day], u0, tE [day], or (B, S, 4) with f_s.
         blended: Whether f_s (0 < f_s <= 1) is free.
         search: Whether to add starting points read off the curve; off for warm-started refits.
         num_polished: How many of the best valleys are followed on all epochs.
@@ -201,16 +217,20 @@ def fit_pspl(
     if weight is not None:
         root = torch.as_tensor(weight, dtype=torch.float64, device=data.device).sqrt()
         data = torch.where(root > 0, data, 0.0)
-    candidates = [_guesses(times.expand_as(data), data)] if search else []
+    candidates = [_guesses(times.expand_as(data), data, blended)] if search else []
     if starts is not None:
         given = torch.as_tensor(starts, dtype=torch.float64, device=data.device)
-        logs = torch.cat([given[..., :1], given[..., 1:].log(), torch.ones_like(given[..., :1])], 2)
-        candidates.append(logs)
+        blends = (1.0, *(GIVEN_BLENDS if blended and search else ())) if given.shape[2] == 3 else ()
+        logs = torch.cat([given[..., :1], given[..., 1:3].log(), given[..., 3:]], dim=2)
+        whole = [torch.cat([logs, torch.full_like(logs[..., :1], f_s)], dim=2) for f_s in blends]
+        candidates += whole or [logs]
     if not candidates:
         raise ValueError("`starts` is None and `search` is off; give one of the two")
     theta = torch.cat(candidates, dim=1)
     worth = torch.ones_like(theta[..., 0], dtype=torch.bool)
-    for epochs, iterations, keep in SEARCH:
+    if blended:
+        num_polished = max(num_polished, SEARCH_BLENDED[-1][2])
+    for epochs, iterations, keep in SEARCH_BLENDED if blended else SEARCH:
         if theta.shape[1] > max(keep, num_polished):
             zero = times.mean(dim=1, keepdim=True)  # relative, so float32 holds Julian dates too
             stride = max(1, data.shape[1] // epochs)
@@ -221,7 +241,7 @@ def fit_pspl(
             ends = _follow(theta.float(), worth, near, thinned, weights, blended, iterations)
             theta, cost = (x[:, :keep].double() for x in ends)
             theta[..., 0] += zero
-            worth = _worth_following(theta, cost)
+            worth = _worth_following(theta, cost, HOPELESS[blended])
     theta, worth = theta[:, :num_polished], worth[:, :num_polished]
     theta, cost = _follow(theta, worth, times, data, root, blended, 60)
     t0, ln_u0, ln_tE, f_s = theta[:, 0].unbind(1)
@@ -243,9 +263,9 @@ def _follow(theta, worth, times, data, root, blended, iterations) -> tuple[Tenso
     return result.gather(1, order[..., None].expand_as(result)), cost
 
 
-def _worth_following(theta: Tensor, cost: Tensor) -> Tensor:
+def _worth_following(theta: Tensor, cost: Tensor, hopeless: float) -> Tensor:
     """Which of K valleys (B, K, 4), the best first, are neither another's again nor hopeless."""
-    worth = cost < HOPELESS * cost[:, :1] + 1e-9
+    worth = cost < hopeless * cost[:, :1] + 1e-9
     worth[:, 0] = True
     size = torch.full_like(theta, SAME)
     size[..., 0] *= (theta[..., 1] + theta[..., 2]).exp()  # u0 tE
