@@ -12,16 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lensml.features import WIDTHS
 from lensml.model import PATCH, CausalBlock, Network
 from lensml.step import (
     BINS,
     LAGS,
     MIN_ROWS,
     RECENT,
+    Array,
     Step,
     bin_sums,
     depth_of,
     latest_features,
+    library,
     moved_sums,
 )
 
@@ -32,6 +35,7 @@ ROW = RECENT + SHIFT - 1
 CHUNK = 512  # events that advance together: what they touch then stays in the cache
 SUMS = (3, 3, BINS)
 EPOCH = ("times", "weight", "bright")
+LAGS_BACK = np.array(LAGS)
 
 
 class _Rings:
@@ -64,13 +68,27 @@ class _Rings:
 
 
 class States:
-    """Slots for events; each call of `advance` takes one more epoch of some of them."""
+    """Slots for events; each call of `advance` takes one more epoch of some of them.
 
-    def __init__(self, network: Network, device: str | torch.device | None = None) -> None:
+    Args:
+        network: The classifier; it is moved to `device`.
+        device: Where to compute; None = where the network is.
+        on_cpu: Whether slabs are numpy's, which calls for less per event; None = on a CPU. As
+            torch's they can lie on any device.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        device: str | torch.device | None = None,
+        on_cpu: bool | None = None,
+    ) -> None:
         self.device = torch.device(device or next(network.parameters()).device)
         self.step = Step(network.to(self.device).eval())
         config = network.config
         self.num_levels = config.num_levels
+        self.on_cpu = self.device.type == "cpu" if on_cpu is None else on_cpu
+        self._widths = self._index(np.array(WIDTHS))
         self.count = np.zeros(0, np.int64)  # epochs taken
         self.used = 0
         self.rings = {"near": _Rings(network.stem, PATCH, PATCH - 1, PATCH - 1)}
@@ -101,10 +119,10 @@ class States:
             shape[0] * shape[1] * np.dtype(kind).itemsize for shape, kind in self.shapes.values()
         )
 
-    def _zeros(self, capacity: int, name: str) -> NDArray | Tensor:
+    def _zeros(self, capacity: int, name: str) -> Array:
         """A slab, (capacity x tokens, width): numpy's zeros cost no memory until written to."""
         (tokens, width), kind = self.shapes[name]
-        if self.device.type == "cpu":
+        if self.on_cpu:
             return np.zeros((capacity * tokens, width), kind)
         kind = torch.float32 if kind is np.float32 else torch.float64
         return torch.zeros((capacity * tokens, width), dtype=kind, device=self.device)
@@ -156,7 +174,7 @@ class States:
         return answers
 
     def _parts(self, order: NDArray) -> Iterator[NDArray]:
-        size = CHUNK if self.device.type == "cpu" else max(len(order), 1)
+        size = CHUNK if self.on_cpu else max(len(order), 1)
         for first in range(0, len(order), size):
             yield order[first : first + size]
 
@@ -176,34 +194,33 @@ class States:
         for k, n in enumerate(max(n, MIN_ROWS) for n in rows):
             parity.append((count[:n] // (PATCH << k) - 1) % 2)
             levels.append(self._past(f"level{k}", slots[:n], parity[k]))
-        context = self._take("context", slots)
+        context = torch.as_tensor(self._take("context", slots))
         p, tokens, *after = self.step(features, near, context, *levels, rows=rows)
         self._keep("near", slots[:num], phase[:num], tokens)
         for k, n in enumerate(rows):
             self._keep(f"level{k}", slots[:n], parity[k][:n], after[2 * k])
             rings = self.rings[f"level{k - 1}"] if k else None
             place = slots[:n] * rings.tokens + rings.singles[1] if rings else slots[:n]
-            self._put(f"level{k - 1}" if k else "context", place, after[2 * k + 1])
+            self._put(f"level{k - 1}" if k else "context", place, self._own(after[2 * k + 1]))
         return p[:num].double().cpu().numpy()
 
     def _features(self, slots: NDArray, count: NDArray, num: int) -> Tensor:
         """Features of the epochs just written, and the sums behind them brought up to date."""
         phase = (count - 1) % SHIFT
-        start = slots * ROW
-        places = (start + (RECENT - 1) + phase)[:, None] - LAGS_BACK
-        origin = self._take("times", start + (RECENT - 1))
-        times, weight, bright = (
-            self._take(name, places.reshape(-1)).view(places.shape) for name in EPOCH
-        )
-        lagged = _weighed(times, weight, bright, origin)
-        sums = moved_sums(self._take("sums", slots).view(-1, *SUMS), lagged)
+        origin = slots * ROW + (RECENT - 1)  # where the row's times count from
+        places = (origin + phase)[:, None] - LAGS_BACK
+        since = self._take("times", origin)
+        lagged = _weighed(*(self._take(name, places) for name in EPOCH), since)
+        sums = moved_sums(self._take("sums", slots).reshape(-1, *SUMS), lagged)
         if len(fresh := np.flatnonzero(phase == 0)):
-            whole = start[fresh][:, None] + np.arange(RECENT)
-            recent = (self._take(name, whole.reshape(-1)).view(whole.shape) for name in EPOCH)
-            rows = torch.from_numpy(fresh).to(self.device)
-            sums[rows] = bin_sums(_weighed(*recent, origin[rows]))
-        self._put("sums", slots[:num], sums.flatten(1))
-        return latest_features(lagged, sums, torch.from_numpy(count).to(self.device))
+            whole = origin[fresh][:, None] - np.arange(RECENT - 1, -1, -1)
+            recent = (self._take(name, whole) for name in EPOCH)
+            fresh = self._index(fresh)
+            sums[fresh] = bin_sums(_weighed(*recent, since[fresh]))
+        self._put("sums", slots[:num], sums.reshape(len(slots), -1))
+        with np.errstate(all="ignore"):  # bins not yet filled
+            features = latest_features(lagged, sums, self._index(count), self._widths)
+        return torch.as_tensor(features).float()
 
     def _write(
         self, slots: NDArray, phase: NDArray, count: NDArray, epochs: Sequence[NDArray]
@@ -212,39 +229,47 @@ class States:
         full = slots[(phase == 0) & (count > 1)]
         places = slots * ROW + (RECENT - 1) + phase
         for name, values in zip(EPOCH, epochs, strict=True):
-            slab = self.slabs[name]
             if len(full):
-                rows = slab.reshape(-1, ROW)
-                rows[full, : RECENT - 1] = rows[full, SHIFT:]
-            if self.device.type == "cpu":
-                slab[places, 0] = values
-            else:
-                values = torch.from_numpy(np.asarray(values, float)).to(slab)
-                slab[torch.from_numpy(places).to(self.device), 0] = values
+                rows = self.slabs[name].reshape(-1, ROW)
+                index = self._index(full)
+                rows[index, : RECENT - 1] = rows[index, SHIFT:]
+            self._put(name, places, self._values(name, values))
+
+    def _values(self, name: str, values: NDArray) -> Array:
+        values = np.asarray(values, self.shapes[name][1])[:, None]
+        return values if self.on_cpu else torch.from_numpy(values).to(self.device)
 
     def _past(self, name: str, slots: NDArray, phase: NDArray) -> Tensor:
         rings = self.rings[name]
-        index = slots[:, None] * rings.tokens + rings.read[phase]
-        return self._take(name, index.reshape(-1)).view(*index.shape, -1)
+        return torch.as_tensor(self._take(name, slots[:, None] * rings.tokens + rings.read[phase]))
 
     def _keep(self, name: str, slots: NDArray, phase: NDArray, tokens: Tensor) -> None:
         rings = self.rings[name]
         index = slots[:, None] * rings.tokens + rings.write[phase]
-        self._put(name, index.reshape(-1), tokens.flatten(0, 1))
+        self._put(name, index.reshape(-1), self._own(tokens[: len(slots)].flatten(0, 1)))
 
-    def _take(self, name: str, index: NDArray) -> Tensor:
+    def _own(self, values: Tensor) -> Array:
+        """Values of the step as the slabs are: numpy's on a CPU."""
+        return values.numpy() if self.on_cpu else values
+
+    def _index(self, index: NDArray) -> Array:
+        return index if self.on_cpu else torch.from_numpy(index).to(self.device)
+
+    def _take(self, name: str, index: NDArray) -> Array:
+        """Rows of a slab, (*index, width); the axis of a width of one is left out."""
         slab = self.slabs[name]
-        if self.device.type == "cpu":
-            return torch.from_numpy(slab.take(index, axis=0))
-        return slab.index_select(0, torch.from_numpy(index).to(self.device))
+        if self.on_cpu:
+            return slab.take(index, axis=0) if slab.shape[1] > 1 else slab.take(index)
+        rows = slab.index_select(0, self._index(index.reshape(-1)))
+        return rows.view(*index.shape, *slab.shape[1:][: slab.shape[1] > 1])
 
-    def _put(self, name: str, index: NDArray, values: Tensor) -> None:
+    def _put(self, name: str, index: NDArray, values: Array) -> None:
         """Write the first len(index) rows of `values`."""
         slab, values = self.slabs[name], values[: len(index)]
-        if self.device.type == "cpu":
-            slab[index] = values.numpy()
+        if self.on_cpu:
+            slab[index] = values
         else:
-            slab.index_copy_(0, torch.from_numpy(index).to(self.device), values)
+            slab.index_copy_(0, self._index(index), values)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that is remembered, by name; views of the slabs, not copies."""
@@ -263,13 +288,11 @@ class States:
         self.used = used
         self.count[:] = tensors["count"].numpy()
         for name, slab in self.slabs.items():
-            slab[:] = tensors[name].numpy() if self.device.type == "cpu" else tensors[name]
+            slab[:] = tensors[name].numpy() if self.on_cpu else tensors[name]
 
 
-LAGS_BACK = np.array(LAGS)
-
-
-def _weighed(times: Tensor, weight: Tensor, bright: Tensor, origin: Tensor) -> Tensor:
-    """Weight, weight x brightening, weight x time since `origin` (B, 1): each (B, R), stacked."""
-    heavy = weight.double()
-    return torch.stack([heavy, heavy * bright, heavy * (times - origin)], dim=1)
+def _weighed(times: Array, weight: Array, bright: Array, origin: Array) -> Array:
+    """Weight, weight x brightening, weight x time since `origin` (B,): each (B, R), stacked."""
+    xp = library(times)
+    heavy = weight.astype(float) if xp is np else weight.double()
+    return xp.stack([heavy, heavy * bright, heavy * (times - origin[:, None])], axis=1)

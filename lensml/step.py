@@ -5,15 +5,19 @@ levels of the pyramid; at depth 0 the stem and the head run alone. Nothing here 
 goes in is what was remembered, and what comes out is what must be written over it.
 """
 
+from math import log, log10
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lensml.features import HISTORY, WIDTHS
 from lensml.model import PATCH, CausalBlock, Network
 
 __all__ = [
+    "Array",
     "BINS",
     "LAGS",
     "MIN_ROWS",
@@ -22,15 +26,19 @@ __all__ = [
     "bin_sums",
     "depth_of",
     "latest_features",
+    "library",
     "moved_sums",
 ]
 
 RECENT = HISTORY - 1  # epochs, the present one included, that the averages reach
 BINS = 4  # averages of each width, one behind the other
 WIDE = WIDTHS[1:]  # a width of one epoch needs no sum
-ENTER = [[k * width for k in range(BINS)] for width in WIDE]
-LEAVE = [[(k + 1) * width for k in range(BINS)] for width in WIDE]
-LAGS = sorted({*range(BINS), *sum(ENTER + LEAVE, [])})  # epochs back that an update looks at
+EDGES = [[k * width for k in range(BINS + 1)] for width in WIDE]
+LAGS = sorted({*range(BINS), *sum(EDGES, [])})  # epochs back that an update looks at
+ENTER = [[LAGS.index(lag) for lag in edges[:-1]] for edges in EDGES]
+LEAVE = [[LAGS.index(lag) for lag in edges[1:]] for edges in EDGES]
+LN10 = log(10)
+Array = NDArray | Tensor
 # Matrix products of fewer rows take other roads through the library and round otherwise; with at
 # least this many, an event's answer does not depend on who shares its batch.
 MIN_ROWS = 4
@@ -42,65 +50,79 @@ def depth_of(count: int, num_levels: int) -> int:
     return 0 if rest else min((groups & -groups).bit_length(), num_levels)
 
 
-def bin_sums(recent: Tensor) -> Tensor:
+def library(x: Array):
+    """The library whose functions take `x`: these few have the same names in both."""
+    return torch if isinstance(x, Tensor) else np
+
+
+def bin_sums(recent: Array) -> Array:
     """Sums over BINS bins of each wide width, newest first: (B, 3, RECENT) -> (B, 3, widths, 4)."""
-    bins = [recent[:, :, -BINS * w :].unflatten(2, (BINS, w)).sum(3).flip(2) for w in WIDE]
-    return torch.stack(bins, dim=2)
+    xp = library(recent)
+    bins = [recent[:, :, -BINS * w :].reshape(-1, 3, BINS, w).sum(3) for w in WIDE]
+    return xp.stack(bins, axis=2)[..., list(reversed(range(BINS)))]
 
 
-def moved_sums(sums: Tensor, lagged: Tensor) -> Tensor:
+def moved_sums(sums: Array, lagged: Array) -> Array:
     """`bin_sums` after one more epoch, from those before it and the epochs (B, 3, N) at LAGS."""
-    places = {lag: place for place, lag in enumerate(LAGS)}
-    enter, leave = ([[places[lag] for lag in row] for row in x] for x in (ENTER, LEAVE))
-    return sums + lagged[:, :, enter] - lagged[:, :, leave]
+    return sums + lagged[:, :, ENTER] - lagged[:, :, LEAVE]
 
 
-def latest_features(lagged: Tensor, sums: Tensor, count: Tensor) -> Tensor:
+def latest_features(lagged: Array, sums: Array, count: Array, widths: Array) -> Array:
     """Features of the last epoch alone, equal to `encode(...)[:, -1]` of the whole past.
+
+    Arrays of numpy or of torch: single events call for the one, a GPU for the other.
 
     Args:
         lagged: Of the epochs at LAGS back: weight 1 / sigma^2 (0 before the first epoch), weight
             times brightening, and weight times time since any epoch near, (B, 3, N) float64.
         sums: `bin_sums` of the same, the last epoch included, (B, 3, widths, 4) float64.
         count: Epochs seen, the last one included, (B,) int64.
+        widths: WIDTHS.
 
     Returns:
-        Features, (B, F) float32.
+        Features, (B, F) float64.
     """
-    w0, wb, wt = torch.cat([lagged[:, :, None, :BINS], sums], dim=2).unbind(1)  # (B, widths, 4)
-    variance = 1 / w0
-    mean, when = wb * variance, wt * variance
-    m0, m1, m2, m3 = mean.unbind(2)
-    v0, v1, v2, v3 = variance.unbind(2)
-    t1, t2, t3 = (when[:, :, :1] - when[:, :, 1:]).unbind(2)  # distance back in time
+    xp = library(lagged)
+    bins = xp.concatenate([lagged[:, :, None, :BINS], sums], axis=2)  # (B, 3, widths, 4)
+    variance = 1 / bins[:, 0]
+    means = bins[:, 1:] * variance[:, None]
+    (m0, m1, m2, m3), (v0, v1, v2, v3) = _last_axis(means[:, 0]), _last_axis(variance)
+    when = means[:, 1]
+    t1, t2, t3 = _last_axis(when[..., :1] - when[..., 1:])  # distance back in time
     t21, t31, t32 = t2 - t1, t3 - t1, t3 - t2
     r = t1 / t21
-    linear = (m0 - m1 - (m1 - m2) * r) * torch.rsqrt(v0 + (1 + r) ** 2 * v1 + r**2 * v2)
+    linear = (m0 - m1 - (m1 - m2) * r) / xp.sqrt(v0 + (1 + r) ** 2 * v1 + r * r * v2)
     c1, c2, c3 = t2 * t3 / (t21 * t31), -t1 * t3 / (t21 * t32), t1 * t2 / (t31 * t32)
-    parabolic = m0 - c1 * m1 - c2 * m2 - c3 * m3
-    parabolic = parabolic * torch.rsqrt(v0 + c1**2 * v1 + c2**2 * v2 + c3**2 * v3)
-    needed = torch.tensor([[3 * w, 4 * w] for w in WIDTHS], device=count.device)
-    surprises = torch.stack([linear, parabolic], dim=2)  # (B, widths, 2)
-    surprises = torch.where(count[:, None, None] >= needed, surprises, 0.0).flatten(1)
-    noise = m0 * torch.rsqrt(v0)
+    scatter = xp.sqrt(v0 + c1 * c1 * v1 + c2 * c2 * v2 + c3 * c3 * v3)
+    parabolic = (m0 - c1 * m1 - c2 * m2 - c3 * m3) / scatter
+    seen = count[:, None]
+    linear = xp.where(seen >= 3 * widths, linear, 0.0)
+    parabolic = xp.where(seen >= 4 * widths, parabolic, 0.0)
+    surprises = xp.stack([linear, parabolic], axis=2).reshape(len(seen), -1)
+    noise = m0 / xp.sqrt(v0)
     # The first width is one epoch: its mean is the brightening, its noise that over sigma.
-    squashed = torch.asinh(torch.cat([noise[:, :1], surprises, noise[:, 2:]], dim=1))
-    b = m0[:, 0]
-    step = torch.where(count > 1, t1[:, 0], 1.0)
-    amplitude = torch.exp2(b.clamp(0.005, 8.0) * (0.4 * 3.321928094887362))  # 10 ** (0.4 b)
-    root = torch.sqrt(amplitude * amplitude - 1)
-    logs = torch.log(torch.stack([v0[:, 0], step.clamp(1e-4, 1e3), (amplitude + root) * root], 1))
-    ln10, ln2, ln_sigma0 = 2.302585092994046, 0.6931471805599453, -3.506557897319982
+    squashed = xp.arcsinh(xp.concatenate([noise[:, :1], surprises, noise[:, 2:]], axis=1))
+    b = m0[:, :1]
+    amplitude = xp.exp(b.clip(0.005, 8.0) * (0.4 * LN10))
+    root = xp.sqrt(amplitude * amplitude - 1)
+    step = xp.where(seen > 1, t1[:, :1], 1.0).clip(1e-4, 1e3)
+    logs = xp.log(xp.concatenate([v0[:, :1], step, (amplitude + root) * root], axis=1))
+    last = 1 + 2 * len(WIDTHS)
     columns = [
-        b[:, None].clamp(-3, 8) / 2,
+        b.clip(-3, 8) / 2,
         squashed[:, :1] / 3,
-        (logs[:, :1] / 2 - ln_sigma0) / ln10,
-        logs[:, 1:2] / (2 * ln10),
-        (ln2 - logs[:, 2:]) / 4,
-        squashed[:, 1 : 1 + 2 * len(WIDTHS)] / 2,
-        squashed[:, 1 + 2 * len(WIDTHS) :] / 4,
+        logs[:, :2] * (0.5 / LN10),
+        (log(2) - logs[:, 2:]) / 4,
+        squashed[:, 1:last] / 2,
+        squashed[:, last:] / 4,
     ]
-    return torch.cat(columns, dim=1).float().nan_to_num(0.0, 0.0, 0.0)
+    features = xp.concatenate(columns, axis=1)
+    features[:, 2] -= log10(0.03)
+    return xp.where(xp.isfinite(features), features, 0.0)
+
+
+def _last_axis(x: Array) -> list[Array]:
+    return [x[..., k] for k in range(x.shape[-1])]
 
 
 class _Block(NamedTuple):
