@@ -31,7 +31,7 @@ from lensml.step import (
 __all__ = ["States"]
 
 SHIFT = 16  # epochs after which a row's past moves back to its start, and sums are taken anew
-ROW = RECENT + SHIFT - 1
+ROW = RECENT + SHIFT
 CHUNK = 512  # events that advance together: what they touch then stays in the cache
 SUMS = (3, 3, BINS)
 EPOCH = ("times", "weight", "bright")
@@ -207,7 +207,7 @@ class States:
     def _features(self, slots: NDArray, count: NDArray, num: int) -> Tensor:
         """Features of the epochs just written, and the sums behind them brought up to date."""
         phase = (count - 1) % SHIFT
-        origin = slots * ROW + (RECENT - 1)  # where the row's times count from
+        origin = slots * ROW + RECENT  # where the row's times count from
         places = (origin + phase)[:, None] - LAGS_BACK
         since = self._take("times", origin)
         lagged = _weighed(*(self._take(name, places) for name in EPOCH), since)
@@ -227,12 +227,12 @@ class States:
     ) -> None:
         """Put an epoch behind each event's past; full rows are moved back first."""
         full = slots[(phase == 0) & (count > 1)]
-        places = slots * ROW + (RECENT - 1) + phase
+        places = slots * ROW + RECENT + phase
         for name, values in zip(EPOCH, epochs, strict=True):
             if len(full):
                 rows = self.slabs[name].reshape(-1, ROW)
                 index = self._index(full)
-                rows[index, : RECENT - 1] = rows[index, SHIFT:]
+                rows[index, :RECENT] = rows[index, SHIFT:]
             self._put(name, places, self._values(name, values))
 
     def _values(self, name: str, values: NDArray) -> Array:

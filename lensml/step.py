@@ -205,7 +205,7 @@ class Step(nn.Module):
             written.append(normed)
         after = []
         if levels:
-            n, merge = len(levels[0]), network.merge[0]
+            n, merge = levels[0].shape[0], network.merge[0]
             group = torch.cat([past[:n, len(self.stem) * width :], x[:n]], dim=1)
             after = self._level(0, torch.addmm(merge.bias, group, merge.weight.T), levels, rows)
             context = _over(after[1], context, rows and rows[0])
@@ -229,7 +229,7 @@ class Step(nn.Module):
         if k + 1 < network.config.num_levels:
             earlier, coarse = past[:, -width:].split(width // 2, dim=1)
             if k + 1 < len(levels):
-                n, merge = len(levels[k + 1]), network.merge[k + 1]
+                n, merge = levels[k + 1].shape[0], network.merge[k + 1]
                 pair = torch.cat([earlier[:n], x[:n]], dim=1)
                 token = torch.addmm(merge.bias, pair, merge.weight.T)
                 after = self._level(k + 1, token, levels, rows)
