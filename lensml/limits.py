@@ -16,7 +16,7 @@ from scipy.special import expit, ndtr, ndtri
 from lensml import metrics
 from lensml.dataset import FRACTIONS, LightCurves
 from lensml.paths import InputError
-from lensml.pspl import fit_pspl
+from lensml.pspl import fit_prefixes
 from lensml.survey import Survey, error_bars
 
 __all__ = [
@@ -314,19 +314,16 @@ def reachable_dchi2(
         weight = np.isfinite(own.X) / np.asarray(own.sigmas(), dtype=float) ** 2
         against_twin = weight * (binary - single) ** 2
         blended = bool((twin[:, 3] < 1).any())
-        times, guess = own.times(), twin[:, None, :3]
-        for k, fraction in enumerate(fractions):
-            seen = within(times, fraction)
-            stop = max(4, int(seen.sum(axis=1).max()))
-            fit = fit_pspl(
-                torch.as_tensor(np.array(times[:, :stop]), device=device),
-                torch.as_tensor(delta[:, :stop], device=device),
-                weight=torch.as_tensor((weight * seen)[:, :stop], device=device),
-                starts=torch.as_tensor(guess, device=device),
-                blended=blended,
-            )
-            bound = (against_twin * seen).sum(axis=1)
+        prefixes = [within(own.times(), fraction) for fraction in fractions]
+        fits = fit_prefixes(
+            torch.as_tensor(np.array(own.times()), device=device),
+            torch.as_tensor(delta, device=device),
+            [torch.as_tensor(prefix) for prefix in prefixes],
+            weight=torch.as_tensor(weight, device=device),
+            starts=torch.as_tensor(twin[:, None], device=device),
+            blended=blended,
+        )
+        for k, (fit, prefix) in enumerate(zip(fits, prefixes, strict=True)):
+            bound = (against_twin * prefix).sum(axis=1)
             result[start : start + chunk, k] = np.minimum(fit.chi2.cpu().numpy(), bound)
-            last = torch.stack([fit.t0, fit.u0, fit.tE], dim=1).cpu().numpy()[:, None]
-            guess = np.concatenate([twin[:, None, :3], last], axis=1)
     return binaries, result

@@ -9,7 +9,7 @@ from scipy.optimize import least_squares
 
 from lensml.magnification import binary_magnification, point_lens_magnification
 from lensml.priors import PARAMETER_SETS, draw_binary
-from lensml.pspl import fit_pspl, pspl_delta_mag
+from lensml.pspl import fit_prefixes, fit_pspl, pspl_delta_mag
 from lensml.seeds import event_generator
 
 TIMES = np.linspace(-100.0, 100.0, 400)
@@ -51,7 +51,8 @@ def excess_over_scipy(name: str, num: int, f_s: float) -> np.ndarray:
     starts = torch.tensor([[[e.t0, e.u0, e.tE]] for e in events], dtype=torch.float64)
     fit = fit_pspl(torch.from_numpy(TIMES), torch.from_numpy(delta), starts=starts, blended=blended)
     best = [best_by_scipy(e, row, blended) for e, row in zip(events, delta, strict=True)]
-    return (fit.chi2.numpy() + 1e-6) / (np.array(best) + 1e-6) - 1
+    # 1e-5 mag^2 is what the accuracy rule of the magnifications themselves allows.
+    return (fit.chi2.numpy() + 1e-5) / (np.array(best) + 1e-5) - 1
 
 
 @pytest.mark.parametrize("name", PARAMETER_SETS)
@@ -60,11 +61,12 @@ def test_twins_are_optimal(name):
     assert excess_over_scipy(name, 12, 1.0).max() < 1e-3
 
 
+@pytest.mark.parametrize("f_s", [0.4, 0.15])
 @pytest.mark.parametrize("name", ["baseline", "stellar"])
-def test_blended_twins_are_optimal_but_for_the_floor_of_degenerate_valleys(name):
-    """As u0 and f_s fall together the valley is flat; its floor is missed by some percent."""
-    excess = excess_over_scipy(name, 16, 0.4)
-    assert (excess < 1e-3).mean() >= 0.85 and excess.max() < 0.1
+def test_blended_twins_are_optimal_too(name, f_s):
+    """But for one in thirty, by a percent: where u0 and f_s fall together the valley is flat."""
+    excess = excess_over_scipy(name, 16, f_s)
+    assert (excess < 1e-3).mean() >= 0.93 and excess.max() < 0.02
 
 
 def test_a_single_lens_is_recovered():
@@ -103,12 +105,42 @@ def test_formula_is_the_point_lens():
 
 
 def test_rows_do_not_influence_each_other():
-    events, delta = curves("distinct", 6)
+    """To the last bit, although rows that have converged leave the others alone."""
+    _, delta = curves("distinct", 40)
     data = torch.from_numpy(delta)
     together = fit_pspl(torch.from_numpy(TIMES), data)
-    for i in range(6):
-        alone = fit_pspl(torch.from_numpy(TIMES), data[i : i + 1])
-        assert alone.chi2.item() == pytest.approx(together.chi2[i].item(), rel=1e-6)
+    for rows in (slice(0, 1), slice(7, 24), slice(39, 40)):
+        some = fit_pspl(torch.from_numpy(TIMES), data[rows])
+        for name in ("t0", "u0", "tE", "chi2"):
+            assert (getattr(some, name) == getattr(together, name)[rows]).all()
+
+
+@pytest.mark.parametrize("blended", [False, True])
+def test_prefixes_together_fit_at_least_as_well_as_each_alone(blended):
+    _, delta = curves("distinct", 12, 0.5 if blended else 1.0)
+    data, times = torch.from_numpy(delta), torch.from_numpy(TIMES)
+    observed = torch.from_numpy(np.random.default_rng(0).random(delta.shape) > 0.2)
+    whole = fit_pspl(times, data, blended=blended)
+    prefixes = [times <= end for end in (-60.0, -20.0, 0.0, 30.0, 100.0)]
+    together = fit_prefixes(
+        times, data, prefixes, weight=observed * 1e4, starts=whole.start(), blended=blended
+    )
+    excess = []
+    for prefix, fit in zip(prefixes, together, strict=True):
+        seen = (observed & prefix) * 1e4
+        misfit = (pspl_delta_mag(times, fit.t0, fit.u0, fit.tE, fit.f_s) - data) ** 2
+        torch.testing.assert_close((misfit * seen).sum(1), fit.chi2, rtol=1e-6, atol=1e-6)
+        alone = fit_pspl(times, data, weight=seen, starts=whole.start(), blended=blended)
+        excess.append((fit.chi2 + 0.1) / (alone.chi2 + 0.1) - 1)
+    excess = torch.cat(excess)
+    assert (excess < 1e-3).double().mean() > 0.95 and excess.max() < 0.1
+
+
+def test_prefixes_without_a_start_are_searched():
+    _, delta = curves("baseline", 3)
+    times, data = torch.from_numpy(TIMES), torch.from_numpy(delta)
+    (fit,) = fit_prefixes(times, data, [times < 200])
+    assert (fit.chi2 <= fit_pspl(times, data).chi2 * (1 + 1e-6) + 1e-9).all()
 
 
 def test_epochs_without_weight_may_hold_anything():
