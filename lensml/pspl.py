@@ -7,7 +7,7 @@ from math import log
 import torch
 from torch import Tensor
 
-__all__ = ["PsplFit", "fit_prefixes", "fit_pspl", "pspl_delta_mag"]
+__all__ = ["PsplFit", "fit_prefixes", "fit_pspl", "pspl_delta_mag", "starting_points"]
 
 MAG = 2.5 / log(10.0)  # magnitudes per natural logarithm
 LOW = (-torch.inf, log(1e-7), log(1e-3), 1e-3)  # t0, ln u0, ln tE, f_s
@@ -191,6 +191,20 @@ def _guesses(times: Tensor, data: Tensor, blended: bool) -> Tensor:
     return torch.stack(start, dim=1)
 
 
+def starting_points(
+    times: Tensor, data: Tensor, starts: Tensor | None, *, blended: bool, search: bool = True
+) -> Tensor:
+    """Where the descents of `fit_pspl` begin: t0, ln u0, ln tE and f_s, (B, S, 4)."""
+    candidates = [_guesses(times.expand_as(data), data, blended)] if search else []
+    if starts is not None:
+        given = torch.as_tensor(starts, dtype=torch.float64, device=data.device)
+        blends = (1.0, *(GIVEN_BLENDS if blended and search else ())) if given.shape[2] == 3 else ()
+        logs = torch.cat([given[..., :1], given[..., 1:3].log(), given[..., 3:]], dim=2)
+        whole = [torch.cat([logs, torch.full_like(logs[..., :1], f_s)], dim=2) for f_s in blends]
+        candidates += whole or [logs]
+    return torch.cat(candidates, dim=1)
+
+
 def fit_pspl(
     times: Tensor,
     delta_mag: Tensor,
@@ -228,16 +242,9 @@ def fit_pspl(
     if weight is not None:
         root = torch.as_tensor(weight, dtype=torch.float64, device=data.device).sqrt()
         data = torch.where(root > 0, data, 0.0)
-    candidates = [_guesses(times.expand_as(data), data, blended)] if search else []
-    if starts is not None:
-        given = torch.as_tensor(starts, dtype=torch.float64, device=data.device)
-        blends = (1.0, *(GIVEN_BLENDS if blended and search else ())) if given.shape[2] == 3 else ()
-        logs = torch.cat([given[..., :1], given[..., 1:3].log(), given[..., 3:]], dim=2)
-        whole = [torch.cat([logs, torch.full_like(logs[..., :1], f_s)], dim=2) for f_s in blends]
-        candidates += whole or [logs]
-    if not candidates:
+    if starts is None and not search:
         raise ValueError("`starts` is None and `search` is off; give one of the two")
-    theta = torch.cat(candidates, dim=1)
+    theta = starting_points(times, data, starts, blended=blended, search=search)
     worth = torch.ones_like(theta[..., 0], dtype=torch.bool)
     if blended:
         num_polished = max(num_polished, SEARCH_BLENDED[-1][2])
