@@ -169,10 +169,12 @@ def _classify(args: argparse.Namespace) -> int:
 
 def _stream(args: argparse.Namespace) -> int:
     from lensml.checkpoint import load_network
+    from lensml.export import exported_step
     from lensml.feed import serve
     from lensml.stream import Stream
 
-    stream = Stream(load_network(args.model)[0])
+    network = load_network(args.model)[0]
+    stream = Stream(network, step=exported_step(network, args.model))
     if args.state and args.state.exists():
         stream.restore(args.state)
     return serve(stream, sys.stdin, sys.stdout, sys.stderr, args.state)

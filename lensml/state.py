@@ -5,7 +5,7 @@ features reach, sums over them, and for each block of the network the tokens of 
 convolution sees. Tokens lie in rings: an epoch is written over the one that is needed no more.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from lensml.model import PATCH, CausalBlock, Network
 from lensml.step import (
     BINS,
     LAGS,
-    MIN_ROWS,
     RECENT,
     Array,
     Step,
@@ -75,6 +74,7 @@ class States:
         device: Where to compute; None = where the network is.
         on_cpu: Whether slabs are numpy's, which calls for less per event; None = on a CPU. As
             torch's they can lie on any device.
+        step: What advances tensors, called like `Step`; None = `Step`.
     """
 
     def __init__(
@@ -82,9 +82,10 @@ class States:
         network: Network,
         device: str | torch.device | None = None,
         on_cpu: bool | None = None,
+        step: Callable | None = None,
     ) -> None:
         self.device = torch.device(device or next(network.parameters()).device)
-        self.step = Step(network.to(self.device).eval())
+        self.step = step or Step(network.to(self.device).eval())
         config = network.config
         self.num_levels = config.num_levels
         self.on_cpu = self.device.type == "cpu" if on_cpu is None else on_cpu
@@ -183,15 +184,16 @@ class States:
     ) -> NDArray:
         num = len(slots)
         self._write(slots, (count - 1) % SHIFT, count, epochs)
-        if num < MIN_ROWS:  # filled up with the last event again; its copies are thrown away
-            filled = np.minimum(np.arange(MIN_ROWS), num - 1)
+        if num < (least := self.step.min_rows):
+            # Filled up with the last event again; its copies are thrown away.
+            filled = np.minimum(np.arange(least), num - 1)
             slots, count, depth = slots[filled], count[filled], depth[filled]
         rows = [int(np.count_nonzero(depth[:num] > k)) for k in range(int(depth[0]))]
         features = self._features(slots, count, num)
         phase = (count - 1) % PATCH
         near = self._past("near", slots, phase)
         levels, parity = [], []
-        for k, n in enumerate(max(n, MIN_ROWS) for n in rows):
+        for k, n in enumerate(max(n, least) for n in rows):
             parity.append((count[:n] // (PATCH << k) - 1) % 2)
             levels.append(self._past(f"level{k}", slots[:n], parity[k]))
         context = torch.as_tensor(self._take("context", slots))

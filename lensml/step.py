@@ -20,7 +20,6 @@ __all__ = [
     "Array",
     "BINS",
     "LAGS",
-    "MIN_ROWS",
     "RECENT",
     "Step",
     "bin_sums",
@@ -39,9 +38,6 @@ ENTER = [[LAGS.index(lag) for lag in edges[:-1]] for edges in EDGES]
 LEAVE = [[LAGS.index(lag) for lag in edges[1:]] for edges in EDGES]
 LN10 = log(10)
 Array = NDArray | Tensor
-# Matrix products of fewer rows take other roads through the library and round otherwise; with at
-# least this many, an event's answer does not depend on who shares its batch.
-MIN_ROWS = 4
 
 
 def depth_of(count: int, num_levels: int) -> int:
@@ -165,6 +161,10 @@ class Step(nn.Module):
 
     Rows are in falling order of depth, so that those which complete a level are the first ones.
     """
+
+    # Matrix products of fewer rows take other roads through the library and round otherwise; with
+    # at least this many, an event's answer does not depend on who shares its batch.
+    min_rows = 4
 
     def __init__(self, network: Network) -> None:
         super().__init__()

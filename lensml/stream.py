@@ -6,7 +6,7 @@ advance together in one call, and what is answered does not depend on who shares
 
 from array import array
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, nan
 from pathlib import Path
@@ -121,16 +121,24 @@ class Learner:
 class Stream:
     """Live classification of any number of events.
 
+    Args:
+        network: The classifier; None = the shipped one.
+        device: Where events are kept and advanced; None = where the network is.
+        step: Another way to advance them, such as `export.exported_step`.
+
     Attributes:
         events: Name of each event to its slot.
         lines: Lines that whoever feeds the stream has taken; kept with a snapshot.
     """
 
     def __init__(
-        self, network: Network | None = None, device: str | torch.device | None = None
+        self,
+        network: Network | None = None,
+        device: str | torch.device | None = None,
+        step: Callable | None = None,
     ) -> None:
         self.network = (network or load_network()[0]).eval()
-        self.states = States(self.network, device)
+        self.states = States(self.network, device, step=step)
         self.events: dict[str, int] = {}
         self.lines = 0
         self._learners: dict[int, Learner] = {}

@@ -14,8 +14,8 @@ MODULES = sorted(p.stem for p in (ROOT / "lensml").glob("*.py") if p.stem != "__
 READING_ORDER = """
     paths seeds sampling magnification caustics priors pspl survey dataset simulate features model
     checkpoint resident metrics loop train limits baselines early plots pictures prefixes
-    evaluate step state snapshot stream feed events explorer results benchmark assess compare null
-    speed presets preflight chapters publish __main__
+    evaluate step state snapshot export stream feed events explorer results benchmark assess compare
+    null speed presets preflight chapters publish __main__
 """.split()
 
 
