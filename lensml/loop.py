@@ -7,6 +7,7 @@ several processes with the same global batch follow the trajectory of one.
 import csv
 import logging
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +57,7 @@ class TrainingConfig:
     sigma_start: float = 0.02  # ceiling at the start [mag]
     sigma_floor: float = 0.003  # errors are drawn down to this while the ceiling rises [mag]
     mixed_precision: bool = True
-    compile: bool | None = None  # by torch.compile; None = on a GPU, for on a CPU it gains nothing
+    compile: bool | None = None  # torch.compile; None = on a GPU, for on a CPU it gains nothing
     start_from: str | None = None  # run folder or "shipped": continue from these weights
     network: NetworkConfig = NetworkConfig()
 
@@ -133,7 +134,7 @@ class Run:
             ids = [device] if device.type == "cuda" else None
             self.model = torch.nn.parallel.DistributedDataParallel(self.network, device_ids=ids)
         wanted = device.type == "cuda" if config.compile is None else config.compile
-        self.compiled = torch.compile(self.model) if wanted else None
+        self.compiling, self.compiled = wanted, {}
         self.rows_at_once = ROWS_AT_ONCE if device.type == "cpu" else config.batch_size
         decayed = [p for p in self.network.parameters() if p.dim() > 1]
         plain = [p for p in self.network.parameters() if p.dim() <= 1]
@@ -170,7 +171,8 @@ class Run:
             delta, sigma, seen = observe(self.data.clean[rows], draws, survey, self.data.time)
         length = self.padded_length(seen, survey)
         observed = compact(delta, sigma, seen, self.data.time, length)
-        return encode(observed), self.data.labels[rows], observed.valid
+        features = self.attempt(lambda encoder: encoder(observed), encode)
+        return features, self.data.labels[rows], observed.valid
 
     def padded_length(self, seen: Tensor, survey: Survey | None) -> int:
         """Epochs to which a batch is padded: few different shapes, and no waiting for a GPU."""
@@ -179,6 +181,14 @@ class Run:
         else:
             most = int(seen.sum(1).max())
         return max(1, -(-most // LENGTH_STEP)) * LENGTH_STEP
+
+    def step(self, features: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+        """One step of the optimiser on this process' rows; their loss, still on the device."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.gradients(features, labels, valid)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip, foreach=True)
+        self.optimizer.step()
+        return loss
 
     def gradients(self, features: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         """Loss of this process' rows (), and its gradients added to those of the parameters.
@@ -198,24 +208,28 @@ class Run:
     def part_gradients(self, features: Tensor, labels: Tensor, valid: Tensor, rows: int) -> Tensor:
         """What some of all `rows` contribute to the loss, and to the gradients."""
 
-        def of(model: torch.nn.Module) -> Tensor:
+        def by(model: Callable) -> Tensor:
             with self.cast:
                 logits = model(features)
             loss = _loss(logits, labels, valid) * (len(labels) / rows)
             loss.backward()
             return loss
 
-        if self.compiled is None:
-            return of(self.model)
+        return self.attempt(by, self.model)
+
+    def attempt(self, work: Callable, plain: Callable):
+        """`work` with `plain` compiled, or, once the compiler has failed, with `plain` itself."""
+        if not self.compiling:
+            return work(plain)
         try:
-            return of(self.compiled)
+            return work(self.compiled.setdefault(plain, torch.compile(plain)))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # of compilers there are many, each with its own errors
             problem = str(error).strip().partition("\n")[0]
             log.warning("torch.compile failed (%s); training goes on without it", problem)
-            self.compiled = None
-            return of(self.model)
+            self.compiling = False
+            return work(plain)
 
     def survey_of(self, chooser: np.random.Generator, progress: float) -> Survey | None:
         """Which survey a step sees; None = the set is used as it was observed."""
@@ -252,10 +266,7 @@ class Run:
                 pairs = self.easy_pairs(chooser, progress / config.curriculum)
             seed = derived_seed(config.seed, "noise", epoch, step)
             features, labels, valid = self.batch(pairs, seed, self.survey_of(chooser, progress))
-            self.optimizer.zero_grad(set_to_none=True)
-            loss = self.gradients(features, labels, valid)
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip, foreach=True)
-            self.optimizer.step()
+            loss = self.step(features, labels, valid)
             if step % 10 == 0 or step == self.steps - 1:  # elsewhere nobody waits for the device
                 read.append(float(loss))
                 bar.set_postfix(loss=f"{read[-1]:.4f}")

@@ -1,5 +1,6 @@
 """Main job 2: train a network into a run folder, on the CPU, one GPU or several."""
 
+import ctypes
 import json
 import logging
 import os
@@ -120,11 +121,28 @@ def _worker(rank: int, world: int, paths, run, config, described) -> None:
     _process(paths, run, config, described)
 
 
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed (elsewhere nothing happens).
+
+    Otherwise it returns every array to the kernel and has new pages cleared at every step: a tenth
+    of the time on a CPU.
+    """
+    try:
+        setting = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
+    for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26)):
+        setting(option, value)
+
+
 def _process(paths: list[Path], run: Path, config: TrainingConfig, described: dict) -> None:
     device = find_device()
     # After some hundred steps, moments of the optimiser sink into denormal numbers, which a CPU
     # computes many times slower: 0.5 steps a second without this, 1.6 with it.
     torch.set_flush_denormal(True)
+    if device.type == "cpu":
+        keep_freed_memory()
     if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         if device.type == "cuda":
