@@ -3,7 +3,7 @@
     python benchmarks/pspl_fit.py [--quick] [--workers W] [--seed 0]
 
 Noise-free binaries of all four sets, 1500 epochs, unblended: the fits that make twins. In turns,
-each with `--workers` processes of one thread: `fit_pspl`, 256 curves a call; scipy with its
+each with `--workers` processes of one thread: `fit_pspl`, 512 curves a call; scipy with its
 defaults (trust region, finite-difference Jacobian); with an analytic Jacobian; and MINPACK's
 Levenberg-Marquardt ("lm") with an analytic Jacobian, its fastest. Each of scipy's loops fits every
 curve from each of the starts `fit_pspl` has and keeps the best. "Same optimum": `fit_pspl`'s chi2
@@ -35,7 +35,7 @@ LOOPS = {
     "times_scipy_analytic": {"jac": True},
     "times_scipy_lm_analytic": {"jac": True, "method": "lm"},
 }
-BATCH = 256
+BATCH = 512
 TIMES = Survey().times
 
 

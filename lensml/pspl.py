@@ -13,11 +13,13 @@ MAG = 2.5 / log(10.0)  # magnitudes per natural logarithm
 LOW = (-torch.inf, log(1e-7), log(1e-3), 1e-3)  # t0, ln u0, ln tE, f_s
 HIGH = (torch.inf, log(30.0), log(1e5), 1.0)
 # Epochs kept, iterations, valleys kept: cheap first. With f_s free the valleys are long and flat.
-SEARCH = ((150, 7, 3), (300, 8, 2))
+SEARCH = ((75, 6, 4), (300, 8, 2))
 SEARCH_BLENDED = ((150, 10, 6), (300, 20, 4))
 BLENDS, GIVEN_BLENDS = (0.3, 0.1, 0.01), (0.5, 0.1)  # f_s of further starts where it is free
 HOPELESS = 100.0  # times the best cost on thinned epochs: such a valley is left
 SAME = 0.02  # ends closer than this in t0 / (u0 tE), ln u0, ln tE and f_s are one valley
+GAIN = 1e-6  # of the cost: a descent that gains less has arrived
+CACHED = 2**16  # values worked on at once, on a CPU: what is derived from them stays in its cache
 DROP = 0.75  # rows still moving are gathered once they are at most this share
 
 
@@ -59,6 +61,28 @@ def pspl_delta_mag(times: Tensor, t0: Tensor, u0: Tensor, tE: Tensor, f_s: Tenso
 
 
 def _linearise(
+    theta: Tensor, times: Tensor, data: Tensor, root: Tensor | None, blended: bool
+) -> Tensor:
+    """`_linearise_rows` of all rows, on a CPU as many at once as its cache holds."""
+    at_once = len(theta) if theta.is_cuda else max(1, CACHED // data.shape[1])
+    if at_once >= len(theta):
+        return _linearise_rows(theta, times, data, root, blended)
+    parts = [slice(k, k + at_once) for k in range(0, len(theta), at_once)]
+    return torch.cat(
+        [
+            _linearise_rows(
+                theta[p],
+                times[p] if len(times) > 1 else times,
+                data[p],
+                None if root is None else root[p],
+                blended,
+            )
+            for p in parts
+        ]
+    )
+
+
+def _linearise_rows(
     theta: Tensor, times: Tensor, data: Tensor, root: Tensor | None, blended: bool
 ) -> Tensor:
     """Cost, gradient (P,) and Gauss-Newton matrix (P, P) at `theta` (B, 4): (B, 1 + P + P P).
@@ -121,30 +145,32 @@ def _descend(
     damping = torch.full_like(state[:, 0], 1e-2)
     active = torch.ones_like(damping, dtype=torch.bool)
     for _ in range(iterations):
+        step, cost = _step(state, damping, free), state[:, 0]
+        expected = -(state[:, 1 : 1 + free] * step).sum(1)  # what the step gains, if not less
+        active = active & (expected > GAIN * cost + 1e-10)
+        remaining = int(active.sum())
+        if remaining <= DROP * len(active):
+            end[rows], floor[rows] = theta, cost
+            if not remaining:
+                return end, floor
+            kept = (rows, theta, state, damping, data, step, active)
+            rows, theta, state, damping, data, step, active = (x[active] for x in kept)
+            times = times[kept[-1]] if len(times) > 1 else times
+            root = None if root is None else root[kept[-1]]
         # Two units of t0 / tE, ln u0 and ln tE are as far as the linear model can be believed.
-        limit = torch.full_like(theta[:, :free], 2.0)
+        limit = torch.full_like(step, 2.0)
         limit[:, 0] *= theta[:, 2].exp()
-        step = _step(state, damping, free)
         trial = theta.clone()
         trial[:, :free] += torch.clamp(step, -limit, limit)
         trial[:, :free] = torch.clamp(trial[:, :free], low, high)
         new = _linearise(trial, times, data, root, blended)
-        cost, gain = state[:, 0], state[:, 0] - new[:, 0]
+        gain = state[:, 0] - new[:, 0]
         better = active & (gain > 0)
-        done = (better & (gain < 1e-6 * cost + 1e-10)) | (~better & (damping > 1e8))
+        small = gain < GAIN * state[:, 0] + 1e-10
+        active = active & ~((better & small) | (~better & (damping > 1e8)))
         theta = torch.where(better[:, None], trial, theta)
         state = torch.where(better[:, None], new, state)
         damping = torch.where(better, (damping / 5).clamp_min(1e-12), damping * 6)
-        active = active & ~done
-        remaining = int(active.sum())
-        if remaining <= DROP * len(active):
-            end[rows], floor[rows] = theta, state[:, 0]
-            if not remaining:
-                return end, floor
-            theta, state, damping, data = (x[active] for x in (theta, state, damping, data))
-            times = times[active] if len(times) > 1 else times
-            root = None if root is None else root[active]
-            rows, active = rows[active], active[active]
     end[rows], floor[rows] = theta, state[:, 0]
     return end, floor
 
