@@ -124,6 +124,24 @@ class _BlockStep(torch.autograd.Function):
         return below, to_gain, to_shift, to_taps, to_taps_bias, to_mix, to_mix_bias, None, None
 
 
+class _GeluStep(torch.autograd.Function):
+    """GELU by tanh as x sigmoid(2 y): a CPU computes sigmoid three times as fast as tanh."""
+
+    LINE, CUBE = 2 * 0.7978845608028654, 2 * 0.7978845608028654 * 0.044715
+
+    @staticmethod
+    def forward(ctx, x):
+        gate = x.square().mul_(_GeluStep.CUBE).add_(_GeluStep.LINE).mul_(x).sigmoid_()
+        ctx.save_for_backward(x, gate)
+        return x * gate
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, gate = ctx.saved_tensors
+        slope = x.square().mul_(3 * _GeluStep.CUBE).add_(_GeluStep.LINE).mul_(x)
+        return slope.mul_(1 - gate).add_(1).mul_(gate).mul_(gradient)
+
+
 class CausalBlock(nn.Module):
     """Residual block: a convolution over a token and two of its past, then a mix of channels."""
 
@@ -214,7 +232,9 @@ class Network(nn.Module):
                 levels[k] = block(levels[k])
         context = delayed(levels[0], PATCH, length)
         norm, widen, bend, narrow = self.head
-        return narrow(bend(_linear(widen, norm(torch.cat([x, context], dim=2))))).squeeze(2)
+        wide = _linear(widen, norm(torch.cat([x, context], dim=2)))
+        bent = _GeluStep.apply(wide) if _train_by_convolution(wide) else bend(wide)
+        return narrow(bent).squeeze(2)
 
     def _merge(self, x: Tensor, level: int) -> Tensor:
         """Join complete groups of tokens (B, L, C) -> (B, L // group, C'); a begun group waits."""
