@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lensml.features import NUM_FEATURES, compact, encode, observed_epochs
+from lensml import features as product
+from lensml.features import NUM_FEATURES, WIDTHS, compact, encode, observed_epochs
+from lensml.survey import Survey, draw_torch, observe
 
 
 def curve(length: int, seed: int = 0, sigma: float = 0.03):
@@ -100,3 +102,97 @@ def test_compact_keeps_order_and_values():
     assert got.brightening.tolist() == [[0, -2, -3], [-6, 0, 0]]
     assert got.times.tolist() == [[0, 2, 3], [2, 0, 0]]
     assert got.valid.tolist() == [[True, True, True], [True, False, False]]
+
+
+def plain_surprise(b, weight, times, width):
+    """Deviations of one curve from what the three bins before foretell, epoch by epoch."""
+    linear, parabolic, signal = (np.zeros(len(b)) for _ in range(3))
+    for k in range(len(b)):
+        bins = []
+        for back in range(4):
+            stop = k + 1 - back * width
+            part = slice(max(stop - width, 0), stop)
+            if stop <= 0:
+                break
+            w = weight[part]
+            bins.append((w @ b[part] / w.sum(), w @ times[part] / w.sum(), 1 / w.sum()))
+        m, t, v = (np.array(column) for column in zip(*bins, strict=True))
+        signal[k] = m[0] / np.sqrt(v[0])
+        for order, out in ((2, linear), (3, parabolic)):
+            if k + 1 >= (order + 1) * width:
+                nodes = range(1, order + 1)
+                c = [
+                    np.prod([(t[0] - t[j]) / (t[i] - t[j]) for j in nodes if j != i]) for i in nodes
+                ]
+                scatter = np.sqrt(v[0] + np.square(c) @ v[1 : order + 1])
+                out[k] = (m[0] - np.array(c) @ m[1 : order + 1]) / scatter
+    return linear, parabolic, signal
+
+
+def plain_features(b, sigma, times):
+    """What `encode` must give for one curve (L,), in float64 and by the definitions alone."""
+    sigma = np.maximum(sigma.astype(float), 1e-3)
+    b, times = b.astype(float), times - times[0]
+    amplitude = 10 ** (0.4 * np.clip(b, 0.005, 8))
+    root = np.sqrt(amplitude**2 - 1)
+    steps = np.diff(times, prepend=-1.0)
+    surprises = [plain_surprise(b, sigma**-2, times, width) for width in WIDTHS]
+    columns = [
+        np.clip(b, -3, 8) / 2,
+        np.arcsinh(b / sigma) / 3,
+        np.log10(sigma / 0.03),
+        np.log10(np.clip(steps, 1e-4, 1e3)) / 2,
+        np.log(2 / ((amplitude + root) * root)) / 4,
+        *(np.arcsinh(x) / 2 for surprise in surprises for x in surprise[:2]),
+        *(np.arcsinh(surprise[2]) / 4 for surprise in surprises[2:]),
+    ]
+    return np.stack(columns, axis=1)
+
+
+SURVEYS = [
+    Survey(num_epochs=500),
+    Survey(num_epochs=500, sigma=(0.003, 0.2), missing_fraction=(0.05, 0.6), night=(0.2, 0.5)),
+    Survey(num_epochs=500, sigma=0.003, photon_noise=True, season_gap=60.0, keep_every=(1, 9)),
+]
+
+
+def observed_by(survey, num_pairs=6, zero=2_457_000.0):
+    """A bright bump of three magnitudes, at dates as catalogues write them."""
+    times = torch.from_numpy(survey.times) + zero
+    clean = -3 * torch.exp(-(((times - zero) / 10) ** 2)).float()
+    draws = draw_torch(num_pairs, survey.num_epochs, torch.Generator().manual_seed(0))
+    return *observe(clean.expand(2 * num_pairs, -1), draws, survey, times - zero), times
+
+
+@pytest.mark.parametrize("survey", SURVEYS)
+def test_features_are_those_of_their_definitions(survey):
+    observed = compact(*observed_by(survey))
+    got = encode(observed)
+    for row in range(len(got)):
+        n = int(observed.valid[row].sum())
+        columns = (x[row, :n].numpy() for x in observed[:3])
+        np.testing.assert_allclose(got[row, :n], plain_features(*columns), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("block", [1, 700, 10**9])
+def test_rows_worked_on_together_change_nothing(block, monkeypatch):
+    observed = compact(*observed_by(SURVEYS[1]))
+    expected = encode(observed)
+    monkeypatch.setattr(product, "BLOCK", block)
+    torch.testing.assert_close(encode(observed), expected, rtol=0, atol=1e-6)
+
+
+def test_padding_further_adds_nothing_but_padding():
+    given = observed_by(SURVEYS[1])
+    tight = compact(*given)
+    wide = compact(*given, length=tight.valid.shape[1] + 27)
+    assert wide.valid.shape[1] == tight.valid.shape[1] + 27
+    assert all((w[:, :-27] == t).all() for w, t in zip(wide, tight, strict=True))
+    assert not wide.valid[:, -27:].any() and (encode(wide)[:, -27:] == 0).all()
+
+
+def test_a_given_length_cuts_off_the_latest_epochs():
+    given = observed_by(SURVEYS[0])
+    whole, short = compact(*given), compact(*given, length=50)
+    assert short.valid.all()
+    assert all((s == w[:, :50]).all() for s, w in zip(short, whole, strict=True))

@@ -1,11 +1,18 @@
 """The loop's schedules, and what it says when memory runs out."""
 
+import logging
+from dataclasses import replace
+
 import pytest
 import torch
 
+from lensml import loop
 from lensml import train as training
-from lensml.loop import TrainingConfig, _learning_rate, _loss, _survey_now
+from lensml.features import NUM_FEATURES
+from lensml.loop import Run, TrainingConfig, _learning_rate, _loss, _survey_now
+from lensml.model import NetworkConfig
 from lensml.paths import InputError
+from lensml.resident import Resident
 from lensml.simulate import Simulation, simulate
 from lensml.survey import Survey
 
@@ -41,3 +48,109 @@ def test_out_of_memory_names_the_batch_size_to_try(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "load_resident", explode)
     with pytest.raises(InputError, match="--batch_size 64 does not fit.*try --batch_size 32"):
         training.train(tmp_path / "a.npz", tmp_path / "run", TrainingConfig(batch_size=64))
+
+
+CPU = torch.device("cpu")
+SURVEY = Survey(num_epochs=150, sigma=0.02)
+CONFIG = TrainingConfig(
+    batch_size=12,
+    mixed_precision=False,
+    network=NetworkConfig(stem_channels=8, channels=16, num_levels=3, blocks_down=1),
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that has begun to learn, on six pairs."""
+    clean = -torch.rand(12, 150, generator=torch.Generator().manual_seed(0))
+    pairs = torch.arange(6).numpy()
+    data = Resident(
+        labels=torch.tensor([0.0, 1.0]).repeat(6),
+        time=torch.from_numpy(SURVEY.times),
+        survey=SURVEY,
+        train_pairs=pairs,
+        validation_pairs=pairs[:1],
+        trained_on=[],
+        validated_on=[],
+        clean=clean,
+    )
+    run = Run(CONFIG, data, tmp_path, CPU)
+    for parameter in run.network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return run
+
+
+def gradients(run):
+    batch = run.batch(torch.arange(6), 0, SURVEY)
+    run.optimizer.zero_grad()
+    loss = run.gradients(*batch)
+    return [loss, *(p.grad.clone() for p in run.network.parameters())]
+
+
+def assert_alike(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * float(b.abs().max()) + 1e-9)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 5, 12])
+def test_rows_in_parts_give_the_gradient_of_the_whole(run, rows_at_once):
+    run.rows_at_once = 100
+    whole = gradients(run)
+    run.rows_at_once = rows_at_once
+    assert_alike(gradients(run), whole)
+
+
+def test_batches_are_padded_to_few_lengths_and_padding_changes_no_gradient(run, monkeypatch):
+    features = run.batch(torch.arange(6), 0, SURVEY)[0]
+    assert features.shape == (12, 128, NUM_FEATURES)
+    padded = gradients(run)
+    monkeypatch.setattr(loop, "LENGTH_STEP", 1)
+    assert run.batch(torch.arange(6), 0, SURVEY)[0].shape[1] < 128
+    assert_alike(gradients(run), padded)
+
+
+def test_compiled_steps_are_the_plain_ones(run, monkeypatch):
+    """Traced and differentiated ahead of time; without inductor's minutes of C++."""
+    plain, compiler = gradients(run), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f: compiler(f, backend="aot_eager"))
+    run.compiling = True
+    assert_alike(gradients(run), plain)
+    assert run.compiling and len(run.compiled) == 2  # features and network
+
+
+def test_a_compiler_that_fails_costs_one_line_and_nothing_else(run, monkeypatch, caplog):
+    plain = gradients(run)
+
+    def broken(_):
+        def fail(*_):
+            raise RuntimeError("no compiler here\nand much more")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    run.compiling = True
+    with caplog.at_level(logging.WARNING):
+        ours = gradients(run)
+    assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+    assert [r.message for r in caplog.records] == [
+        "torch.compile failed (no compiler here); training goes on without it"
+    ]
+
+
+def test_a_cpu_compiles_only_when_told_to(run):
+    assert not run.compiling
+    assert Run(replace(CONFIG, compile=True), run.data, run.run, CPU).compiling
+
+
+def test_one_step_follows_the_textbook(run):
+    """AdamW's first step, fused, after clipping: each weight moves by the learning rate."""
+    run.optimizer.param_groups[0]["lr"] = 1e-3
+    run.optimizer.param_groups[0]["weight_decay"] = 0.0
+    before = run.network.merge[0].weight.detach().clone()
+    run.step(*run.batch(torch.arange(6), 0, SURVEY))
+    gradient = run.network.merge[0].weight.grad
+    moved = run.network.merge[0].weight.detach() - before
+    expected = -1e-3 * gradient / (gradient.abs() + 1e-8)
+    torch.testing.assert_close(moved, expected, rtol=1e-3, atol=1e-7)
+    norms = [p.grad.norm() for p in run.network.parameters()]
+    assert torch.stack(norms).norm() <= run.config.clip * 1.001

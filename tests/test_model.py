@@ -7,9 +7,10 @@ import pytest
 import torch
 from toy import toy_set
 
+from lensml import model
 from lensml.checkpoint import load_network
 from lensml.features import NUM_FEATURES
-from lensml.model import CausalBlock, Network, NetworkConfig, delayed, probabilities
+from lensml.model import CausalBlock, Network, NetworkConfig, _GeluStep, delayed, probabilities
 
 LENGTHS = [*range(1, 10), 11, 12, 13, 31, 32, 33, 127, 128, 129, 255, 256, 257, 300]
 
@@ -137,3 +138,56 @@ def test_other_depths_are_causal_too(features, levels):
     with torch.no_grad():
         a, b = network(features)[:, :101], network(features[:, :101])
     torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def answers_and_gradients(network, x, written_out, monkeypatch, cast=False):
+    """Logits of a network in training and the gradients of all that goes in, by either path."""
+    plain = model._train_by_convolution
+    monkeypatch.setattr(model, "_train_by_convolution", plain if written_out else lambda x: False)
+    network.zero_grad()
+    x = x.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=cast):
+        logits = network(x)
+    weight = torch.linspace(-1, 1, x.shape[1]).reshape(1, -1, *(1,) * (logits.dim() - 2))
+    (logits.float() * weight).mean().backward()
+    monkeypatch.setattr(model, "_train_by_convolution", plain)
+    return [logits.detach(), x.grad, *(p.grad.clone() for p in network.parameters())]
+
+
+@pytest.mark.parametrize("length", [3, 4, 7, 64, 257])
+def test_written_out_gradients_are_the_automatic_ones(network, length, monkeypatch):
+    x = torch.randn(3, length, NUM_FEATURES, generator=torch.Generator().manual_seed(2))
+    fast = answers_and_gradients(network, x, True, monkeypatch)
+    plain = answers_and_gradients(network, x, False, monkeypatch)
+    for a, b in zip(fast, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-5 * float(b.abs().max()) + 1e-12)
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_in_bfloat16_a_block_errs_no_more_than_its_plain_form(dilation, monkeypatch):
+    torch.manual_seed(0)
+    block, x = CausalBlock(32, dilation), torch.randn(4, 90, 32).bfloat16().float()
+    torch.nn.init.normal_(block.mix.weight, std=0.2)
+    exact = answers_and_gradients(block, x, False, monkeypatch)
+    x = x.bfloat16()  # as the layer before it hands it over
+    fast = answers_and_gradients(block, x, True, monkeypatch, cast=True)
+    plain = answers_and_gradients(block, x, False, monkeypatch, cast=True)
+    for a, b, e in zip(fast, plain, exact, strict=True):
+        error = (b.float() - e).norm()
+        assert (a.float() - e).norm() < 2 * error + 1e-6 * e.norm()
+
+
+def test_gelu_by_a_sigmoid_is_gelu():
+    x = torch.linspace(-15, 15, 3001, requires_grad=True)
+    plain = torch.nn.functional.gelu(x, approximate="tanh")
+    fast = _GeluStep.apply(x)
+    torch.testing.assert_close(fast, plain, rtol=0, atol=1e-6)
+    slopes = [torch.autograd.grad(y.sum(), x)[0] for y in (plain, fast)]
+    torch.testing.assert_close(slopes[1], slopes[0], rtol=0, atol=3e-6)
+
+
+def test_inference_takes_the_plain_path(network, features, monkeypatch):
+    with torch.no_grad():
+        before = network(features)
+        monkeypatch.setattr(model, "_train_by_convolution", lambda x: False)
+        assert torch.equal(network(features), before)

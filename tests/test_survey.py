@@ -93,6 +93,39 @@ def test_error_scale_and_outliers_change_the_noise_but_not_the_quoted_error():
     assert abs(((delta - CLEAN) / sigma).var() - (0.9 + 0.1 * 25)) < 0.3
 
 
+def test_what_outliers_need_is_drawn_only_for_them():
+    """The other numbers are the same: a survey without outliers does not notice."""
+    whole, spared = (
+        draw_torch(PAIRS, EPOCHS, torch.Generator().manual_seed(3), outliers=wanted)
+        for wanted in (True, False)
+    )
+    assert spared.outlier is None and whole.outlier.shape == CLEAN.shape
+    for name in ("pair", "mask", "noise", "baseline"):
+        assert torch.equal(getattr(whole, name), getattr(spared, name))
+
+
+def test_numbers_that_simulated_sets_rest_on_keep_their_order():
+    """A set's bits follow from this stream; the first numbers of each kind, from numpy alone."""
+    draws = draw_numpy([np.random.default_rng(7)], 20)
+    g = np.random.default_rng(7)
+    expected = [g.random(8, dtype=np.float32), g.random((2, 20), dtype=np.float32)]
+    expected += [g.standard_normal((2, 20), dtype=np.float32), g.random((2, 20), dtype=np.float32)]
+    expected += [g.standard_normal((2, 1), dtype=np.float32)]
+    for got, value in zip(draws, expected, strict=True):
+        np.testing.assert_array_equal(got.reshape(value.shape), value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"missing_fraction": (0.1, 0.9)}, {"missing_fraction": 0.0}, {"keep_every": (3, 5)}],
+)
+def test_no_curve_keeps_more_epochs_than_it_is_said_to(options):
+    most = Survey(num_epochs=EPOCHS, **options).most_epochs(EPOCHS)
+    counts = torch.cat([seen_through(seed=k, **options)[2].sum(1) for k in range(20)])
+    assert counts.max() <= most <= EPOCHS
+    assert counts.max() > 0.9 * most
+
+
 def test_baseline_error_shifts_a_whole_row():
     delta, _, _ = seen_through(sigma=1e-4, baseline_error=50.0)
     shift = (delta - CLEAN).mean(1)

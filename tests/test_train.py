@@ -185,6 +185,39 @@ def test_two_processes_follow_the_trajectory_of_one(data, reference, tmp_path):
     moved = max(float((v - begun[k[8:]]).abs().max()) for k, v in ours.items())
     apart = max(float((v - theirs[k]).abs().max()) for k, v in ours.items())
     assert moved > 1e-4 and apart < 1e-5
+    losses = [history(tmp_path / name)[0]["train_loss"] for name in ("two", "one")]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-6)  # the mean of both, not one's share
+
+
+def test_two_nodes_under_torchrun_train_one_network(data, reference, tmp_path):
+    """Two agents on this host stand for two machines that share a folder."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(epochs=1, rate=1e-4, start=str(reference)))
+    agents = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+            + [f"--node_rank={k}", "--master_addr=127.0.0.1", f"--master_port={port}"]
+            + [str(script), str(data), str(tmp_path / "nodes")],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for k in range(2)
+    ]
+    for agent in agents:
+        _, errors = agent.communicate(timeout=200)
+        assert agent.returncode == 0, errors.decode()[-2000:]
+    one = train(
+        data,
+        tmp_path / "one",
+        replace(CONFIG, epochs=1, learning_rate=1e-4, start_from=str(reference)),
+    )
+    ours, theirs = (weights(run, "last.safetensors") for run in (tmp_path / "nodes", one))
+    apart = [float((v - theirs[k]).abs().max()) for k, v in ours.items() if "network." in k]
+    assert max(apart) < 1e-5
 
 
 def test_a_finished_or_begun_run_is_not_overwritten(data, reference):

@@ -1,0 +1,399 @@
+"""Training beside the thesis' recipe in the same run, and beside what the device could do.
+
+    python benchmarks/training.py [--quick] [--turns N] [--rows 128] [--seed 0]
+
+The recipe: a torch DataLoader over rows of an .npz, float32, the network as it is written (eager),
+AdamW without fusing, denormal numbers as they come. It gets our features, which are cheaper than
+its own would be. Each has a process of its own and they work in turns, so that a busy machine slows
+both alike. Then, for ours alone: shares of a step, precision, threads, growth with the epochs of a
+curve; and the roofline: operations and bytes of a curve, the rates of this device measured here,
+the fraction reached. Runs unchanged on a GPU.
+"""
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+
+from lensml import loop, model
+from lensml.dataset import load
+from lensml.features import compact, encode, observed_epochs
+from lensml.loop import Run, TrainingConfig, find_device
+from lensml.model import PATCH, Network, NetworkConfig
+from lensml.resident import Resident, load_resident
+from lensml.simulate import Simulation, simulate
+from lensml.speed import growth_exponent, keep_benchmark, resampled
+from lensml.survey import Survey, draw_torch, observe
+from lensml.train import keep_freed_memory
+
+LENGTHS = (375, 750, 1500, 3000)  # epochs a curve, for the growth
+KINDS = {  # of operations in a profile, by words in their names
+    "products": ("convolution", "addmm", "::mm", "::bmm"),
+    "layer_norms": ("layer_norm",),
+    "activations": ("gelu", "clamp_min", "relu", "threshold"),
+    "copies": ("copy", "cat", "fill", "pad"),
+}
+
+
+def synchronize() -> None:
+    """Wait for the device, where there is one to wait for."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def seconds_of(work: Callable, repeats: int = 1) -> float:
+    """Wall time of `work`, per repeat [s]."""
+    synchronize()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    synchronize()
+    return (time.perf_counter() - started) / repeats
+
+
+def fastest(work: Callable, repeats: int = 7) -> float:
+    """Least wall time of several, for ceilings [s]."""
+    work()
+    return min(seconds_of(work) for _ in range(repeats))
+
+
+class Rows(Dataset):
+    """Rows of a set as the thesis' scripts read them."""
+
+    def __init__(self, path: Path) -> None:
+        self.curves = load(path)
+
+    def __len__(self) -> int:
+        return len(self.curves)
+
+    def __getitem__(self, i: int) -> tuple:
+        c = self.curves
+        return c.X[i].copy(), c.sigmas()[i].copy(), c.m_base[i], np.float32(c.y[i])
+
+
+def recipe_steps(path: Path, rows: int) -> Iterator[None]:
+    """The thesis' recipe, one step at a time, without end."""
+    device = find_device()
+    torch.manual_seed(0)
+    network = Network().to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=False)
+    rows_of_set = Rows(path)
+    times = rows_of_set.curves.time
+    with patch.object(model, "_train_by_convolution", lambda x: False):
+        while True:
+            for X, sigma, m_base, y in DataLoader(rows_of_set, rows, shuffle=True, drop_last=True):
+                observed = observed_epochs(
+                    X.numpy(), sigma.numpy(), np.tile(times, (rows, 1)), m_base.numpy(), device
+                )
+                logits = network(encode(observed))
+                loss = loop._loss(logits, y.to(device), observed.valid)
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                optimizer.step()
+                yield
+
+
+def prepared(data: Resident, rows: int, **changes) -> Run:
+    """Our training on data that lie on the device; nothing is written."""
+    torch.set_flush_denormal(True)
+    if find_device().type == "cpu":
+        keep_freed_memory()
+    config = TrainingConfig(batch_size=rows, learning_rate=1e-4, **changes)
+    return Run(config, data, Path(), find_device())
+
+
+def one_step(run: Run, step: int, survey: Survey | None = None) -> None:
+    """What `Run.train_epoch` does once."""
+    pairs = np.random.default_rng(step).permutation(len(run.data.labels) // 2)
+    pairs = torch.from_numpy(pairs[: run.pairs_per_batch]).to(run.device, non_blocking=True)
+    run.step(*run.batch(pairs, step, survey or run.data.survey))
+
+
+def our_steps(path: Path, rows: int) -> Iterator[None]:
+    """Ours, one step at a time, without end."""
+    run, step = prepared(load_resident([path], 0.05, find_device()), rows), 0
+    while True:
+        one_step(run, step)
+        step += 1
+        yield
+
+
+def _serve(name: str, path: Path, rows: int, threads: int, pipe) -> None:
+    torch.set_num_threads(threads)
+    steps = {"recipe": recipe_steps, "ours": our_steps}[name](path, rows)
+    while (number := pipe.recv()) is not None:
+        pipe.send(seconds_of(lambda: next(steps), number))
+
+
+@contextmanager
+def contestants(path: Path, rows: int, threads: int) -> Iterator[dict]:
+    """Both trainings, each in a process of its own; each answers a number of steps by its time."""
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = {}, []
+    for name in ("recipe", "ours"):
+        pipes[name], theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(name, path, rows, threads, theirs))
+        process.start()
+        processes.append(process)
+    yield pipes
+    for pipe in pipes.values():
+        pipe.send(None)
+    for process in processes:
+        process.join()
+
+
+def race(path: Path, rows: int, turns: int, steps: int) -> dict:
+    """Curves a second of both, and their ratio with its interval over the turns."""
+    seconds = {"recipe": [], "ours": []}
+    with contestants(path, rows, torch.get_num_threads()) as pipes:
+        for turn in range(turns + 1):
+            for name, pipe in pipes.items():
+                pipe.send(steps)
+                seconds[name].append(pipe.recv())
+            if turn == 0:  # first calls are slow
+                seconds = {"recipe": [], "ours": []}
+    recipe, ours = (np.array(seconds[name]) for name in ("recipe", "ours"))
+    return {
+        "over_recipe": resampled(lambda i: recipe[i].sum() / ours[i].sum(), turns),
+        "recipe_curves_per_s": rows / float(np.median(recipe)),
+        "curves_per_s": rows / float(np.median(ours)),
+    }
+
+
+def shares(run: Run, repeats: int) -> dict[str, float]:
+    """Seconds of each part of a step, medians."""
+    names = ("draw", "observe", "compact", "encode", "forward", "backward", "optimiser")
+    survey, data, parts = run.data.survey, run.data, []
+    pairs = run.pairs_per_batch
+    rows = torch.arange(2 * pairs, device=run.device)
+    for k in range(repeats + 1):
+        marks = []
+
+        def mark(marks: list = marks) -> None:
+            synchronize()
+            marks.append(time.perf_counter())
+
+        mark()
+        generator = torch.Generator(run.device).manual_seed(k)
+        draws = draw_torch(pairs, data.num_epochs, generator, outliers=survey.outlier_fraction > 0)
+        mark()
+        seen = observe(data.clean[rows], draws, survey, data.time)
+        mark()
+        observed = compact(*seen, data.time, run.padded_length(seen[2], survey))
+        mark()
+        features = run.attempt(lambda encoder, o=observed: encoder(o), encode)
+        mark()
+        with run.cast:
+            logits = run.model(features)
+        loss = loop._loss(logits, data.labels[rows], observed.valid)
+        mark()
+        run.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        mark()
+        torch.nn.utils.clip_grad_norm_(run.network.parameters(), 1.0, foreach=True)
+        run.optimizer.step()
+        mark()
+        parts.append(np.diff(marks))
+    whole = np.median(parts[1:], axis=0)
+    return dict(zip(names, whole.tolist(), strict=True))
+
+
+def kinds(run: Run) -> dict[str, float]:
+    """Share of a step's network by kind of operation, from a profile."""
+    activity = ProfilerActivity.CUDA if run.device.type == "cuda" else ProfilerActivity.CPU
+    features, labels, valid = batch_of(run)
+    run.gradients(features, labels, valid)
+    with profile(activities=list({ProfilerActivity.CPU, activity})) as recorded:
+        run.gradients(features, labels, valid)
+    device = "self_device_time_total" if run.device.type == "cuda" else "self_cpu_time_total"
+    found = dict.fromkeys([*KINDS, "others"], 0.0)
+    for event in recorded.key_averages():
+        kind = next((k for k, words in KINDS.items() if any(w in event.key for w in words)), None)
+        found[kind or "others"] += getattr(event, device)
+    total = sum(found.values())
+    return {f"share_{k}": v / total for k, v in found.items()}
+
+
+def batch_of(run: Run) -> tuple:
+    """One batch of a run, as its network gets it."""
+    pairs = torch.arange(run.pairs_per_batch, device=run.device)
+    return run.batch(pairs, 0, run.data.survey)
+
+
+def operations(config: NetworkConfig, length: int) -> int:
+    """Multiplications and additions of the products of one pass forward over one curve."""
+    stem, c = config.stem_channels, config.channels
+    total = length * (config.num_features * stem + 2 * 4 * stem**2 + (stem + c) * c + c)
+    tokens = length // PATCH
+    for level in range(config.num_levels):
+        total += tokens * (PATCH * stem if level == 0 else 2 * c) * c
+        total += tokens * (config.blocks_down + config.blocks_up) * 4 * c**2
+        total += tokens * c**2 * (level > 0)  # lifted to the finer level
+        tokens //= 2
+    return 2 * total
+
+
+class Traffic(TorchDispatchMode):
+    """Bytes that all operations read and write, as if none found them in a cache."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            values = torch.utils._pytree.tree_leaves((args, kwargs, out))
+            tensors = {id(t): t for t in values if isinstance(t, torch.Tensor)}
+            self.bytes += sum(t.numel() * t.element_size() for t in tensors.values())
+        return out
+
+
+def counted(run: Run) -> dict[str, float]:
+    """Operations and bytes of a curve, by formula and as counted."""
+    features, labels, valid = batch_of(run)
+    rows, length = valid.shape
+    # The written-out gradient is one operation to the counter; it can see through the plain one.
+    with patch.object(model, "_train_by_convolution", lambda x: False):
+        with FlopCounterMode(display=False) as counter:
+            run.gradients(features, labels, valid)
+    run.compiling = False
+    with Traffic() as traffic:
+        run.gradients(features, labels, valid)
+    # No gradient is asked for the features: the first layer has a product less.
+    first = 2 * length * run.config.network.num_features * run.config.network.stem_channels
+    operations_here = 3 * operations(run.config.network, length) - first
+    return {
+        "padded_epochs": length,
+        "gigaoperations_per_curve": operations_here / 1e9,
+        "counted_over_formula": counter.get_total_flops() / rows / operations_here,
+        "megabytes_per_curve": traffic.bytes / rows / 1e6,
+    }
+
+
+def ceilings(rows: int, length: int) -> dict[str, float]:
+    """Rates of this device: products, square and of the network's shapes, and copies."""
+    device, found = find_device(), {}
+    size = 2048 if device.type == "cpu" else 8192
+    tokens = rows * length // PATCH
+    for name, dtype in (("bf16", torch.bfloat16), ("float32", torch.float32)):
+        square = torch.randn(size, size, device=device).to(dtype)
+        found[f"{name}_gigaops"] = 2 * size**3 / fastest(lambda s=square: s @ s) / 1e9
+        for inner, outer, many in ((96, 32, 4), (32, 32, 4), (192, 64, 1), (64, 64, 1)):
+            x = torch.randn(many * tokens, inner, device=device).to(dtype)
+            w = torch.randn(inner, outer, device=device).to(dtype)
+            rate = 2 * many * tokens * inner * outer / fastest(lambda x=x, w=w: x @ w) / 1e9
+            found[f"{name}_gigaops_{inner}x{outer}"] = rate
+    source = torch.randn(64 * 2**20, device=device)
+    target = torch.empty_like(source)
+    found["copy_gigabytes_per_s"] = 8 * len(source) / fastest(lambda: target.copy_(source)) / 1e9
+    return found
+
+
+def growth(rows: int, repeats: int) -> tuple[dict, dict]:
+    """Exponent of a step's time in the epochs of a curve, and milliseconds at each number."""
+    sizes, times = [], []
+    runs = {}
+    for length in LENGTHS:
+        survey = Survey(num_epochs=length)
+        clean = -torch.rand(2 * rows, length, device=find_device())
+        labels = torch.tensor([0.0, 1.0], device=find_device()).repeat(rows)
+        time_ = torch.from_numpy(survey.times).to(find_device())
+        pairs = np.arange(rows)
+        data = Resident(labels, time_, survey, pairs, pairs[:1], [], [], clean)
+        runs[length] = prepared(data, rows)
+        one_step(runs[length], 0)
+    for k in range(repeats):
+        for length, run in runs.items():
+            sizes.append(length)
+            times.append(seconds_of(lambda r=run, k=k: one_step(r, k), 2))
+    medians = {n: 1e3 * float(np.median(np.array(times)[np.array(sizes) == n])) for n in LENGTHS}
+    return growth_exponent(sizes, times), {f"step_ms_{n}_epochs": ms for n, ms in medians.items()}
+
+
+def variants(run: Run, plain: Run, repeats: int) -> dict[str, dict]:
+    """bf16 over float32, and all threads over one, step against step."""
+    threads, seconds = torch.get_num_threads(), {"base": [], "float32": [], "one": []}
+    for k in range(repeats + 1):
+        seconds["base"].append(seconds_of(lambda k=k: one_step(run, k)))
+        seconds["float32"].append(seconds_of(lambda k=k: one_step(plain, k)))
+        if run.device.type == "cpu":
+            torch.set_num_threads(1)
+            seconds["one"].append(seconds_of(lambda k=k: one_step(run, k)))
+            torch.set_num_threads(threads)
+    base = np.array(seconds["base"][1:])
+    found = {}
+    for name, key in (("bf16_over_float32", "float32"), (f"{threads}_threads_over_1", "one")):
+        if other := seconds[key][1:]:
+            other = np.array(other)
+            found[name] = resampled(lambda i, o=other: o[i].sum() / base[i].sum(), len(base))
+    return found
+
+
+def measure(args: argparse.Namespace) -> dict:
+    """All numbers of the benchmark."""
+    turns, repeats = (4, 3) if args.quick else (args.turns, 12)
+    device = find_device()
+    with tempfile.TemporaryDirectory() as scratch:
+        simulation = Simulation(preset="distinct", num_pairs=2 * args.rows, seed=args.seed)
+        path = simulate(Path(scratch) / "set.npz", simulation, progress=False)
+        numbers = race(path, args.rows, turns, 2 if args.quick else 5)
+        data = load_resident([path], 0.05, device)
+    run = prepared(data, args.rows)
+    parts = shares(run, 2 * repeats)
+    step = sum(parts.values())
+    data_path = sum(parts[k] for k in ("draw", "observe", "compact", "encode"))
+    numbers |= {"data_share": data_path / step}
+    numbers |= {f"{name}_ms": 1e3 * s for name, s in parts.items()}
+    numbers |= variants(run, prepared(data, args.rows, mixed_precision=False), repeats)
+    exponent, steps = growth(args.rows // 2 if args.quick else args.rows, max(3, repeats // 2))
+    numbers |= {"growth_exponent": exponent} | steps
+    numbers |= counted(run) | kinds(run)
+    numbers |= ceilings(args.rows, numbers["padded_epochs"])
+    network_seconds = parts["forward"] + parts["backward"]
+    reached = numbers["gigaoperations_per_curve"] * args.rows / network_seconds
+    moved = numbers["megabytes_per_curve"] * args.rows / 1e3 / network_seconds
+    numbers |= {
+        "gigaops_reached": reached,
+        "matrix_fraction": reached / numbers["bf16_gigaops"],
+        "matrix_fraction_of_products": reached
+        / numbers["share_products"]
+        / numbers["bf16_gigaops"],
+        "gigabytes_per_s_moved": moved,
+        "hours_per_million_x_50": 50e6 / numbers["curves_per_s"] / 3600,
+    }
+    return numbers
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="under a minute; not kept")
+    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--rows", type=int, default=512 if torch.cuda.is_available() else 128)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    started = time.time()
+    numbers = measure(args)
+    on_gpu = torch.cuda.is_available()
+    marks = {"over_recipe": ">= 20" if on_gpu else ">= 3", "data_share": "< 0.05"}
+    marks |= {"growth_exponent": "1.00 +- 0.05"}
+    marks |= {"matrix_fraction_of_products": ">= 0.35"} if on_gpu else {}
+    kept = dict(quick=args.quick, rows=args.rows, threads=torch.get_num_threads())
+    keep_benchmark("training", numbers, marks, seed=args.seed, started=started, **kept)
+
+
+if __name__ == "__main__":
+    main()
