@@ -14,7 +14,7 @@ import pytest
 from lensml.dataset import load
 from lensml.magnification import BinaryLens, binary_magnification, point_lens_magnification
 from lensml.paths import InputError
-from lensml.simulate import Simulation, simulate
+from lensml.simulate import BLOCK, Simulation, simulate
 from lensml.survey import Survey
 
 SMALL = Survey(num_epochs=200)
@@ -54,6 +54,17 @@ def test_shard_size_does_not_change_a_bit(tmp_path, reference, shard_size):
 
 def test_number_of_workers_does_not_change_a_bit(tmp_path, reference):
     assert_same_bits(make(tmp_path / "set", workers=2, shard_size=12), reference)
+
+
+@pytest.mark.parametrize("shard_size", [13, 50, 90])
+def test_blocks_fitted_together_do_not_show(tmp_path, shard_size):
+    """90 events are two blocks; shards and chunks cut through them, workers share them."""
+    assert BLOCK < 90
+    long = dict(num_pairs=90, survey=replace(SMALL, num_epochs=333), preset="distinct")
+    whole = make(tmp_path / "whole.npz", **long, shard_size=90)
+    assert_same_bits(make(tmp_path / "set", workers=2, **long | {"shard_size": shard_size}), whole)
+    alone = make(tmp_path / "alone.npz", **long | {"num_pairs": 65, "shard_size": 65})
+    assert_same_bits(alone, whole.rows(slice(0, 130)))
 
 
 @pytest.mark.parametrize("num_pairs", [1, 5, 17])
