@@ -146,6 +146,7 @@ class States:
         self.used = last
         return range(last - number, last)
 
+    @np.errstate(all="ignore")  # averages not yet filled, magnitudes beyond float32
     @torch.inference_mode()
     def advance(
         self, slots: NDArray, times: NDArray, bright: NDArray, sigma: NDArray
@@ -220,8 +221,7 @@ class States:
             fresh = self._index(fresh)
             sums[fresh] = bin_sums(_weighed(*recent, since[fresh]))
         self._put("sums", slots[:num], sums.reshape(len(slots), -1))
-        with np.errstate(all="ignore"):  # bins not yet filled
-            features = latest_features(lagged, sums, self._index(count), self._widths)
+        features = latest_features(lagged, sums, self._index(count), self._widths)
         return torch.as_tensor(features).float()
 
     def _write(

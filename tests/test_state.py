@@ -1,0 +1,146 @@
+"""Slots advance alike in any company, on any kind of slab, and do not drift."""
+
+import numpy as np
+import pytest
+import torch
+
+from lensml.checkpoint import load_network
+from lensml.dataset import LightCurves
+from lensml.model import probabilities
+from lensml.state import SHIFT, States
+from lensml.step import RECENT, bin_sums
+from lensml.stream import classify_curve
+
+
+@pytest.fixture(scope="module")
+def network():
+    return load_network()[0]
+
+
+def epochs(num: int, length: int, seed: int = 0):
+    """Times, brightening and errors (num, length): a peak, gaps of a season, errors to 0.003."""
+    generator = np.random.default_rng(seed)
+    step = generator.exponential(0.7, (num, length)) + 0.01
+    step[:, ::97] += 150.0
+    times = 2.46e6 + np.cumsum(step, axis=1)
+    sigma = generator.choice([0.003, 0.02, 0.2], (num, length))
+    near = (times - times[:, length // 2][:, None]) / 30
+    bright = 2.5 * np.log10(1 + 2 / np.hypot(0.2, near))
+    return times, bright + sigma * generator.standard_normal((num, length)), sigma
+
+
+def advance_all(states, columns, slots=None):
+    slots = np.arange(len(columns[0])) if slots is None else slots
+    states.new_slots(len(slots))
+    length = columns[0].shape[1]
+    return np.array([states.advance(slots, *(c[:, k] for c in columns)) for k in range(length)]).T
+
+
+def test_thousands_of_epochs_equal_the_batch_answer(network):
+    columns = epochs(8, 700)
+    streamed = advance_all(States(network), columns)
+    for i, (times, bright, sigma) in enumerate(zip(*columns, strict=True)):
+        batch = classify_curve(times, 18 - bright, sigma, 18.0, network)
+        np.testing.assert_allclose(streamed[i], batch, rtol=0, atol=1e-5)
+
+
+def test_slots_of_different_ages_equal_the_batch_answer(network):
+    """Every depth of the pyramid occurs in one call, and most events complete nothing."""
+    num, length = 40, 300
+    times, bright, sigma = epochs(num, length, seed=2)
+    states = States(network)
+    states.new_slots(num)
+    generator = np.random.default_rng(0)
+    ages, p = np.zeros(num, int), np.full((num, length), np.nan)
+    while (left := np.flatnonzero(ages < length)).size:
+        now = generator.permutation(left)[: generator.integers(1, num)]
+        at = now, ages[now]
+        p[at] = states.advance(now, times[at], bright[at], sigma[at])
+        ages[now] += 1
+    curves = LightCurves(
+        X=(18 - bright).astype(np.float32),
+        y=np.zeros(num, np.int8),
+        time=times,
+        sigma=sigma.astype(np.float32),
+        m_base=np.full(num, 18.0, np.float32),
+        pair=np.full(num, -1),
+        dchi2=np.full(num, np.nan),
+        params=np.full((num, 8), np.nan),
+        meta={},
+    )
+    # The set holds magnitudes in float32; what they round to is what the stream must be given.
+    rounded = advance_all(States(network), (times, np.float32(18.0) - curves.X, sigma))
+    batch = probabilities(network, curves)
+    np.testing.assert_allclose(rounded, batch, rtol=0, atol=1e-5)
+    together = advance_all(States(network), (times, bright, sigma))
+    np.testing.assert_allclose(p, together, rtol=0, atol=2e-6)
+
+
+def test_torch_slabs_of_a_device_give_what_numpy_slabs_give(network):
+    columns = epochs(5, 300)
+    p = [advance_all(States(network, on_cpu=kind), columns) for kind in (True, False)]
+    np.testing.assert_allclose(p[0], p[1], rtol=0, atol=1e-6)
+
+
+def test_errors_of_the_sums_do_not_outlive_sixteen_epochs(network):
+    """Sums are moved along, which rounds each time, and taken anew: nothing can pile up."""
+    columns = epochs(2, 400, seed=4)
+    states = [States(network), States(network)]
+    for own in states:
+        advance_all(own, [c[:, :330] for c in columns])
+    states[1].slabs["sums"] += 1e3
+    spoilt = 0.0
+    for k in range(330, 400):
+        for own in states:
+            own.advance(np.arange(2), *(c[:, k] for c in columns))
+        sums = [own.slabs["sums"][:2] for own in states]
+        if spoilt := np.abs(sums[0] - sums[1]).max():
+            assert k < 330 + SHIFT
+    assert spoilt == 0
+    own = states[0]
+    moved, recent = own.slabs["sums"][:2].reshape(2, 3, 3, 4), slice(400 - RECENT, 400)
+    phase = (400 - 1) % SHIFT
+    since = columns[0][:, [400 - 1 - phase]]
+    weight = np.float32(np.maximum(np.float32(columns[2]), 1e-3).astype(float) ** -2).astype(float)
+    bright = np.float32(columns[1]).astype(float)
+    anew = [weight, weight * bright, weight * (columns[0] - since)]
+    anew = bin_sums(np.stack([x[:, recent] for x in anew], axis=1))
+    np.testing.assert_allclose(moved, anew, rtol=1e-9)
+
+
+def test_room_grows_and_keeps_what_is_there(network):
+    columns = epochs(3, 40)
+    states = States(network)
+    before = advance_all(states, [c[:, :20] for c in columns])
+    first = states.new_slots(1000)
+    assert first == range(3, 1003) and len(states.count) >= 1003
+    slots = np.arange(3)
+    after = [states.advance(slots, *(c[:, k] for c in columns)) for k in range(20, 40)]
+    whole = advance_all(States(network), columns)
+    assert (np.hstack([before, np.array(after).T]) == whole).all()
+
+
+def test_a_slot_is_as_large_as_its_slabs_and_does_not_grow(network):
+    states = States(network)
+    states.new_slots(10)
+    sizes = []
+    for k in range(300):
+        states.advance(np.arange(10), np.full(10, k + 1.0), np.full(10, 0.1), np.full(10, 0.02))
+        sizes.append(sum(t.numel() * t.element_size() for t in states.tensors().values()))
+    assert set(sizes) == {10 * states.bytes_per_event}
+    assert states.bytes_per_event < 24e9 / 1.1e6, "a million events and their names in 24 GB"
+
+
+def test_absurd_values_neither_break_a_slot_nor_spread(network):
+    """A magnitude of 1e39 has no float32; its event recovers once it is out of reach."""
+    states = States(network)
+    states.new_slots(2)
+    slots = np.arange(2)
+    for k in range(600):
+        bright, sigma = np.full(2, 0.1), np.full(2, 0.02)
+        if k == 3:
+            bright[0], sigma[0] = 1e39, 1e30
+        with np.errstate(over="ignore"):
+            p = states.advance(slots, np.full(2, k + 1.0), bright, sigma)
+        assert np.isfinite(p).all()
+    assert torch.isfinite(states.tensors()["near"]).all()
