@@ -332,3 +332,31 @@ def bars(
     axes.grid(False, axis="x")
     figure.legend(loc="outside upper center", ncols=4)
     return figure
+
+
+@styled
+def growth(panels: Mapping[str, Mapping[str, Mapping]], label: str = "time") -> Figure:
+    """Cost against size in logarithms, each by name and relative to that of its smallest size.
+
+    Args:
+        panels: By what grows (the label of the axis), by name: size to cost or costs measured.
+        label: What the cost is.
+    """
+    figure, (row,) = canvas(2.7, 1, len(panels))
+    for axes, (what, by_name) in zip(row, panels.items(), strict=True):
+        ends = []
+        for name, costs, colour in coloured(by_name):
+            sizes = np.array([float(size) for size in costs])
+            middle = np.array([np.median(values) for values in costs.values()])
+            axes.plot(sizes, middle / middle[0], "o-", ms=3.5, color=colour, label=name)
+            for size, values in zip(sizes, costs.values(), strict=True):
+                each = np.atleast_1d(values) / middle[0]
+                axes.plot(np.full(len(each), size), each, ".", ms=3, color=colour, alpha=0.5)
+            ends += [sizes.min(), sizes.max()]
+        low, high = min(ends), max(ends)
+        axes.plot([low, high], [1, high / low], label="in proportion", **MARK)
+        axes.set(xscale="log", yscale="log", xlabel=what)
+        few_ticks(axes.xaxis)
+        axes.legend()
+    row[0].set_ylabel(f"{label}, smallest size = 1")
+    return figure

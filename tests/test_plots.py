@@ -55,6 +55,9 @@ def drawn() -> dict[str, Figure]:
             TIMES, curves[0, 0], np.full(50, 0.1), curves[0, 1], np.full(50, 0.4), threshold=0.9
         ),
         "history": plots.history({"epoch": [1, 2], "loss": [0.7, 0.6], "auc": [0.5, 0.6]}),
+        "growth": plots.growth(
+            {"events": {"stream": {"10": [1.0, 1.2], "100": [9.0]}}, "epochs": {"a": {"5": 2.0}}}
+        ),
         "bars": plots.bars(["a", "b"], {"network": [0.5, {"value": 0.6}]}, [0.8, 0.9]),
     }
 
@@ -135,3 +138,9 @@ def test_unobserved_epochs_are_left_out_of_a_real_event():
     figure = pictures.real_event(TIMES, mag, np.full(50, 0.1), mag, np.full(50, 0.4), start=0.0)
     kept = figure.axes[2].lines[0].get_xdata()
     np.testing.assert_array_equal(kept, TIMES[1::2][TIMES[1::2] >= 0])
+
+
+def test_growth_is_relative_to_the_median_of_the_smallest_size(figures):
+    axes = figures["growth"].axes[0]
+    np.testing.assert_allclose(line(axes, "stream").get_ydata(), [1.0, 9.0 / 1.1])
+    np.testing.assert_allclose(line(axes, "in proportion").get_ydata(), [1, 10])
