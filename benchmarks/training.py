@@ -308,17 +308,17 @@ def growth(rows: int, repeats: int) -> tuple[dict, dict]:
     runs = {}
     for length in LENGTHS:
         survey = Survey(num_epochs=length)
-        clean = -torch.rand(2 * rows, length, device=find_device())
-        labels = torch.tensor([0.0, 1.0], device=find_device()).repeat(rows)
+        clean = -torch.rand(rows, length, device=find_device())
+        labels = torch.tensor([0.0, 1.0], device=find_device()).repeat(rows // 2)
         time_ = torch.from_numpy(survey.times).to(find_device())
-        pairs = np.arange(rows)
+        pairs = np.arange(rows // 2)
         data = Resident(labels, time_, survey, pairs, pairs[:1], [], [], clean)
         runs[length] = prepared(data, rows)
         one_step(runs[length], 0)
     for k in range(repeats):
         for length, run in runs.items():
             sizes.append(length)
-            times.append(seconds_of(lambda r=run, k=k: one_step(r, k), 2))
+            times.append(seconds_of(lambda r=run, k=k: one_step(r, k)))
     medians = {n: 1e3 * float(np.median(np.array(times)[np.array(sizes) == n])) for n in LENGTHS}
     return growth_exponent(sizes, times), {f"step_ms_{n}_epochs": ms for n, ms in medians.items()}
 
@@ -358,7 +358,7 @@ def measure(args: argparse.Namespace) -> dict:
     numbers |= {"data_share": data_path / step}
     numbers |= {f"{name}_ms": 1e3 * s for name, s in parts.items()}
     numbers |= variants(run, prepared(data, args.rows, mixed_precision=False), repeats)
-    exponent, steps = growth(args.rows // 2 if args.quick else args.rows, max(3, repeats // 2))
+    exponent, steps = growth(128 if args.quick else 512, max(2, repeats // 4))
     numbers |= {"growth_exponent": exponent} | steps
     numbers |= counted(run) | kinds(run)
     numbers |= ceilings(args.rows, numbers["padded_epochs"])

@@ -81,10 +81,10 @@ def _log_u_squared(brightening: Tensor) -> Tensor:
     return math.log(2) - torch.log((1 + gain + root) * root)
 
 
-def _asinh(x: Tensor) -> Tensor:
-    """asinh to 1e-7: torch's own takes 15 ns a value on a CPU, this 2 ns."""
-    size = x.abs()
-    return torch.copysign(size.square().add_(1).sqrt_().add_(size).log_(), x)
+def _asinh_(x: Tensor) -> Tensor:
+    """asinh in place to 1e-7: torch's own takes 15 ns a value on a CPU, this 2 ns."""
+    root = x.square().add_(1).sqrt_()
+    return x.copy_(torch.copysign(root.add_(x.abs()).log_(), x))
 
 
 def _moving_sum(total: Tensor, width: int) -> Tensor:
@@ -152,7 +152,7 @@ def _encode_block(observed: Observed) -> Tensor:
     times = observed.times - observed.times[:, :1]
     out = b32.new_zeros(NUM_FEATURES, *b32.shape)
     out[0] = b32.clamp(-3, 8) / 2
-    out[1] = _asinh(b32 / sigma.float()) / 3
+    out[1] = _asinh_(b32 / sigma.float()).div_(3)
     out[2] = torch.log10(sigma.float() / 0.03)
     out[3, :, 1:] = torch.diff(times, dim=1)
     out[3, :, 0] = 1
@@ -170,9 +170,10 @@ def _encode_block(observed: Observed) -> Tensor:
         _surprise(mean, when, variance, width, out[5 + 2 * k : 7 + 2 * k])
         if k >= 2:
             out[11 + k] = mean * variance.rsqrt_()
-    out[5:13] = _asinh(out[5:13]) / 2
-    out[13:] = _asinh(out[13:]) / 4
-    return out.nan_to_num_(0.0, 0.0, 0.0)
+    _asinh_(out[5:])
+    out[5:13] *= 0.5
+    out[13:] *= 0.25
+    return out.nan_to_num_(0.0, 0.0, 0.0).mul_(observed.valid)
 
 
 def encode(observed: Observed) -> Tensor:
@@ -187,6 +188,6 @@ def encode(observed: Observed) -> Tensor:
     features = observed.brightening.new_empty(rows, length, NUM_FEATURES)
     for first in range(0, rows, at_once):
         part = slice(first, first + at_once)
-        block = _encode_block(Observed(*(x[part] for x in observed))).permute(1, 2, 0)
-        features[part] = torch.where(observed.valid[part, :, None], block, 0.0)
+        block = _encode_block(Observed(*(x[part] for x in observed)))
+        features[part] = block.permute(1, 2, 0)
     return features

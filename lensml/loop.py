@@ -32,8 +32,8 @@ __all__ = ["HISTORY", "LAST", "Run", "TrainingConfig", "bf16_supported", "find_d
 
 log = logging.getLogger(__name__)
 LAST = "last.safetensors"
-ROWS_AT_ONCE = 128  # through the network on a CPU: as fast as more, and a quarter of 512's memory
-LENGTH_STEP = 32  # curves of a batch are padded to a multiple: shapes recur
+EPOCHS_AT_ONCE = 160_000  # through the network on a CPU; fewer are slower, more only take memory
+LENGTH_STEP = 16  # curves of a batch are padded to a multiple: shapes recur
 HISTORY = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate", "seconds")
 
 
@@ -135,7 +135,6 @@ class Run:
             self.model = torch.nn.parallel.DistributedDataParallel(self.network, device_ids=ids)
         wanted = device.type == "cuda" if config.compile is None else config.compile
         self.compiling, self.compiled = wanted, {}
-        self.rows_at_once = ROWS_AT_ONCE if device.type == "cpu" else config.batch_size
         decayed = [p for p in self.network.parameters() if p.dim() > 1]
         plain = [p for p in self.network.parameters() if p.dim() <= 1]
         groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
@@ -196,14 +195,21 @@ class Run:
         A CPU takes some rows at a time: the memory of activations no longer grows with the batch.
         """
         rows, loss = len(labels), torch.zeros((), device=self.device)
-        for first in range(0, rows, self.rows_at_once):
-            part = slice(first, first + self.rows_at_once)
+        at_once = self.rows_at_once(features)
+        for first in range(0, rows, at_once):
+            part = slice(first, first + at_once)
             last = part.stop >= rows
             later = nullcontext() if last or self.world == 1 else self.model.no_sync()
             with later:
                 mean = self.part_gradients(features[part], labels[part], valid[part], rows)
             loss += mean.detach()
         return loss
+
+    @staticmethod
+    def rows_at_once(features: Tensor) -> int:
+        """How many rows of a batch go through the network together."""
+        rows, length = features.shape[:2]
+        return max(1, rows if features.is_cuda else min(rows, EPOCHS_AT_ONCE // length))
 
     def part_gradients(self, features: Tensor, labels: Tensor, valid: Tensor, rows: int) -> Tensor:
         """What some of all `rows` contribute to the loss, and to the gradients."""
@@ -294,7 +300,7 @@ class Run:
                 pairs.to(self.device), seed, self.survey_of(chooser, 1.0)
             )
             self.rank, self.world = rank, world
-            parts = features.split(self.rows_at_once)
+            parts = features.split(self.rows_at_once(features))
             logits = torch.cat([self.network(part) for part in parts])
             losses.append(float(_loss(logits, labels, valid)) * len(pairs))
             last = (valid.sum(1) - 1).clamp_min(0)[:, None]
