@@ -17,7 +17,7 @@ __all__ = ["HISTORY", "NUM_FEATURES", "Observed", "compact", "encode", "observed
 WIDTHS = (1, 4, 16, 64)  # epochs averaged before a deviation from smoothness is measured
 HISTORY = 4 * WIDTHS[-1] + 1  # epochs of the past that one feature vector depends on
 NUM_FEATURES = 7 + 2 * len(WIDTHS)
-BLOCK = 40_000  # epochs encoded at a time on a CPU
+BLOCK = 160_000  # epochs encoded at a time on a CPU: few calls, and arrays that fit in its cache
 
 
 class Observed(NamedTuple):
