@@ -169,13 +169,10 @@ def _classify(args: argparse.Namespace) -> int:
 
 def _stream(args: argparse.Namespace) -> int:
     from lensml.checkpoint import load_network
-    import torch
-
     from lensml.export import exported_step
     from lensml.feed import serve
     from lensml.stream import Stream
 
-    torch.set_num_threads(1)  # an update is too small to share; threads would wait for each other
     network = load_network(args.model)[0]
     stream = Stream(network, step=exported_step(network, args.model))
     if args.state and args.state.exists():

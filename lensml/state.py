@@ -6,6 +6,7 @@ convolution sees. Tokens lie in rings: an epoch is written over the one that is 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -35,6 +36,23 @@ CHUNK = 512  # events that advance together: what they touch then stays in the c
 SUMS = (3, 3, BINS)
 EPOCH = ("times", "weight", "bright")
 LAGS_BACK = np.array(LAGS)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch to one thread: products this small are not worth sharing.
+
+    On a busy machine two threads that waited for each other took a hundred times as long.
+    """
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Rings:
@@ -148,6 +166,7 @@ class States:
 
     @np.errstate(all="ignore")  # averages not yet filled, magnitudes beyond float32
     @torch.inference_mode()
+    @_one_thread()
     def advance(
         self, slots: NDArray, times: NDArray, bright: NDArray, sigma: NDArray
     ) -> NDArray[np.float64]:

@@ -209,7 +209,8 @@ class Stream:
         for i in np.flatnonzero(~good).tolist():
             base = None if m_bases is None or m_bases[i] is None else m_bases[i]
             problems[i] = _unusable(events[i], times[i], mags[i], mag_errs[i], base)
-        slots = np.fromiter((self.events.get(e, -1) for e in events), np.int64, len(events))
+        slot_of = self.events.get
+        slots = np.array([slot_of(event, -1) for event in events], np.int64)
         for i in np.flatnonzero(good & (slots < 0)).tolist():
             known = self.events.get(events[i])
             base = None if np.isnan(bases[i]) else float(bases[i])

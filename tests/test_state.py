@@ -144,3 +144,24 @@ def test_absurd_values_neither_break_a_slot_nor_spread(network):
             p = states.advance(slots, np.full(2, k + 1.0), bright, sigma)
         assert np.isfinite(p).all()
     assert torch.isfinite(states.tensors()["near"]).all()
+
+
+def test_the_number_of_threads_is_as_before_an_update(network):
+    states, threads = States(network), torch.get_num_threads()
+    seen, step = [], states.step
+    states.new_slots(1)
+
+    class Watched:
+        min_rows = step.min_rows
+
+        def __call__(self, *inputs, **more):
+            seen.append(torch.get_num_threads())
+            return step(*inputs, **more)
+
+    states.step = Watched()
+    torch.set_num_threads(2)
+    try:
+        states.advance(np.array([0]), *np.ones((3, 1)))
+        assert torch.get_num_threads() == 2 and seen == [1]
+    finally:
+        torch.set_num_threads(threads)

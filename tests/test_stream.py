@@ -214,3 +214,96 @@ def test_command_line_keeps_state_between_calls(tmp_path):
 
     streamed = run(lines[:13]) + run(lines[13:])
     np.testing.assert_allclose(streamed, classify_curve(*columns, 18.0), rtol=0, atol=1e-5)
+
+
+def in_columns(entries):
+    """Columns of `update_many` from (event, time, mag, mag_err, m_base) entries."""
+    return [list(column) for column in zip(*entries, strict=True)]
+
+
+@pytest.mark.parametrize("m_base", [18.0, None])
+def test_many_events_in_one_call_are_each_as_if_alone(network, m_base):
+    """Events begin one after the other, so that their ages and levels differ in every call."""
+    curves = [photometry(230, seed) for seed in range(6)]
+    stream, p = Stream(network), [[] for _ in curves]
+    for k in range(230 + 5 * 7):
+        now = [i for i in range(6) if 0 <= k - 7 * i < 230]
+        entries = [
+            (f"e{i}", *(c[k - 7 * i].item() for c in curves[i]), m_base if k % 3 else None)
+            if k > 7 * i
+            else (f"e{i}", *(c[0].item() for c in curves[i]), m_base)
+            for i in now
+        ]
+        answers, problems = stream.update_many(*in_columns(entries))
+        assert not problems
+        for i, answer in zip(now, answers, strict=True):
+            p[i].append(answer)
+    for i, columns in enumerate(curves):
+        batch = classify_curve(*columns, m_base, network)
+        np.testing.assert_allclose(p[i], batch, rtol=0, atol=1e-5)
+
+
+def test_an_event_that_comes_several_times_is_taken_in_order(network):
+    columns = photometry(50)
+    entries = [("x", *e, 18.0) for e in zip(*(c.tolist() for c in columns), strict=True)]
+    answers, problems = Stream(network).update_many(*in_columns(entries))
+    alone = stream_all(Stream(network), "x", columns, 18.0)
+    assert not problems and np.abs(answers - alone).max() < 2e-6
+
+
+def test_bad_entries_are_named_and_the_others_go_on(network):
+    """One entry of each fault among good ones: what is left is a stream that never saw them."""
+    good = [(f"e{i}", 1.0, 18.0, 0.1, 18.0) for i in range(3)]
+    later = [(f"e{i}", 2.0, 17.9, 0.1, None) for i in range(3)]
+    bad = [
+        ("e0", 1.0, 17.0, 0.1, None),
+        ("e0", 1.5, 17.0, 0.1, 17.0),
+        ("e1", 1.5, "17", 0.1, None),
+        ("e1", 1.5, 17.0, True, None),
+        ("e2", float("nan"), 17.0, 0.1, None),
+        ("e2", 1.5, 10**400, 0.1, None),
+        ("e2", 1.5, 17.0, -0.1, None),
+        ("new", 1.5, 17.0, 0.1, float("nan")),
+        ("new", 1.5, None, 0.1, 18.0),
+    ]
+    stream = Stream(network)
+    answers, problems = stream.update_many(*in_columns(good + bad + later))
+    assert sorted(problems) == list(range(3, 3 + len(bad)))
+    assert all(f"event {bad[i - 3][0]}: " in problem for i, problem in problems.items())
+    assert np.isnan(answers[3 : 3 + len(bad)]).all() and "new" not in stream.events
+    clean = Stream(network)
+    expected = [clean.update_many(*in_columns(part))[0] for part in (good, later)]
+    np.testing.assert_array_equal(answers[[0, 1, 2, -3, -2, -1]], np.concatenate(expected))
+
+
+def test_arrays_and_lists_are_the_same_columns(network):
+    names, ones = ["a", "b"], np.ones(2)
+    p = [
+        Stream(network).update_many(names, *columns)[0]
+        for columns in (
+            (ones, 18 * ones, 0.1 * ones, 17.5 * ones),
+            ([1, 1], [18, 18], [0.1, 0.1], [17.5, 17.5]),
+        )
+    ]
+    assert (p[0] == p[1]).all()
+    unknown = Stream(network).update_many(names, ones, ones, ones, np.array([17.0, np.nan]))[0]
+    assert unknown[0] != 0.5 and unknown[1] == 0.5
+    with pytest.raises(InputError, match="columns of 2, 1, 2, 2 entries"):
+        Stream(network).update_many(names, ones[:1], ones, ones)
+
+
+def test_a_snapshot_in_the_middle_of_learning_goes_on(network, tmp_path):
+    """Events at every stage of learning their baseline, names of any letters, in one snapshot."""
+    curves = {f"é\n{i}": photometry(225, i) for i in range(4)}
+    starts = dict(zip(curves, (0, 15, 90, 205), strict=True))
+    stream = Stream(network)
+    for name, columns in curves.items():
+        stream_all(stream, name, [c[: starts[name]] for c in columns])
+    stream.lines = 77
+    stream.save(tmp_path / "state")
+    again = Stream(network)
+    again.restore(tmp_path / "state")
+    assert again.lines == 77 and again.events == stream.events
+    for name, columns in curves.items():
+        rest = [c[starts[name] :] for c in columns]
+        assert (stream_all(again, name, rest) == stream_all(stream, name, rest)).all()
