@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -22,7 +23,7 @@ def fingerprint(network: Network) -> str:
     return checksum(tensors, network.config.describe())
 
 
-def checksum(tensors: dict[str, Tensor], notes: dict) -> str:
+def checksum(tensors: Mapping[str, Tensor], notes: dict) -> str:
     """SHA-256 of notes and tensors: names, shapes, types and bytes."""
     digest = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
     for name in sorted(tensors):
@@ -39,16 +40,31 @@ def write_snapshot(path: Path, tensors: dict[str, Tensor], notes: dict) -> None:
     save_tensors(path, tensors, notes | {CHECKSUM: checksum(tensors, notes)})
 
 
-def read_snapshot(path: Path, version: int) -> tuple[dict[str, Tensor], dict]:
-    """Tensors, mapped from the file, and notes of a snapshot.
+class _Stored(Mapping):
+    """Tensors of a file, each read when it is asked for: never all in memory twice."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = safe_open(path, framework="pt")
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.file.keys())
+
+    def __len__(self) -> int:
+        return len(self.file.keys())
+
+
+def read_snapshot(path: Path, version: int) -> tuple[Mapping[str, Tensor], dict]:
+    """Tensors of a snapshot, each read when it is asked for, and its notes.
 
     Raises:
         InputError: If the file is damaged, no snapshot or of another version.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            notes = json.loads((file.metadata() or {}).get("notes", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = _Stored(path)
+        notes = json.loads((tensors.file.metadata() or {}).get("notes", "{}"))
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path}: not a readable state file ({error}); move it away") from None
     if not isinstance(notes, dict) or notes.get("version") != version:

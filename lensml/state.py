@@ -5,7 +5,7 @@ features reach, sums over them, and for each block of the network the tokens of 
 convolution sees. Tokens lie in rings: an epoch is written over the one that is needed no more.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -300,7 +300,7 @@ class States:
         }
         return kept | {"count": torch.from_numpy(self.count[: self.used])}
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up what `tensors` gave; everything remembered before is forgotten."""
         self.used, self.count = 0, np.zeros(0, np.int64)
         self.slabs = {name: self._zeros(0, name) for name in self.shapes}
