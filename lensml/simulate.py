@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 BLOCK = 64  # events fitted together; blocks are aligned to multiples of it in the event's index
 CHUNK = BLOCK  # events a worker makes before it hands them over
 BASELINE_MAG = (16.0, 20.0)
+RECIPE = 2  # raised when the same arguments give other bits: 2 = epochs sampled, blocks of 64
 KEEP_FREED_MEMORY = {  # glibc; elsewhere nobody reads them
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
@@ -81,6 +82,7 @@ class Simulation:
             "survey": self.survey.describe(),
             "num_events": self.num_pairs,
             "shard_size": self.shard_size,
+            "recipe": RECIPE,
         }
 
 

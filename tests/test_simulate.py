@@ -199,6 +199,16 @@ def test_other_arguments_on_an_existing_set_are_refused(tmp_path, changes, name)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
+def test_a_set_begun_by_an_older_recipe_is_not_finished_with_other_bits(tmp_path):
+    sim = Simulation(num_pairs=2, seed=3, survey=Survey(num_epochs=50))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    older = {k: v for k, v in sim.describe().items() if k != "recipe"}
+    (folder / "simulation.json").write_text(json.dumps(older))
+    with pytest.raises(InputError, match="recipe = None"):
+        simulate(folder, sim, workers=1, progress=False)
+
+
 def test_a_file_or_folder_of_something_else_is_not_overwritten(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.txt").write_text("mine")
