@@ -23,6 +23,7 @@ from lensml.benchmark import growth_exponent, keep_benchmark
 from lensml.checkpoint import load_network
 from lensml.export import ExportedStep, export_step
 from lensml.model import Network
+from lensml.speed import AGE, aged_stream, fresh_epochs, stream_seconds_in_batches
 from lensml.stream import Stream, classify_curve
 
 MARKS = {
@@ -34,41 +35,13 @@ MARKS = {
     "exponent_of_time_in_epochs": "1.00 +- 0.05",
     "million_events_gb": "<= 24",
 }
-AGE = 256  # epochs after which all levels have been completed
-
-
-def epochs(generator: np.random.Generator, num: int, k: int) -> list[np.ndarray]:
-    """Epoch number k of `num` events: times, magnitudes, errors, baselines."""
-    times = 2.46e6 + k + generator.uniform(0, 0.5, num)
-    return [times, generator.normal(17.9, 0.1, num), np.full(num, 0.05), np.full(num, 18.0)]
-
-
-def aged(network: Network, num: int, generator: np.random.Generator) -> tuple[Stream, list[str]]:
-    """A stream of `num` events whose ages are spread over a whole cycle of the pyramid."""
-    stream, names = Stream(network), [f"event-{i}" for i in range(num)]
-    for k in range(AGE):
-        young = names[: num - num * k // AGE]
-        stream.update_many(young, *epochs(generator, len(young), k))
-    return stream, names
-
-
-def batch_seconds(network: Network, size: int, calls: int, generator) -> np.ndarray:
-    """Seconds of each call that advances `size` events by one epoch."""
-    stream, names = aged(network, size, generator)
-    seconds = []
-    for k in range(calls):
-        columns = epochs(generator, size, AGE + k)
-        started = time.process_time()
-        stream.update_many(names, *columns)
-        seconds.append(time.process_time() - started)
-    return np.array(seconds)
 
 
 def single_seconds(stream: Stream, count: int, generator) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of each update of one event after its first cycle: on the wall, and of the core."""
     seconds = []
     for k in range(AGE + count):
-        epoch = [float(x[0]) for x in epochs(generator, 1, k)]
+        epoch = [float(x[0]) for x in fresh_epochs(generator, 1, k)]
         core, started = time.process_time(), time.perf_counter()
         stream.update("event", *epoch)
         seconds.append((time.perf_counter() - started, time.process_time() - core))
@@ -78,7 +51,7 @@ def single_seconds(stream: Stream, count: int, generator) -> tuple[np.ndarray, n
 
 def rereading_seconds(network: Network, length: int, generator) -> float:
     """Seconds of one call that reads the prefix again, in the mean over an event of `length`."""
-    columns = np.array([epochs(generator, 1, k) for k in range(length)])[:, :3, 0].T
+    columns = np.array([fresh_epochs(generator, 1, k) for k in range(length)])[:, :3, 0].T
     ends = np.linspace(0, length, 11)[1:].astype(int)
     started = time.process_time()
     for last in ends:
@@ -90,7 +63,7 @@ def pipe_rate(num_events: int, num_lines: int, generator, model: Path | None) ->
     """Lines a second through `lensml stream`, start not counted: JSON in, JSON out."""
     parts = []
     for k in range(num_lines // num_events):
-        columns = (x.tolist() for x in epochs(generator, num_events, k))
+        columns = (x.tolist() for x in fresh_epochs(generator, num_events, k))
         for i, values in enumerate(zip(*columns, strict=True)):
             epoch = dict(zip(("time", "mag", "mag_err", "m_base"), values, strict=True))
             parts.append(json.dumps({"event": f"event-{i}"} | epoch))
@@ -112,37 +85,41 @@ def pipe_rate(num_events: int, num_lines: int, generator, model: Path | None) ->
     return answered / seconds
 
 
-def growth_in_epochs(network: Network, lengths: list[int], generator) -> dict[str, float]:
-    """Exponent of the time of a whole event in its length, ten events together."""
-    sizes, seconds = [], []
+def growth_in_epochs(network: Network, lengths: list[int], generator) -> dict[int, list[float]]:
+    """Core-seconds of a whole event by its length, ten events together, three times each."""
+    seconds = {length: [] for length in lengths}
     for _ in range(3):
         for length in lengths:
             stream, names = Stream(network), [f"e{i}" for i in range(10)]
             started = time.process_time()
             for k in range(length):
-                stream.update_many(names, *epochs(generator, 10, k))
-            sizes.append(length)
-            seconds.append(time.process_time() - started)
-    return growth_exponent(sizes, seconds)
+                stream.update_many(names, *fresh_epochs(generator, 10, k))
+            seconds[length].append(time.process_time() - started)
+    return seconds
 
 
 def growth_in_events(network: Network, numbers: list[int], calls: int, generator):
-    """Exponent of the time of `calls` epochs of every event in their number, 1000 a call."""
-    sizes, seconds = [], []
-    streams = [aged(network, number, generator) for number in numbers]
+    """Core-seconds of `calls` epochs of every event by their number, 1000 a call, three times."""
+    seconds = {number: [] for number in numbers}
+    streams = [aged_stream(network, number, generator) for number in numbers]
     for turn in range(3):
         for stream, names in streams:
             spent = 0.0
             for k in range(calls):
                 for first in range(0, len(names), 1000):
                     some = names[first : first + 1000]
-                    columns = epochs(generator, len(some), AGE + calls * turn + k)
+                    columns = fresh_epochs(generator, len(some), AGE + calls * turn + k)
                     started = time.process_time()
                     stream.update_many(some, *columns)
                     spent += time.process_time() - started
-            sizes.append(len(names))
-            seconds.append(spent)
-    return growth_exponent(sizes, seconds)
+            seconds[len(names)].append(spent)
+    return seconds
+
+
+def exponent(seconds: dict[int, list[float]]) -> dict[str, float]:
+    """Exponent of growth over all measurements."""
+    sizes = np.repeat(list(seconds), [len(s) for s in seconds.values()])
+    return growth_exponent(sizes, np.concatenate(list(seconds.values())))
 
 
 def main() -> None:
@@ -157,7 +134,7 @@ def main() -> None:
     numbers = {}
     calls = {1: 500, 10: 300, 100: 200, 1000: 64, 10_000: 0 if args.quick else 16}
     for size in (size for size, count in calls.items() if count):
-        seconds = batch_seconds(network, size, calls[size], generator)
+        seconds = stream_seconds_in_batches(network, size, calls[size], generator)
         numbers[f"updates_per_s_batch_{size}"] = size * len(seconds) / seconds.sum()
     stream = Stream(network)
     wall, core = single_seconds(stream, 2048 if args.quick else 20_480, generator)
@@ -186,11 +163,17 @@ def main() -> None:
     counts, lengths = ([1000, 2000, 4000], [256, 512, 1024])
     if not args.quick:
         counts, lengths = [1000, 4000, 16_000], [512, 1024, 2048, 4096]
-    numbers["exponent_of_time_in_events"] = growth_in_events(network, counts, 8, generator)
-    numbers["exponent_of_time_in_epochs"] = growth_in_epochs(network, lengths, generator)
+    seconds = {
+        "events": growth_in_events(network, counts, 8, generator),
+        "epochs": growth_in_epochs(network, lengths, generator),
+    }
+    for what, measured in seconds.items():
+        numbers[f"exponent_of_time_in_{what}"] = exponent(measured)
     numbers["state_bytes_per_event"] = stream.bytes_per_event
     numbers["million_events_gb"] = stream.bytes_per_event / 1e3
-    keep_benchmark("stream", numbers, MARKS, seed=11, started=started, quick=args.quick)
+    keep_benchmark(
+        "stream", numbers, MARKS, seed=11, started=started, quick=args.quick, seconds=seconds
+    )
 
 
 if __name__ == "__main__":

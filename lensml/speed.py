@@ -20,7 +20,6 @@ from tqdm import tqdm
 from VBMicrolensing import VBMicrolensing  # bare, as the reference; `magnification` is the product
 
 from lensml import simulate as simulation
-from lensml.benchmark import BENCHMARKS, growth_exponent, keep_benchmark  # noqa: F401
 from lensml.dataset import LightCurves, save
 from lensml.magnification import BinaryLens, to_centre_of_mass
 from lensml.model import Network, probabilities
@@ -31,14 +30,18 @@ from lensml.simulate import CHUNK, Simulation
 from lensml.stream import Stream
 
 __all__ = [
-    "BENCHMARKS",
+    "AGE",
+    "aged_stream",
     "batch_speed",
+    "fresh_epochs",
     "peak_memory",
     "pipeline_seconds",
     "resampled",
     "simulation_speed",
     "state_bytes",
+    "stream_rate",
     "stream_seconds",
+    "stream_seconds_in_batches",
     "worker_map",
 ]
 
@@ -46,6 +49,7 @@ BLOCK = 64 * CHUNK  # events between two changes of turn: the idle ends of a tur
 MIN_TURNS = 6  # of each, where there are events enough
 SHARD = 8 * CHUNK  # events a file, within a turn: one is written while the next is made
 FULL_PAIRS = 500_000  # of a set of one million events
+AGE = 256  # epochs after which all levels of the pyramid have been completed
 Task = tuple[Simulation, range]
 
 
@@ -188,6 +192,43 @@ def stream_seconds(
         stream.update("event", *epoch, m_base)
         seconds.append(time.perf_counter() - started)
     return np.array(seconds), stream
+
+
+def fresh_epochs(generator: np.random.Generator, num: int, k: int) -> list[NDArray]:
+    """Epoch number k of `num` events for a stream: times, magnitudes, errors, baselines."""
+    times = 2.46e6 + k + generator.uniform(0, 0.5, num)
+    return [times, generator.normal(17.9, 0.1, num), np.full(num, 0.05), np.full(num, 18.0)]
+
+
+def aged_stream(
+    network: Network, num: int, generator: np.random.Generator
+) -> tuple[Stream, list[str]]:
+    """A stream of `num` events whose ages are spread over a whole cycle, and their names."""
+    stream, names = Stream(network), [f"event-{i}" for i in range(num)]
+    for k in range(AGE):
+        young = names[: num - num * k // AGE]
+        stream.update_many(young, *fresh_epochs(generator, len(young), k))
+    return stream, names
+
+
+def stream_seconds_in_batches(
+    network: Network, size: int, calls: int, generator: np.random.Generator
+) -> NDArray:
+    """Core-seconds of each of `calls` calls that advance `size` events by one epoch."""
+    stream, names = aged_stream(network, size, generator)
+    seconds = []
+    for k in range(calls):
+        columns = fresh_epochs(generator, size, AGE + k)
+        started = time.process_time()
+        stream.update_many(names, *columns)
+        seconds.append(time.process_time() - started)
+    return np.array(seconds)
+
+
+def stream_rate(network: Network, size: int, *, calls: int = 64, seed: int = 0) -> float:
+    """Updates a second of one core when `size` events of all ages share each call."""
+    generator = np.random.default_rng(seed)
+    return size * calls / float(stream_seconds_in_batches(network, size, calls, generator).sum())
 
 
 def state_bytes(stream: Stream) -> int:

@@ -5,7 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from lensml.speed import peak_memory, resampled
+from lensml.model import Network, NetworkConfig
+from lensml.speed import AGE, aged_stream, peak_memory, resampled, stream_rate
 
 ALLOCATE = "import numpy; x = numpy.ones({mb} * 2**17); "
 
@@ -34,3 +35,16 @@ def test_the_interval_of_a_ratio_holds_it():
     top, bottom = np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 4.0, 6.0, 8.0])
     got = resampled(lambda i: top[i].sum() / bottom[i].sum(), 4)
     assert got["low"] == got["value"] == got["high"] == 0.5
+
+
+def test_events_that_share_a_call_are_advanced_faster():
+    network = Network(NetworkConfig(channels=8, stem_channels=8, num_levels=2))
+    alone, together = (stream_rate(network, size, calls=8) for size in (1, 200))
+    assert together > 5 * alone  # the overhead of a call is shared; measured: some fifty times
+
+
+def test_events_of_a_stream_are_of_all_ages():
+    network = Network(NetworkConfig(channels=8, stem_channels=8, num_levels=2))
+    stream, names = aged_stream(network, 32, np.random.default_rng(0))
+    ages = stream.states.count[[stream.events[name] for name in names]]
+    assert ages.min() <= AGE // 16 and ages.max() == AGE and len(set(ages)) == 32
