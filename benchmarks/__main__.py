@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from lensml.benchmark import (
+    BENCHMARK_NAMES,
     BENCHMARKS,
     QUICK,
     benchmark_table,
@@ -22,17 +23,16 @@ from lensml.benchmark import (
 )
 
 HERE = Path(__file__).parent
-NAMES = ("simulation", "pspl_fit", "training", "inference", "stream", "memory")
 
 
 def main() -> int:
     """Run what was asked for; 1 if a script failed. A missed mark is shown, not a failure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", choices=[[], *NAMES], metavar="NAME")
+    parser.add_argument("names", nargs="*", choices=[[], *BENCHMARK_NAMES], metavar="NAME")
     parser.add_argument("--full", action="store_true")
     args = parser.parse_args()
     failed, records = [], {}
-    for name in args.names or NAMES:
+    for name in args.names or BENCHMARK_NAMES:
         print(f"\n== {name}", flush=True)
         started = time.time()
         command = [sys.executable, str(HERE / f"{name}.py"), *([] if args.full else ["--quick"])]

@@ -16,14 +16,18 @@ from lensml.results import device_name, format_number, provenance
 
 __all__ = [
     "BENCHMARKS",
+    "BENCHMARK_NAMES",
     "benchmark_table",
     "growth_exponent",
     "keep_benchmark",
     "latest_benchmark",
     "mark_met",
+    "met_counts",
+    "newest_benchmark",
 ]
 
 BENCHMARKS = RESULTS / "benchmarks"  # one folder a device, one file a benchmark and date
+BENCHMARK_NAMES = ("simulation", "pspl_fit", "training", "inference", "stream", "memory")
 QUICK = ROOT / "_build" / "benchmarks"  # short runs are for the eye and are not kept
 MARK = re.compile(r"(>=|<=|<|>) *([\d.,]+)|([\d.]+) *\+- *([\d.]+)")
 Number = float | Mapping[str, float]
@@ -120,6 +124,12 @@ def latest_benchmark(name: str, root: Path = BENCHMARKS) -> dict[str, dict]:
         if dated.fullmatch(path.name):
             found[path.parent.name] = json.loads(path.read_text())
     return found
+
+
+def newest_benchmark(name: str, root: Path = BENCHMARKS) -> dict | None:
+    """The newest record of a benchmark on any device; None if there is none."""
+    records = latest_benchmark(name, root).values()
+    return max(records, key=lambda record: record["provenance"]["date"], default=None)
 
 
 def growth_exponent(sizes: ArrayLike, costs: ArrayLike) -> dict[str, float]:

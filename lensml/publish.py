@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from lensml.benchmark import BENCHMARK_NAMES, newest_benchmark
 from lensml.chapters import LOGS, STAGE, chapter_names, read_record, run_all
 from lensml.paths import BOOK, FIGURES, ROOT, InputError, check_size
 from lensml.results import flatten, format_number, load_results, show_committed
@@ -14,6 +15,7 @@ from lensml.results import flatten, format_number, load_results, show_committed
 __all__ = ["book", "build_book"]
 
 QUOTED = re.compile(r"\{\{ ([a-z]\w*) \}\}")  # with the blanks, which LaTeX does not have
+SOURCE = re.compile(rf"(r\d\d|b_(?:{'|'.join(BENCHMARK_NAMES)}))_")
 
 
 def book(size: str = "smoke", workers: int = 0) -> Path:
@@ -72,13 +74,23 @@ def stage_book() -> None:
 
 
 def quotable() -> dict[str, str]:
-    """What prose may quote as ``{{ name }}``: r02_<number> from results, tables made at build."""
+    """What prose may quote as ``{{ name }}``.
+
+    r02_<number> from the results of chapter 02, b_stream_<number> from the newest benchmark of that
+    name on any device, and tables made at build.
+    """
     values = {"status_table": status_table(), "results_tables": results_tables()}
     for name in chapter_names():
         if found := load_results(name):
             values[f"r{name[:2]}"] = name  # says that this chapter has a committed result
             for key, value in flatten(found["numbers"]).items():
                 values[f"r{name[:2]}_{key}"] = format_number(value)
+    for name in BENCHMARK_NAMES:
+        if record := newest_benchmark(name):
+            values[f"b_{name}"] = name
+            values[f"b_{name}_device"] = record["provenance"]["device"]
+            for key, value in record["numbers"].items():
+                values[f"b_{name}_{key}"] = format_number(value)
     return values
 
 
@@ -91,11 +103,13 @@ def fill(text: str, values: Mapping[str, str], page: str) -> str:
     paragraphs = []
     for paragraph in re.split(r"\n{2,}", text):
         wanted = QUOTED.findall(paragraph)
-        waits = sorted({n[1:3] for n in wanted if re.match(r"r\d\d_", n) and n[:3] not in values})
-        if waits:
-            paragraph = f"*Waits for a committed result of chapter {', '.join(waits)}.*"
+        sources = {m[1] for n in wanted if (m := SOURCE.match(n))}
+        if waits := sorted(source for source in sources if source not in values):
+            named = [f"chapter {w[1:]}" if w[0] == "r" else f"benchmark {w[2:]}" for w in waits]
+            paragraph = f"*Waits for a committed result of {', '.join(named)}.*"
         elif unknown := [name for name in wanted if name not in values]:
-            known = sorted(name for name in values if name.startswith(unknown[0][:4]))
+            source = (SOURCE.match(unknown[0]) or unknown[0])[0]
+            known = sorted(name for name in values if name.startswith(source))
             raise InputError(
                 f"{page} quotes {unknown[0]!r}, but no committed result has it; "
                 f"known are {', '.join(known)}"

@@ -14,6 +14,7 @@ from lensml.benchmark import (
     latest_benchmark,
     mark_met,
     met_counts,
+    newest_benchmark,
 )
 
 
@@ -69,7 +70,7 @@ def test_what_is_kept_is_found_again_by_device_and_only_the_newest(tmp_path, mon
     monkeypatch.setattr(benchmark, "BENCHMARKS", tmp_path)
     old = tmp_path / benchmark.device_folder() / "toy-2001-01-01.json"
     old.parent.mkdir(parents=True)
-    old.write_text(json.dumps({"numbers": {"rate": 1.0}}))
+    old.write_text(json.dumps({"numbers": {"rate": 1.0}, "provenance": {"date": "2001-01-01"}}))
     path = keep_benchmark("toy", {"rate": 70.0}, {"rate": ">= 50"}, seed=3, started=time.time())
     assert "met" in capsys.readouterr().out
     (path.parent / "toy-wide-2999-01-01.json").write_text("{}")  # another benchmark's
@@ -77,6 +78,8 @@ def test_what_is_kept_is_found_again_by_device_and_only_the_newest(tmp_path, mon
     assert record["numbers"] == {"rate": 70.0}
     assert record["provenance"]["seeds"] == [3]
     assert met_counts([record]) == (1, 1)
+    assert newest_benchmark("toy", tmp_path) == record
+    assert newest_benchmark("other", tmp_path) is None
 
 
 def test_a_short_run_does_not_stand_among_the_kept_ones(tmp_path, monkeypatch):

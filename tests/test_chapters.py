@@ -100,10 +100,14 @@ def test_an_error_in_a_cell_fails_the_chapter_and_keeps_the_old_copy(tree, tags)
 
 def test_a_paragraph_quotes_results_and_says_when_there_is_none():
     values = {"r02": "02_baseline", "r02_auc": "0.75"}
+    values |= {"b_stream": "stream", "b_stream_rate": "20,000"}
     text = "AUC {{ r02_auc }}.\n\nAlso {{ r03_auc }}.\n\n$a_{{b}}$"
+    text += "\n\n{{ b_stream_rate }} a second\n\n{{ b_training_rate }}"
     filled = publish.fill(text, values, "index.md").split("\n\n")
     assert filled[0] == "AUC 0.75."
     assert filled[1] == "*Waits for a committed result of chapter 03.*"
+    assert filled[3] == "20,000 a second"
+    assert filled[4] == "*Waits for a committed result of benchmark training.*"
 
 
 def test_a_number_that_a_committed_result_lacks_stops_the_build():
