@@ -32,7 +32,7 @@ __all__ = ["HISTORY", "LAST", "Run", "TrainingConfig", "bf16_supported", "find_d
 
 log = logging.getLogger(__name__)
 LAST = "last.safetensors"
-EPOCHS_AT_ONCE = 160_000  # through the network on a CPU; fewer are slower, more only take memory
+EPOCHS_AT_ONCE = 320_000  # through the network on a CPU; fewer are slower, more only take memory
 LENGTH_STEP = 16  # curves of a batch are padded to a multiple: shapes recur
 HISTORY = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate", "seconds")
 
