@@ -159,7 +159,7 @@ def race(path: Path, rows: int, turns: int, steps: int) -> dict:
                 seconds[name].append(pipe.recv())
             if turn == 0:  # first calls are slow
                 seconds = {"recipe": [], "ours": []}
-    recipe, ours = (np.array(seconds[name]) for name in ("recipe", "ours"))
+    recipe, ours = map(np.array, seconds.values())
     return {
         "over_recipe": resampled(lambda i: recipe[i].sum() / ours[i].sum(), turns),
         "recipe_curves_per_s": rows / float(np.median(recipe)),
@@ -345,7 +345,7 @@ def variants(run: Run, plain: Run, repeats: int) -> dict[str, dict]:
 def measure(args: argparse.Namespace) -> dict:
     """All numbers of the benchmark."""
     turns, repeats = (2, 3) if args.quick else (args.turns, 12)
-    device, batch = find_device(), TrainingConfig().batch_size
+    device, batch = find_device(), 256 if args.quick else TrainingConfig().batch_size
     with tempfile.TemporaryDirectory() as scratch:
         simulation = Simulation(preset="distinct", num_pairs=batch, seed=args.seed)
         path = simulate(Path(scratch) / "set.npz", simulation, progress=False)
@@ -356,10 +356,11 @@ def measure(args: argparse.Namespace) -> dict:
         data = load_resident([path], 0.05, device)
     run = prepared(data, args.rows)
     parts, network_seconds = shares(run, 2 * repeats)
-    step = sum(parts.values())
     data_path = sum(parts[k] for k in ("draw", "observe", "compact", "encode"))
-    numbers |= {"data_share": data_path / step}
-    numbers |= {f"{name}_ms": 1e3 * s for name, s in parts.items()}
+    numbers |= {
+        "data_share": data_path / sum(parts.values()),
+        **{f"{n}_ms": 1e3 * s for n, s in parts.items()},
+    }
     numbers |= variants(run, prepared(data, args.rows, mixed_precision=False), repeats)
     exponent, steps = growth(128 if args.quick else 512, max(2, repeats // 4))
     numbers |= {"growth_exponent": exponent} | steps | counted(run) | kinds(run)
@@ -384,15 +385,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="under a minute; not kept")
     parser.add_argument("--turns", type=int, default=8)
-    parser.add_argument("--rows", type=int, default=512 if torch.cuda.is_available() else 128)
+    on_gpu = torch.cuda.is_available()
+    parser.add_argument("--rows", type=int, default=512 if on_gpu else 128)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     started = time.time()
     numbers = measure(args)
-    on_gpu = torch.cuda.is_available()
     marks = {"over_recipe": ">= 20" if on_gpu else ">= 3", "data_share": "< 0.05"}
     marks |= {"growth_exponent": "1.00 +- 0.05"}
-    marks |= {n: ">= 3" for n in numbers if n.startswith("over_recipe_in")}
+    marks |= {name: ">= 3" for name in numbers if name.startswith("over_recipe_in")}
     marks |= {"matrix_fraction_of_products": ">= 0.35"} if on_gpu else {}
     kept = dict(quick=args.quick, rows=args.rows, threads=torch.get_num_threads())
     keep_benchmark("training", numbers, marks, seed=args.seed, started=started, **kept)
