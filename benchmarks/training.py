@@ -357,23 +357,20 @@ def measure(args: argparse.Namespace) -> dict:
     run = prepared(data, args.rows)
     parts, network_seconds = shares(run, 2 * repeats)
     data_path = sum(parts[k] for k in ("draw", "observe", "compact", "encode"))
-    numbers |= {
-        "data_share": data_path / sum(parts.values()),
-        **{f"{n}_ms": 1e3 * s for n, s in parts.items()},
-    }
+    numbers["data_share"] = data_path / sum(parts.values())
+    numbers |= {f"{name}_ms": 1e3 * s for name, s in parts.items()}
     numbers |= variants(run, prepared(data, args.rows, mixed_precision=False), repeats)
     exponent, steps = growth(128 if args.quick else 512, max(2, repeats // 4))
     numbers |= {"growth_exponent": exponent} | steps | counted(run) | kinds(run)
     numbers |= ceilings(args.rows, numbers["padded_epochs"])
     # The fastest step beside the fastest ceilings.
+    busy = numbers["share_products"]
     reached = numbers["gigaoperations_per_curve"] * args.rows / network_seconds
     moved = numbers["megabytes_per_curve"] * args.rows / 1e3 / network_seconds
     numbers |= {
         "gigaops_reached": reached,
         "matrix_fraction": reached / numbers["bf16_gigaops"],
-        "matrix_fraction_of_products": reached
-        / numbers["share_products"]
-        / numbers["bf16_gigaops"],
+        "matrix_fraction_of_products": reached / busy / numbers["bf16_gigaops"],
         "gigabytes_per_s_moved": moved,
         "hours_per_million_x_50": 50e6 / numbers["curves_per_s"] / 3600,
     }

@@ -17,7 +17,7 @@ __all__ = ["HISTORY", "NUM_FEATURES", "Observed", "compact", "encode", "observed
 WIDTHS = (1, 4, 16, 64)  # epochs averaged before a deviation from smoothness is measured
 HISTORY = 4 * WIDTHS[-1] + 1  # epochs of the past that one feature vector depends on
 NUM_FEATURES = 7 + 2 * len(WIDTHS)
-BLOCK = 160_000  # epochs encoded at a time on a CPU: few calls, and arrays that fit in its cache
+BLOCK = 200_000  # epochs encoded at a time on a CPU: few calls, and arrays that fit in its cache
 
 
 class Observed(NamedTuple):
@@ -184,7 +184,8 @@ def encode(observed: Observed) -> Tensor:
     zeros. On a CPU a few rows are worked on at a time, which stay in the cache.
     """
     rows, length = observed.valid.shape
-    at_once = rows if observed.valid.is_cuda else max(1, BLOCK // length)
+    blocks = 1 if observed.valid.is_cuda else -(-rows * length // BLOCK)
+    at_once = max(1, -(-rows // max(1, blocks)))
     features = observed.brightening.new_empty(rows, length, NUM_FEATURES)
     for first in range(0, rows, at_once):
         part = slice(first, first + at_once)
