@@ -183,27 +183,35 @@ class Run:
 
     def step(self, features: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         """One step of the optimiser on this process' rows; their loss, still on the device."""
-        self.optimizer.zero_grad(set_to_none=True)
         loss = self.gradients(features, labels, valid)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip, foreach=True)
         self.optimizer.step()
         return loss
 
     def gradients(self, features: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        """Loss of this process' rows (), and its gradients added to those of the parameters.
+        """Loss of this process' rows (), and its gradients in the parameters.
 
         A CPU takes some rows at a time: the memory of activations no longer grows with the batch.
         """
-        rows, loss = len(labels), torch.zeros((), device=self.device)
-        at_once = self.rows_at_once(features)
-        for first in range(0, rows, at_once):
-            part = slice(first, first + at_once)
-            last = part.stop >= rows
-            later = nullcontext() if last or self.world == 1 else self.model.no_sync()
-            with later:
-                mean = self.part_gradients(features[part], labels[part], valid[part], rows)
-            loss += mean.detach()
-        return loss
+        rows, at_once = len(labels), self.rows_at_once(features)
+
+        def by(model: Callable) -> Tensor:
+            self.optimizer.zero_grad(set_to_none=True)  # of an attempt that failed half-way, too
+            loss = torch.zeros((), device=self.device)
+            for first in range(0, rows, at_once):
+                part = slice(first, first + at_once)
+                last = part.stop >= rows
+                later = nullcontext() if last or self.world == 1 else self.model.no_sync()
+                with later:
+                    with self.cast:
+                        logits = model(features[part])
+                    share = len(logits) / rows
+                    mean = _loss(logits, labels[part], valid[part]) * share
+                    mean.backward()
+                loss += mean.detach()
+            return loss
+
+        return self.attempt(by, self.model)
 
     @staticmethod
     def rows_at_once(features: Tensor) -> int:
@@ -211,24 +219,14 @@ class Run:
         rows, length = features.shape[:2]
         return max(1, rows if features.is_cuda else min(rows, EPOCHS_AT_ONCE // length))
 
-    def part_gradients(self, features: Tensor, labels: Tensor, valid: Tensor, rows: int) -> Tensor:
-        """What some of all `rows` contribute to the loss, and to the gradients."""
-
-        def by(model: Callable) -> Tensor:
-            with self.cast:
-                logits = model(features)
-            loss = _loss(logits, labels, valid) * (len(labels) / rows)
-            loss.backward()
-            return loss
-
-        return self.attempt(by, self.model)
-
     def attempt(self, work: Callable, plain: Callable):
         """`work` with `plain` compiled, or, once the compiler has failed, with `plain` itself."""
         if not self.compiling:
             return work(plain)
         try:
-            return work(self.compiled.setdefault(plain, torch.compile(plain)))
+            if plain not in self.compiled:
+                self.compiled[plain] = torch.compile(plain)
+            return work(self.compiled[plain])
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # of compilers there are many, each with its own errors

@@ -82,7 +82,6 @@ def run(tmp_path):
 
 def gradients(run):
     batch = run.batch(torch.arange(6), 0, SURVEY)
-    run.optimizer.zero_grad()
     loss = run.gradients(*batch)
     return [loss, *(p.grad.clone() for p in run.network.parameters())]
 
@@ -137,6 +136,26 @@ def test_a_compiler_that_fails_costs_one_line_and_nothing_else(run, monkeypatch,
     assert [r.message for r in caplog.records] == [
         "torch.compile failed (no compiler here); training goes on without it"
     ]
+
+
+def test_a_compiler_that_fails_half_way_leaves_no_half_gradient(run, monkeypatch):
+    length = run.batch(torch.arange(6), 0, SURVEY)[0].shape[1]
+    monkeypatch.setattr(loop, "EPOCHS_AT_ONCE", 4 * length)
+    plain, taken = gradients(run), []
+
+    def compiler(model):
+        def once(*arguments):
+            taken.append(model)
+            if taken.count(run.model) > 1:
+                raise RuntimeError("no memory for a second graph")
+            return model(*arguments)
+
+        return once
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    run.compiling = True
+    assert all(torch.equal(a, b) for a, b in zip(gradients(run), plain, strict=True))
+    assert taken.count(run.model) == 2 and not run.compiling
 
 
 def test_a_cpu_compiles_only_when_told_to(run):
