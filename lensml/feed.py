@@ -197,9 +197,11 @@ def serve(
                     code = 2
                 if keeper.due(quiet=not lines):
                     keeper.save()
-        except BrokenPipeError:  # the reader has gone; Python would complain once more at the end
+            keeper.save()
+        except BrokenPipeError:
+            # The reader has gone, and the last answers with it: the last snapshot stays, so that
+            # their lines can be fed again. Python would complain once more at the end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
-        keeper.save()
         if signals:
             where = f"; the state after {stream.lines} lines is in {state}" if state else ""
             print(f"lensml stream: ended by a signal{where}", file=problems)
