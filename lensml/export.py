@@ -8,6 +8,7 @@ running only onnxruntime; without it the stream runs as it does without an expor
 """
 
 import json
+import logging
 import shutil
 import sys
 import tempfile
@@ -91,6 +92,7 @@ def export_step(network: Network, folder: Path) -> Path:
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / NOTES).unlink(missing_ok=True)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, nobody else
     for depth in range(network.config.num_levels + 1):
         with warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
             warnings.simplefilter("ignore")  # of the exporter about itself
