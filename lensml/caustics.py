@@ -3,14 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from lensml.magnification import BinaryLens, caustic_points, to_centre_of_mass
+from lensml.critical import caustic_branches, caustic_curves
+from lensml.magnification import BinaryLens, to_centre_of_mass
+
+CAUSTIC_POINTS = 200  # on each of four branches
 
 __all__ = ["caustic_curves", "crosses_caustic", "topology", "track"]
-
-
-def caustic_curves(s: float, q: float) -> list[NDArray[np.float64]]:
-    """Closed caustic curves of a binary lens, each (2, K), centre-of-mass frame [theta_E]."""
-    return caustic_points(s, q)
 
 
 def topology(s: float, q: float) -> str:
@@ -32,17 +30,14 @@ def track(event: BinaryLens, times: NDArray) -> NDArray[np.float64]:
 
 def crosses_caustic(event: BinaryLens, t_first: float, t_last: float) -> bool:
     """Whether the straight track of the source's centre meets a caustic in [t_first, t_last]."""
-    start, end = track(event, np.array([t_first, t_last])).T
-    direction = end - start
-    length = np.hypot(*direction)
-    along_unit = direction / length
-    across_unit = np.array([along_unit[1], -along_unit[0]])
-    for curve in caustic_curves(event.s, event.q):
-        offset = curve - start[:, None]
-        across, along = across_unit @ offset, along_unit @ offset
-        step = np.flatnonzero((across[1:] > 0) != (across[:-1] > 0))
-        part = across[step] / (across[step] - across[step + 1])
-        crossing = along[step] + part * (along[step + 1] - along[step])
-        if ((crossing > 0) & (crossing < length)).any():
-            return True
-    return False
+    (x0, x1), (y0, y1) = track(event, np.array([t_first, t_last]))
+    start, end = complex(x0, y0), complex(x1, y1)
+    length = abs(end - start)
+    points, following = caustic_branches(event.s, event.q, CAUSTIC_POINTS)
+    place = (points - start) * ((end - start).conjugate() / length)  # along + i across
+    after = place[following, np.arange(1, CAUSTIC_POINTS + 1) % CAUSTIC_POINTS]
+    met = (place.imag > 0) != (after.imag > 0)
+    place, after = place[met], after[met]
+    part = place.imag / (place.imag - after.imag)
+    crossing = place.real + part * (after.real - place.real)
+    return bool(((crossing > 0) & (crossing < length)).any())

@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from VBMicrolensing import VBMicrolensing
 
+from lensml.critical import caustic_branches
 from lensml.sampling import coarsest_spacing, intervals_within, is_even, sampled_curve
 
 __all__ = [
     "BinaryLens",
     "PointLens",
     "binary_magnification",
-    "caustic_points",
     "check_epochs",
     "finite_source_magnification",
     "magnification_centre",
@@ -151,31 +151,22 @@ def _near_caustics(
     Away from caustics a curve varies on the scale of the distance to them: a step of half that
     distance cannot leap over what the check would have to see.
     """
-    solver = VBMicrolensing()
-    solver.NPcrit = CAUSTIC_POINTS
+    points, following = caustic_branches(event.s, event.q, CAUSTIC_POINTS)
     u0, t0 = to_centre_of_mass(event)
     unit = step / event.tE  # theta_E an epoch
+    places = points / unit
+    row, column = following, np.arange(1, CAUSTIC_POINTS + 1) % CAUSTIC_POINTS
+    gap = np.abs(places[row, column] - places)  # between neighbours: the curve may bulge as much
+    reach = gap.copy()
+    reach[row, column] = np.maximum(reach[row, column], gap)
     sin_a, cos_a = sin(event.alpha), cos(event.alpha)
-    places, reach = [], []
-    for curve in solver.Caustics(event.s, event.q):
-        place = np.asarray(curve) / unit
-        closed = np.concatenate([place[:, -1:], place, place[:, :1]], axis=1)
-        x, y = closed[:, 1:] - closed[:, :-1]
-        gap = np.sqrt(x * x + y * y)  # between neighbours: the curve may bulge as much
-        places.append(place)
-        reach.append(np.maximum(gap[1:], gap[:-1]))
-    x, y = np.concatenate(places, axis=1)
+    x, y = places.real.ravel(), places.imag.ravel()
     return intervals_within(
         (t0 - first) / step - x * cos_a - y * sin_a,
         x * sin_a - y * cos_a - u0 / unit,
         np.concatenate(reach) + event.rho / unit,
         num_epochs,
     )
-
-
-def caustic_points(s: float, q: float) -> list[NDArray[np.float64]]:
-    """Closed caustic curves, each of shape (2, K), centre-of-mass frame [theta_E]."""
-    return [np.asarray(curve) for curve in VBMicrolensing().Caustics(s, q)]
 
 
 def point_lens_magnification(u: NDArray) -> NDArray[np.float64]:

@@ -8,10 +8,10 @@ import pytest
 from numpy.polynomial import Polynomial
 from scipy.integrate import quad
 
+from lensml.critical import caustic_curves
 from lensml.magnification import (
     BinaryLens,
     binary_magnification,
-    caustic_points,
     check_epochs,
     finite_source_magnification,
     magnification_centre,
@@ -204,7 +204,7 @@ def test_sampled_curves_are_those_of_every_epoch(num_epochs):
 @pytest.mark.parametrize("s", [0.25, 0.5, 0.9, 1.1, 2.0, 4.0])
 def test_no_small_caustic_is_leapt_over(s):
     """Short events aimed at every caustic of a planet, between two nodes of the first passes."""
-    centres = [c.mean(axis=1) for c in caustic_points(s, 1e-4)]
+    centres = [c.mean(axis=1) for c in caustic_curves(s, 1e-4)]
     generator = np.random.default_rng(3)
     seen = []
     for centre in centres:

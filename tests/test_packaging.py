@@ -12,10 +12,10 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(p.stem for p in (ROOT / "lensml").glob("*.py") if p.stem != "__init__")
 READING_ORDER = """
-    paths seeds sampling magnification caustics priors pspl survey dataset simulate features model
-    checkpoint resident metrics loop train limits baselines early plots pictures prefixes
-    evaluate step state snapshot export stream feed events explorer results benchmark assess compare
-    null speed presets preflight chapters publish __main__
+    paths seeds critical sampling magnification caustics priors pspl survey dataset simulate
+    features model checkpoint resident metrics loop train limits baselines early plots
+    pictures prefixes evaluate step state snapshot export stream feed events explorer results
+    benchmark assess compare null speed presets preflight chapters publish __main__
 """.split()
 
 
