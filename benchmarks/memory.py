@@ -1,6 +1,6 @@
 """Peak memory of `lensml simulate` and `lensml train` against the number of events.
 
-    python benchmarks/memory.py [--quick] [--events 20000 100000] [--workers W] [--folder DIR]
+    python benchmarks/memory.py [--quick] [--events 40000 120000] [--workers W] [--folder DIR]
                                 [--train_seconds S]
 
 Each set goes to a folder of shards of the default size and is then trained on for one epoch.
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the sets are put for the time being")
     args = parser.parse_args()
     started = time.time()
-    events = args.events or ([1000, 4000] if args.quick else [20_000, 100_000])
+    events = args.events or ([1000, 4000] if args.quick else [40_000, 120_000])
     shard = args.shard_size or (500 if args.quick else SHARD)
     seconds = 0.0 if args.quick else args.train_seconds
     with tempfile.TemporaryDirectory(dir=args.folder) as scratch:

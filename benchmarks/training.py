@@ -304,9 +304,9 @@ def ceilings(rows: int, length: int) -> dict[str, float]:
     return {name: amount / least[name] / 1e9 for name, (amount, _) in works.items()}
 
 
-def growth(rows: int, repeats: int) -> tuple[dict, dict]:
-    """Exponent of a step's time in the epochs of a curve, and milliseconds at each number."""
-    sizes, times, runs = [], [], {}
+def growth(rows: int, repeats: int) -> dict[int, list[float]]:
+    """Seconds of a step by the epochs of a curve."""
+    runs, seconds = {}, {length: [] for length in LENGTHS}
     for length in LENGTHS:
         survey = Survey(num_epochs=length)
         clean = -torch.rand(rows, length, device=find_device())
@@ -318,10 +318,8 @@ def growth(rows: int, repeats: int) -> tuple[dict, dict]:
         one_step(runs[length], 0)
     for k in range(repeats):
         for length, run in runs.items():
-            sizes.append(length)
-            times.append(seconds_of(lambda r=run, k=k: one_step(r, k)))
-    medians = {n: 1e3 * float(np.median(np.array(times)[np.array(sizes) == n])) for n in LENGTHS}
-    return growth_exponent(sizes, times), {f"step_ms_{n}_epochs": ms for n, ms in medians.items()}
+            seconds[length].append(seconds_of(lambda r=run, k=k: one_step(r, k)))
+    return seconds
 
 
 def variants(run: Run, plain: Run, repeats: int) -> dict[str, dict]:
@@ -342,8 +340,8 @@ def variants(run: Run, plain: Run, repeats: int) -> dict[str, dict]:
     return found
 
 
-def measure(args: argparse.Namespace) -> dict:
-    """All numbers of the benchmark."""
+def measure(args: argparse.Namespace) -> tuple[dict, dict]:
+    """All numbers of the benchmark, and the seconds its growth comes from."""
     turns, repeats = (2, 3) if args.quick else (args.turns, 12)
     device, batch = find_device(), 256 if args.quick else TrainingConfig().batch_size
     with tempfile.TemporaryDirectory() as scratch:
@@ -360,8 +358,10 @@ def measure(args: argparse.Namespace) -> dict:
     numbers["data_share"] = data_path / sum(parts.values())
     numbers |= {f"{name}_ms": 1e3 * s for name, s in parts.items()}
     numbers |= variants(run, prepared(data, args.rows, mixed_precision=False), repeats)
-    exponent, steps = growth(128 if args.quick else 512, max(2, repeats // 4))
-    numbers |= {"growth_exponent": exponent} | steps | counted(run) | kinds(run)
+    seconds = growth(128 if args.quick else 512, max(2, repeats // 4))
+    sizes = np.repeat(list(seconds), [len(s) for s in seconds.values()])
+    numbers["growth_exponent"] = growth_exponent(sizes, np.concatenate(list(seconds.values())))
+    numbers |= counted(run) | kinds(run)
     numbers |= ceilings(args.rows, numbers["padded_epochs"])
     # The fastest step beside the fastest ceilings.
     busy = numbers["share_products"]
@@ -374,7 +374,7 @@ def measure(args: argparse.Namespace) -> dict:
         "gigabytes_per_s_moved": moved,
         "hours_per_million_x_50": 50e6 / numbers["curves_per_s"] / 3600,
     }
-    return numbers
+    return numbers, {"epochs": seconds}
 
 
 def main() -> None:
@@ -387,12 +387,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     started = time.time()
-    numbers = measure(args)
+    numbers, seconds = measure(args)
     marks = {"over_recipe": ">= 20" if on_gpu else ">= 3", "data_share": "< 0.05"}
     marks |= {"growth_exponent": "1.00 +- 0.05"}
     marks |= {name: ">= 3" for name in numbers if name.startswith("over_recipe_in")}
     marks |= {"matrix_fraction_of_products": ">= 0.35"} if on_gpu else {}
-    kept = dict(quick=args.quick, rows=args.rows, threads=torch.get_num_threads())
+    kept = dict(quick=args.quick, rows=args.rows, threads=torch.get_num_threads(), seconds=seconds)
     keep_benchmark("training", numbers, marks, seed=args.seed, started=started, **kept)
 
 
