@@ -19,6 +19,7 @@ __all__ = [
     "atomic_path",
     "available_cores",
     "check_size",
+    "git_commit",
 ]
 
 PACKAGE = Path(__file__).resolve().parent
@@ -64,3 +65,20 @@ def check_size(size: str) -> str:
     if size not in SIZES:
         raise InputError(f"`size` is {size!r}, but one of {', '.join(SIZES)} was expected")
     return size
+
+
+def git_commit() -> str:
+    """Commit of the checkout the package lies in, `unknown` outside one."""
+    head = ROOT / ".git" / "HEAD"
+    try:
+        text = head.read_text().strip()
+        if not text.startswith("ref: "):
+            return text
+        ref = text[5:]
+        loose = ROOT / ".git" / ref
+        if loose.exists():
+            return loose.read_text().strip()
+        packed = (ROOT / ".git" / "packed-refs").read_text().splitlines()
+        return next((line.split()[0] for line in packed if line.endswith(ref)), "unknown")
+    except OSError:
+        return "unknown"

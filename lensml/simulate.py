@@ -5,8 +5,9 @@ import logging
 import multiprocessing
 import os
 import shutil
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from multiprocessing.pool import Pool
@@ -24,17 +25,18 @@ from lensml.magnification import (
     finite_source_magnification,
     point_lens_magnification,
 )
-from lensml.paths import ROOT, InputError, atomic_path, available_cores
+from lensml.paths import InputError, atomic_path, available_cores, git_commit
 from lensml.priors import draw_binary, draw_single, parameter_set
 from lensml.pspl import fit_pspl
 from lensml.seeds import check_seed, event_generator
 from lensml.survey import Survey, draw_numpy, observe
 
-__all__ = ["Simulation", "git_commit", "simulate", "worker_pool"]
+__all__ = ["Simulation", "in_step", "simulate", "worker_pool"]
 
 log = logging.getLogger(__name__)
 BLOCK = 64  # events fitted together; blocks are aligned to multiples of it in the event's index
 CHUNK = BLOCK  # events a worker makes before it hands them over
+AHEAD = 64  # chunks that may wait to be written: more than are made while a shard is written
 BASELINE_MAG = (16.0, 20.0)
 RECIPE = 2  # raised when the same arguments give other bits: 2 = epochs sampled, blocks of 64
 KEEP_FREED_MEMORY = {  # glibc; elsewhere nobody reads them
@@ -84,23 +86,6 @@ class Simulation:
             "shard_size": self.shard_size,
             "recipe": RECIPE,
         }
-
-
-def git_commit() -> str:
-    """Commit of the checkout the package lies in, `unknown` outside one."""
-    head = ROOT / ".git" / "HEAD"
-    try:
-        text = head.read_text().strip()
-        if not text.startswith("ref: "):
-            return text
-        ref = text[5:]
-        loose = ROOT / ".git" / ref
-        if loose.exists():
-            return loose.read_text().strip()
-        packed = (ROOT / ".git" / "packed-refs").read_text().splitlines()
-        return next((line.split()[0] for line in packed if line.endswith(ref)), "unknown")
-    except OSError:
-        return "unknown"
 
 
 def _draw_and_magnify(sim: Simulation, index: int, times: np.ndarray):
@@ -255,6 +240,28 @@ def worker_pool(workers: int) -> Iterator[Pool]:
         yield pool
 
 
+def in_step(pool: Pool, tasks: list, ahead: int = AHEAD) -> Iterator[dict]:
+    """Chunks in order, made no further than `ahead` tasks before they are asked for.
+
+    A disk slower than the workers would fill the memory otherwise. Close it before the pool.
+    """
+    room, ended = threading.Semaphore(ahead), threading.Event()
+
+    def given() -> Iterator[tuple[Simulation, range]]:
+        for task in tasks:
+            while not room.acquire(timeout=0.1):
+                if ended.is_set():
+                    return
+            yield task
+
+    try:
+        for chunk in pool.imap(_make_chunk, given()):
+            room.release()
+            yield chunk
+    finally:
+        ended.set()
+
+
 def _shard_set(sim: Simulation, events: range, chunks: list[dict]) -> LightCurves:
     rows = {key: np.concatenate([c[key] for c in chunks]) for key in chunks[0]}
     meta = sim.describe() | {
@@ -289,8 +296,8 @@ def _write_shards(sim: Simulation, folder: Path, workers: int, progress: bool) -
         finally:
             torch.set_num_threads(threads)
     else:
-        with worker_pool(workers) as pool:
-            _collect(sim, todo, pool.imap(_make_chunk, tasks), bar)
+        with worker_pool(workers) as pool, closing(in_step(pool, tasks)) as results:
+            _collect(sim, todo, results, bar)
     bar.close()
     return paths
 

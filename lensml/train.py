@@ -13,9 +13,8 @@ import torch.distributed as dist
 
 from lensml.checkpoint import CONFIG, load_network
 from lensml.loop import HISTORY, LAST, Run, TrainingConfig, find_device
-from lensml.paths import InputError, atomic_path
+from lensml.paths import InputError, atomic_path, git_commit
 from lensml.resident import Resident, load_resident
-from lensml.simulate import git_commit
 
 __all__ = ["TrainingConfig", "train"]
 

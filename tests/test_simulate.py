@@ -6,15 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
+from multiprocessing.pool import ThreadPool
 
 import numpy as np
 import pytest
 
+from lensml import simulate as simulation_module
 from lensml.dataset import load
 from lensml.magnification import BinaryLens, binary_magnification, point_lens_magnification
 from lensml.paths import InputError
-from lensml.simulate import BLOCK, Simulation, simulate
+from lensml.simulate import BLOCK, Simulation, in_step, simulate
 from lensml.survey import Survey
 
 SMALL = Survey(num_epochs=200)
@@ -255,3 +258,23 @@ def test_a_curve_the_solver_fails_on_is_redrawn_and_counted(tmp_path, monkeypatc
     curves = make(tmp_path / "set.npz", num_pairs=3)
     assert curves.meta["redrawn"] == 2 and len(calls) == 5
     assert curves.y.tolist() == [0, 1] * 3 and np.isfinite(curves.magnification).all()
+
+
+def test_workers_do_not_run_ahead_of_a_slow_disk(monkeypatch):
+    made = []
+    monkeypatch.setattr(simulation_module, "_make_chunk", lambda task: made.append(task) or task)
+    with ThreadPool(2) as pool, closing(in_step(pool, range(100), ahead=5)) as chunks:
+        assert [next(chunks) for _ in range(3)] == [0, 1, 2]
+        time.sleep(0.5)
+        assert 3 <= len(made) <= 8
+        assert list(chunks) == list(range(3, 100))
+
+
+def test_a_reader_that_fails_does_not_wait_for_the_rest(monkeypatch):
+    monkeypatch.setattr(simulation_module, "_make_chunk", lambda task: task)
+    started = time.monotonic()
+    with pytest.raises(OSError, match="disk full"), ThreadPool(2) as pool:
+        with closing(in_step(pool, range(10_000), ahead=5)) as chunks:
+            next(chunks)
+            raise OSError("disk full")
+    assert time.monotonic() - started < 20  # it would wait for ever
