@@ -356,7 +356,7 @@ def growth(panels: Mapping[str, Mapping[str, Mapping]], label: str = "time") -> 
         low, high = min(ends), max(ends)
         axes.plot([low, high], [1, high / low], label="in proportion", **MARK)
         axes.set(xscale="log", yscale="log", xlabel=what)
-        few_ticks(axes.xaxis)
+        few_ticks(axes.xaxis), few_ticks(axes.yaxis)
         axes.legend()
     row[0].set_ylabel(f"{label}, smallest size = 1")
     return figure
