@@ -110,7 +110,7 @@ def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="under a minute; not kept")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=4242)  # the search was tuned on 0
     parser.add_argument("--workers", type=int, default=available_cores())
     args = parser.parse_args()
     started, workers = time.time(), args.workers

@@ -19,7 +19,7 @@ from typing import TextIO
 from lensml.paths import InputError
 from lensml.stream import Stream
 
-__all__ = ["answer_lines", "serve", "stream_lines"]
+__all__ = ["answer_lines", "serve"]
 
 BATCH = 1000  # lines that are answered together at most
 LONGEST = 1 << 20  # bytes of a line; what is longer is cut, and so becomes a bad line
@@ -77,12 +77,6 @@ def answer_lines(stream: Stream, lines: Iterable[str], first: int = 1) -> list[t
 def _refusal(event: object, number: int, error: object) -> tuple[dict, str]:
     problem = f"line {number}: {error}"
     return {"event": event, "error": problem}, problem
-
-
-def stream_lines(stream: Stream, lines: Iterable[str]) -> Iterator[tuple[dict, str | None]]:
-    """`answer_lines` of one line after the other, each answered before the next is asked for."""
-    for number, line in enumerate(lines, 1):
-        yield from answer_lines(stream, [line], number)
 
 
 def read_batches(descriptor: int, wake: int | None = None) -> Iterator[list[str]]:

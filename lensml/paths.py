@@ -1,4 +1,4 @@
-"""Where things live, and how a file is written without ever being half there."""
+"""Where things live, at which commit, and how a file is written without being half there."""
 
 import os
 from collections.abc import Iterator

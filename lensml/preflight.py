@@ -58,7 +58,7 @@ def preflight(folder: Path | str = ".") -> dict:
     if not gpus:
         slow.append("no GPU: size `desk` is meant for this machine, `full` would take weeks")
     if cores < 8:
-        slow.append(f"{cores} cores: simulation at full size takes {60 // cores} minutes or more")
+        slow.append(f"{cores} cores: simulation at full size takes {20 // cores} minutes or more")
     if disk < FULL_SET_GB:
         slow.append(f"{disk:.0f} GB of disk: a full set needs {FULL_SET_GB} GB")
     missing = [f"{p}: pip install {p}" for p, v in versions.items() if v is None]

@@ -10,10 +10,11 @@ import time
 
 import numpy as np
 import pytest
+from toy import one_by_one
 
 from lensml import feed
 from lensml.checkpoint import load_network
-from lensml.feed import Keeper, answer_lines, read_batches, stream_lines
+from lensml.feed import Keeper, answer_lines, read_batches
 from lensml.paths import InputError
 from lensml.stream import Stream
 
@@ -47,7 +48,7 @@ def lines_of(num_events: int, length: int, seed: int = 0, m_base: float | None =
 def test_lines_together_are_answered_as_lines_alone(network):
     lines = lines_of(7, 30, m_base=None) + lines_of(3, 5, seed=2)
     lines[20:20] = ["", "junk", lines[3], '{"event": "e1"}', "9" * 5000]
-    alone = list(stream_lines(Stream(network), lines))
+    alone = one_by_one(Stream(network), lines)
     together = answer_lines(Stream(network), lines)
     assert [b for _, b in alone] == [b for _, b in together] and len(alone) == len(lines) - 1
     for (a, _), (b, _) in zip(alone, together, strict=True):

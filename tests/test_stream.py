@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from toy import one_by_one
 
 from lensml.checkpoint import load_network
-from lensml.feed import stream_lines
 from lensml.model import Network, NetworkConfig
 from lensml.paths import InputError
 from lensml.stream import (
@@ -146,8 +146,8 @@ BAD_LINES = [
 def test_a_bad_line_changes_nothing(network, bad):
     begin = [json.dumps(GOOD | {"time": float(t), "m_base": 18.0}) for t in (1, 2, 3, 4)]
     stream = Stream(network)
-    answers = list(stream_lines(stream, [*begin, bad, json.dumps(GOOD)]))
-    clean = list(stream_lines(Stream(network), [*begin, json.dumps(GOOD)]))
+    answers = one_by_one(stream, [*begin, bad, json.dumps(GOOD)])
+    clean = one_by_one(Stream(network), [*begin, json.dumps(GOOD)])
     assert answers[4][1].startswith("line 5: ") and "\n" not in answers[4][1]
     assert "error" in answers[4][0]
     assert answers[5] == clean[4] and len(stream.events) == 1
@@ -156,7 +156,7 @@ def test_a_bad_line_changes_nothing(network, bad):
 
 def test_a_bad_first_line_leaves_no_event_behind(network):
     stream = Stream(network)
-    list(stream_lines(stream, [json.dumps(GOOD | {"mag": None}), "", "   \n"]))
+    one_by_one(stream, [json.dumps(GOOD | {"mag": None}), "", "   \n"])
     assert not stream.events
 
 

@@ -148,32 +148,35 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(data, reference, tmp_path
     assert_same_bits(train(data, run, CONFIG, resume=True), reference)
 
 
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def run_together(*work):
+    """Commands with their own environment variables, at the same time, all to a good end."""
+    environment, quiet = os.environ | {"OMP_NUM_THREADS": "1"}, subprocess.DEVNULL
+    processes = [
+        subprocess.Popen(command, env=environment | own, stdout=quiet, stderr=subprocess.PIPE)
+        for command, own in work
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors.decode()[-2000:]
+
+
 def test_two_processes_follow_the_trajectory_of_one(data, reference, tmp_path):
     """The same global batch, halved: DistributedDataParallel over gloo.
 
     From a network that has begun to learn: Adam blows up the last bits of gradients that vanish,
     as most do at the very start, and then any two orders of summation drift apart.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    port = free_port()
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     command = [sys.executable, "-c", SCRIPT.format(epochs=1, rate=1e-4, start=str(reference))]
     command += [str(data), str(tmp_path / "two")]
-    processes = [
-        subprocess.Popen(
-            command,
-            env=os.environ
-            | shared
-            | {"OMP_NUM_THREADS": "1", "RANK": str(k), "LOCAL_RANK": str(k)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        for k in range(2)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors.decode()[-2000:]
+    run_together(*((command, shared | {"RANK": k, "LOCAL_RANK": k}) for k in "01"))
     one = train(
         data,
         tmp_path / "one",
@@ -191,25 +194,13 @@ def test_two_processes_follow_the_trajectory_of_one(data, reference, tmp_path):
 
 def test_two_nodes_under_torchrun_train_one_network(data, reference, tmp_path):
     """Two agents on this host stand for two machines that share a folder."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(epochs=1, rate=1e-4, start=str(reference)))
-    agents = [
-        subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
-            + [f"--node_rank={k}", "--master_addr=127.0.0.1", f"--master_port={port}"]
-            + [str(script), str(data), str(tmp_path / "nodes")],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        for k in range(2)
-    ]
-    for agent in agents:
-        _, errors = agent.communicate(timeout=200)
-        assert agent.returncode == 0, errors.decode()[-2000:]
+    agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+    agent += ["--master_addr=127.0.0.1", f"--master_port={port}"]
+    work = [str(script), str(data), str(tmp_path / "nodes")]
+    run_together(*(([*agent, f"--node_rank={k}", *work], {}) for k in "01"))
     one = train(
         data,
         tmp_path / "one",

@@ -3,6 +3,7 @@
 import numpy as np
 
 from lensml.dataset import LightCurves
+from lensml.feed import answer_lines
 from lensml.magnification import point_lens_magnification
 
 
@@ -45,3 +46,9 @@ def toy_set(
         magnification=magnification,
     )
     return curves.rows(rng.permutation(n)) if shuffle else curves
+
+
+def one_by_one(stream, lines):
+    """Replies of a stream to lines that come one after the other."""
+    return [reply for number, line in enumerate(lines, 1)
+            for reply in answer_lines(stream, [line], number)]  # fmt: skip
