@@ -15,7 +15,7 @@ READING_ORDER = """
     paths seeds critical sampling magnification caustics priors pspl survey dataset simulate
     features model checkpoint resident metrics loop train limits baselines early plots
     pictures prefixes evaluate step state snapshot export stream feed events explorer results
-    benchmark assess compare null speed presets preflight chapters publish __main__
+    benchmark assess compare null impostors speed presets preflight chapters publish __main__
 """.split()
 
 
