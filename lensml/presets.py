@@ -43,6 +43,7 @@ class Experiment:
     specialised: Mapping[str, tuple[Simulation, TrainingConfig]] = field(default_factory=dict)
     num_bootstrap: int = 400
     num_refits: int = 0  # binaries whose prefixes are refitted, chapter 7
+    num_singles: int = 0  # of the population that set an alert's threshold; as many measure it
 
     def _repr_html_(self) -> str:
         rows = [
@@ -285,7 +286,11 @@ def planetary_stellar(size: str = "full", seed: int = 0) -> Experiment:
 
 
 def early_detection(size: str = "full", seed: int = 0) -> Experiment:
-    """Chapter 7: what was known when? Distinct and baseline events, and unrelated singles."""
+    """Chapter 7: what was known when? Distinct and baseline events, and unrelated singles.
+
+    The set `calibration` is fitted on and judged nowhere.
+    """
+    num_singles = {"smoke": 48, "desk": 10_000, "full": 50_000}[check_size(size)]
     return Experiment(
         name="early_detection",
         size=size,
@@ -293,10 +298,14 @@ def early_detection(size: str = "full", seed: int = 0) -> Experiment:
         tests={
             "distinct": _tests("distinct", size, seed + 300),
             "baseline": _tests("baseline", size, seed + 300),
-            "population": _tests("baseline", size, seed + 300, population=True),
+            "calibration": _tests("baseline", size, seed + 350),
+            "population": _tests(
+                "baseline", size, seed + 300, population=True, num_pairs=2 * num_singles
+            ),
         },
         num_bootstrap=_bootstrap(size),
         num_refits={"smoke": 8, "desk": 200, "full": 5000}[size],
+        num_singles=num_singles,
     )
 
 
