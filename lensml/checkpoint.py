@@ -71,7 +71,8 @@ def load_network(
             "and without --model the shipped weights are used"
         )
     tensors, notes = load_tensors(folder / MODEL)
-    network = Network(NetworkConfig(**notes["network"]))
+    # Weights from before there were refits say nothing of them.
+    network = Network(NetworkConfig(**({"opinion": 0} | notes["network"])))
     network.load_state_dict(tensors)
     config = folder / CONFIG
     return network.to(device).eval(), json.loads(config.read_text()) if config.exists() else notes

@@ -29,6 +29,7 @@ __all__ = [
     "impostor_magnification",
     "impostor_pairs",
     "impostor_set",
+    "impostor_training_set",
     "sun_offset",
 ]
 
@@ -279,6 +280,27 @@ def impostor_pairs(arm: str, num: int, seed: int, times: NDArray) -> NDArray[np.
         wanted = pairs[first : first + BLOCK]
         wanted[:] = torch.stack([twin, delta], dim=1)[: len(wanted)].numpy()
     return pairs.reshape(2 * num, -1)
+
+
+def impostor_training_set(arm: str, num: int, seed: int) -> LightCurves:
+    """`impostor_pairs` on the default grid as a set that `train` reads; no row is a binary."""
+    survey = Survey()
+    clean = impostor_pairs(arm, num, seed, survey.times)
+    params = np.full((len(clean), len(PARAM_NAMES)), np.nan)
+    params[:, -1] = 1.0
+    m_base = np.full(len(clean), 18.0, dtype=np.float32)
+    return LightCurves(
+        X=m_base[:, None] + clean,  # noise is drawn afresh from `magnification`
+        y=np.zeros(len(clean), dtype=np.int8),
+        time=survey.times,
+        sigma=np.full(len(clean), survey.sigma, dtype=np.float32),
+        m_base=m_base,
+        pair=np.arange(num).repeat(2),
+        dchi2=np.full(len(clean), np.nan),
+        params=params,
+        meta={"preset": f"impostor_{arm}", "seed": seed, "survey": survey.describe()},
+        magnification=(10 ** (-0.4 * clean)).astype(np.float32),
+    )
 
 
 def false_alarm_rates(

@@ -23,7 +23,8 @@ from lensml.checkpoint import load_network, load_tensors, save_network, save_ten
 from lensml.features import compact, encode
 from lensml.metrics import roc_auc
 from lensml.model import Network, NetworkConfig
-from lensml.paths import InputError, atomic_path
+from lensml.paths import WEIGHTS, InputError, atomic_path
+from lensml.refit import Refits
 from lensml.resident import Resident
 from lensml.seeds import derived_seed
 from lensml.survey import Survey, draw_torch, observe
@@ -32,6 +33,7 @@ __all__ = ["HISTORY", "LAST", "Run", "TrainingConfig", "bf16_supported", "find_d
 
 log = logging.getLogger(__name__)
 LAST = "last.safetensors"
+NAMED_WEIGHTS = {"shipped": None, "trunk": WEIGHTS / "trunk"}  # values of `start_from`
 EPOCHS_AT_ONCE = 320_000  # through the network on a CPU; fewer are slower, more only take memory
 LENGTH_STEP = 16  # curves of a batch are padded to a multiple: shapes recur
 HISTORY = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate", "seconds")
@@ -58,7 +60,7 @@ class TrainingConfig:
     sigma_floor: float = 0.003  # errors are drawn down to this while the ceiling rises [mag]
     mixed_precision: bool = True
     compile: bool | None = None  # torch.compile; None = on a GPU, for on a CPU it gains nothing
-    start_from: str | None = None  # run folder or "shipped": continue from these weights
+    start_from: str | None = None  # run folder, "shipped" or "trunk": continue from these weights
     network: NetworkConfig = NetworkConfig()
 
     def __post_init__(self) -> None:
@@ -104,14 +106,30 @@ def _survey_now(survey: Survey, config: TrainingConfig, progress: float) -> Surv
 def _loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     """Cross entropy at every epoch, later ones count more; each curve weighs the same.
 
-    Uniform weights would spend most of the gradient on epochs before anything has happened.
+    Uniform weights would spend most of the gradient on epochs before anything has happened. Rows
+    whose label is NaN do not count.
     """
+    told = torch.isfinite(labels)
+    labels, valid = labels.nan_to_num(), valid & told[:, None]
     position = torch.cumsum(valid, dim=1) / valid.sum(1, keepdim=True).clamp_min(1)
     weight = valid * (0.2 + position**2)
     each = F.binary_cross_entropy_with_logits(
         logits.float(), labels[:, None].expand_as(logits), reduction="none"
     )
     return ((each * weight).sum(1) / weight.sum(1).clamp_min(1e-9)).mean()
+
+
+def _network_from(config: TrainingConfig) -> Network:
+    """The network of `config.network` with the weights of `config.start_from` where it has them.
+
+    What it has beside them, refits that the other knew nothing of, begins without a say.
+    """
+    before = load_network(NAMED_WEIGHTS.get(config.start_from, config.start_from))[0]
+    if before.config.opinion or not config.network.opinion:
+        return before
+    network = Network(replace(before.config, opinion=config.network.opinion))
+    network.load_state_dict(before.state_dict(), strict=False)
+    return network
 
 
 class Run:
@@ -125,8 +143,7 @@ class Run:
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         torch.manual_seed(derived_seed(config.seed, "weights"))
         if config.start_from:
-            start = None if config.start_from == "shipped" else config.start_from
-            self.network = load_network(start, device)[0]
+            self.network = _network_from(config).to(device)
         else:
             self.network = Network(config.network).to(device)
         self.model = self.network
@@ -154,7 +171,7 @@ class Run:
         self.best = math.inf
 
     def batch(self, pairs: Tensor, seed: int, survey: Survey | None) -> tuple[Tensor, ...]:
-        """Features, labels and validity of this process' share of a global batch of pairs."""
+        """Features, labels, validity and refits of a process' share of a global batch of pairs."""
         share = slice(self.rank * len(pairs) // self.world, None)
         share = slice(share.start, (self.rank + 1) * len(pairs) // self.world)
         rows = torch.stack([2 * pairs[share], 2 * pairs[share] + 1], dim=1).flatten()
@@ -171,7 +188,8 @@ class Run:
         length = self.padded_length(seen, survey)
         observed = compact(delta, sigma, seen, self.data.time, length)
         features = self.attempt(lambda encoder: encoder(observed), encode)
-        return features, self.data.labels[rows], observed.valid
+        refits = self.network.refits(observed, seed % 2**32 if self.network.training else None)
+        return features, self.data.labels[rows], observed.valid, refits
 
     def padded_length(self, seen: Tensor, survey: Survey | None) -> int:
         """Epochs to which a batch is padded: few different shapes, and no waiting for a GPU."""
@@ -181,14 +199,18 @@ class Run:
             most = int(seen.sum(1).max())
         return max(1, -(-most // LENGTH_STEP)) * LENGTH_STEP
 
-    def step(self, features: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    def step(
+        self, features: Tensor, labels: Tensor, valid: Tensor, refits: Refits | None = None
+    ) -> Tensor:
         """One step of the optimiser on this process' rows; their loss, still on the device."""
-        loss = self.gradients(features, labels, valid)
+        loss = self.gradients(features, labels, valid, refits)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip, foreach=True)
         self.optimizer.step()
         return loss
 
-    def gradients(self, features: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    def gradients(
+        self, features: Tensor, labels: Tensor, valid: Tensor, refits: Refits | None = None
+    ) -> Tensor:
         """Loss of this process' rows (), and its gradients in the parameters.
 
         A CPU takes some rows at a time: the memory of activations no longer grows with the batch.
@@ -204,7 +226,7 @@ class Run:
                 later = nullcontext() if last or self.world == 1 else self.model.no_sync()
                 with later:
                     with self.cast:
-                        logits = model(features[part])
+                        logits = model(features[part], refits and refits.rows(part))
                     share = len(logits) / rows
                     mean = _loss(logits, labels[part], valid[part]) * share
                     mean.backward()
@@ -269,8 +291,7 @@ class Run:
             if progress < config.curriculum:
                 pairs = self.easy_pairs(chooser, progress / config.curriculum)
             seed = derived_seed(config.seed, "noise", epoch, step)
-            features, labels, valid = self.batch(pairs, seed, self.survey_of(chooser, progress))
-            loss = self.step(features, labels, valid)
+            loss = self.step(*self.batch(pairs, seed, self.survey_of(chooser, progress)))
             if step % 10 == 0 or step == self.steps - 1:  # elsewhere nobody waits for the device
                 read.append(float(loss))
                 bar.set_postfix(loss=f"{read[-1]:.4f}")
@@ -294,12 +315,15 @@ class Run:
             pairs = torch.from_numpy(self.data.validation_pairs[first : first + 256])
             seed = derived_seed(self.config.seed, "validation", first)
             rank, world, self.rank, self.world = self.rank, self.world, 0, 1
-            features, labels, valid = self.batch(
+            features, labels, valid, refits = self.batch(
                 pairs.to(self.device), seed, self.survey_of(chooser, 1.0)
             )
             self.rank, self.world = rank, world
-            parts = features.split(self.rows_at_once(features))
-            logits = torch.cat([self.network(part) for part in parts])
+            at_once = self.rows_at_once(features)
+            parts = [slice(k, k + at_once) for k in range(0, len(features), at_once)]
+            logits = torch.cat(
+                [self.network(features[k], refits and refits.rows(k)) for k in parts]
+            )
             losses.append(float(_loss(logits, labels, valid)) * len(pairs))
             last = (valid.sum(1) - 1).clamp_min(0)[:, None]
             scores.append(logits.gather(1, last)[:, 0].cpu().numpy())

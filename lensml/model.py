@@ -4,6 +4,9 @@ A causal pyramid: a stem at every epoch; patches of 4 epochs become tokens; each
 merges two tokens of the level below. On the way down a level sees its own past, on the way up it
 also hears the last *completed* token of the coarser level. A token is used only once its last
 epoch has come, so the logit at epoch k depends on epochs <= k, whatever the length or spacing.
+
+Beside it an expert reads what refits of a single lens to growing prefixes leave unexplained, binned
+by phase; its last opinion is heard at every epoch until the next refit.
 """
 
 from dataclasses import asdict, dataclass
@@ -16,7 +19,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lensml.dataset import LightCurves
-from lensml.features import NUM_FEATURES, encode, observed_epochs
+from lensml.features import NUM_FEATURES, Observed, encode, observed_epochs
+from lensml.refit import (
+    NUM_IMAGE_CHANNELS,
+    NUM_RESIDUALS,
+    NUM_SCALARS,
+    PHASE_BINS,
+    Refits,
+    refit_curves,
+)
 
 __all__ = ["Network", "NetworkConfig", "probabilities"]
 
@@ -33,6 +44,7 @@ class NetworkConfig:
     blocks_down: int = 2  # at each level
     blocks_up: int = 1
     num_features: int = NUM_FEATURES
+    opinion: int = 64  # channels of the expert's opinion; 0 = a network without refits
 
     def describe(self) -> dict:
         """Plain values for JSON."""
@@ -179,6 +191,28 @@ class CausalBlock(nn.Module):
         )  # fmt: skip
 
 
+class Expert(nn.Module):
+    """What residuals binned by phase say of a prefix: (R, C, K) and (R, S) to an opinion (R, E)."""
+
+    def __init__(self, opinion: int) -> None:
+        super().__init__()
+        self.scalars = nn.Linear(NUM_SCALARS, 24)
+        self.first = nn.Conv1d(NUM_IMAGE_CHANNELS, 24, 5, padding=2)
+        self.halve = nn.Conv1d(24, 32, 4, stride=2, padding=1)
+        self.look = nn.Conv1d(32, 32, 3, padding=1)
+        self.mix = nn.Conv1d(32, 32, 1)
+        self.quarter = nn.Conv1d(32, 48, 4, stride=4)
+        self.join = nn.Linear(48 * (PHASE_BINS // 8) + 24, 96)
+        self.say = nn.Linear(96, opinion)
+
+    def forward(self, images: Tensor, scalars: Tensor) -> Tensor:
+        told = self.scalars(scalars)
+        x = self.halve(F.relu(self.first(images) + told[:, :, None]))
+        x = x + self.mix(F.relu(self.look(F.relu(x))))
+        x = F.relu(self.quarter(F.relu(x))).flatten(1)
+        return F.relu(self.say(F.relu(self.join(torch.cat([x, told], dim=1)))))
+
+
 class Network(nn.Module):
     """P(binary) as a logit at every observed epoch."""
 
@@ -201,6 +235,12 @@ class Network(nn.Module):
         self.head = nn.Sequential(
             nn.LayerNorm(stem + c), nn.Linear(stem + c, c), nn.GELU("tanh"), nn.Linear(c, 1)
         )
+        if config.opinion:
+            self.embed_residuals = nn.Linear(NUM_RESIDUALS, stem, bias=False)
+            self.expert = Expert(config.opinion)
+            self.consult = nn.Linear(config.opinion, c, bias=False)
+            nn.init.zeros_(self.embed_residuals.weight)
+            nn.init.zeros_(self.consult.weight)
         for block in self.modules():
             if isinstance(block, CausalBlock):
                 nn.init.zeros_(block.mix.weight)  # each block begins as the identity
@@ -212,9 +252,20 @@ class Network(nn.Module):
         """Trainable parameters."""
         return sum(p.numel() for p in self.parameters())
 
-    def forward(self, features: Tensor) -> Tensor:  # (B, L, F) -> (B, L)
+    def refits(self, observed: Observed, quick: int | None = None) -> Refits | None:
+        """What the network needs beside `features.encode`; None if it was made without."""
+        return refit_curves(observed, quick) if self.config.opinion else None
+
+    def opinions(self, images: Tensor, scalars: Tensor) -> Tensor:
+        """What each of R refits adds in the head, (R, C): images (R, ., K), scalars (R, S)."""
+        return self.consult(self.expert(images, scalars))
+
+    def forward(self, features: Tensor, refits: Refits | None = None) -> Tensor:
+        """Logits (B, L) of features (B, L, F) and refits of the same curves."""
         length = features.shape[1]
         x = _linear(self.embed, features)
+        if refits is not None:
+            x = x + _linear(self.embed_residuals, refits.residuals)
         for block in self.stem:
             x = block(x)
         levels = [self._merge(x, 0)]
@@ -233,8 +284,17 @@ class Network(nn.Module):
         context = delayed(levels[0], PATCH, length)
         norm, widen, bend, narrow = self.head
         wide = _linear(widen, norm(torch.cat([x, context], dim=2)))
+        if refits is not None:
+            wide = wide + self._heard(refits)
         bent = _GeluStep.apply(wide) if _train_by_convolution(wide) else bend(wide)
         return narrow(bent).squeeze(2)
+
+    def _heard(self, refits: Refits) -> Tensor:
+        """At each epoch what the refit in force adds in the head, (B, L, C)."""
+        rows, num = refits.images.shape[:2]
+        said = self.opinions(refits.images.flatten(0, 1), refits.scalars.flatten(0, 1))
+        said = F.pad(said.unflatten(0, (rows, num)), (0, 0, 1, 0))  # nothing before the first
+        return said.gather(1, refits.in_force[:, :, None].expand(-1, -1, said.shape[2]))
 
     def _merge(self, x: Tensor, level: int) -> Tensor:
         """Join complete groups of tokens (B, L, C) -> (B, L // group, C'); a begun group waits."""
@@ -277,7 +337,8 @@ def probabilities(
         observed = observed_epochs(
             curves.X[rows], sigmas[rows], times[rows], curves.m_base[rows], device
         )
-        p = torch.sigmoid(network(encode(observed))).cpu().numpy()
+        logits = network(encode(observed), network.refits(observed))
+        p = torch.sigmoid(logits).cpu().numpy()
         row, column = np.nonzero(observed.valid.cpu().numpy())
         result[first + row, observed.index.cpu().numpy()[row, column]] = p[row, column]
     return result

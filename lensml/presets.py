@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lensml.checkpoint import weights_hash
 from lensml.dataset import load, observe_again, save
+from lensml.impostors import impostor_training_set
 from lensml.paths import DATA, check_size
 from lensml.simulate import Simulation, simulate
 from lensml.survey import Survey
@@ -85,8 +86,8 @@ class GeneralNetwork:
     """Training sets and recipe of the one network for all cadences, gaps and errors."""
 
     sets: dict[str, Simulation]
-    rise: TrainingConfig  # curriculum: errors grow, hard pairs are let in
-    settle: TrainingConfig  # everything, with the learning rate falling to nothing
+    impostors: dict[str, int]  # arm -> events that are no binary, learned from as such
+    training: TrainingConfig
 
 
 # The thesis' grid with gaps; the same thinned to coarser cadences with nights and a season's gap;
@@ -120,52 +121,60 @@ GENERAL_SURVEYS = (
 )
 
 
-def general(size: str = "full") -> GeneralNetwork:
-    """The network that ships with the package; `training.log` beside its weights has the cost."""
+def general(size: str = "full", seed: int = 0) -> GeneralNetwork:
+    """The network that ships with the package; `training.log` beside its weights has the cost.
+
+    At `full` from scratch, under a curriculum. Below, the trunk begins as the network without
+    refits that shipped before, kept as `trunk.safetensors` beside the weights.
+    """
     check_size(size)
     share = {"smoke": 0.002, "desk": 1.0, "full": 20.0}[size]
-    counts = {"distinct": 8000, "baseline": 14000, "stellar": 10000, "planetary": 6000}
+    counts = {"distinct": 5000, "baseline": 16000, "stellar": 10000, "planetary": 7000}
     sets = {
-        name: Simulation(preset=name, num_pairs=int(n * share), seed=31415, shard_size=2000)
+        name: Simulation(preset=name, num_pairs=int(n * share), seed=31416, shard_size=2000)
         for name, n in counts.items()
     }
-    for name, n in {"baseline": 5000, "distinct": 3000}.items():
+    for name, n in {"baseline": 6000, "stellar": 3000, "distinct": 2000}.items():
         sets[f"{name}_blended"] = Simulation(
             preset=name,
             num_pairs=int(n * share),
-            seed=27182,
+            seed=27183,
             shard_size=1000,
             blending=(0.1, 1.0),
         )
-    batch_size = {"smoke": 32, "desk": 128, "full": 1024}[size]
-    rise = TrainingConfig(
-        epochs={"smoke": 2, "desk": 5, "full": 50}[size],
-        stop_after={"smoke": 1, "desk": 2, "full": 20}[size],  # when everything has been let in
-        batch_size=batch_size,
-        validation_fraction=0.03,
+    arms = {
+        "finite_source": 500,
+        "parallax": 500,
+        "binary_source": 800,
+        "variable_baseline": 700,
+    }
+    training = TrainingConfig(
+        epochs={"smoke": 1, "desk": 1, "full": 50}[size],
+        batch_size={"smoke": 32, "desk": 128, "full": 1024}[size],
+        validation_fraction=0.02,
         surveys=GENERAL_SURVEYS,
+        curriculum=0.4 if size == "full" else 0.0,
+        start_from=None if size == "full" else "trunk",
+        seed=seed,
     )
-    settle = replace(
-        rise,
-        epochs={"smoke": 1, "desk": 2, "full": 30}[size],
-        stop_after=None,
-        learning_rate=7e-4,
-        curriculum=0.0,
-        seed=1,
-    )
-    return GeneralNetwork(sets=sets, rise=rise, settle=settle)
+    impostors = {name: max(2, int(n * share)) for name, n in arms.items()}
+    return GeneralNetwork(sets=sets, impostors=impostors, training=training)
 
 
-def make_general(size: str, data: Path, run: Path, *, workers: int | None = None) -> Path:
-    """Simulate the sets of `general` under `data` and train it into `run`; both resume."""
-    recipe = general(size)
+def make_general(
+    size: str, data: Path, run: Path, *, seed: int = 0, workers: int | None = None
+) -> Path:
+    """Make the sets of `general` under `data` and train it into `run`; both resume."""
+    recipe = general(size, seed)
     folders = [
         simulate(data / f"train_{name}", simulation, workers=workers)
         for name, simulation in recipe.sets.items()
     ]
-    rise = train(folders, run / "rise", recipe.rise, name=f"general-{size}-rise", resume=True)
-    settle = replace(recipe.settle, start_from=str(rise))
-    return train(folders, run, settle, name=f"general-{size}", resume=True)
+    for arm, num in recipe.impostors.items():
+        folders.append(data / f"train_impostor_{arm}_{num}.npz")
+        if not folders[-1].exists():
+            save(folders[-1], impostor_training_set(arm, num, 31416))
+    return train(folders, run, recipe.training, name=f"general-{size}", resume=True)
 
 
 PAIRS = {"smoke": 48, "desk": 2000, "full": 50_000}  # in a test set

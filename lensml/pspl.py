@@ -60,7 +60,7 @@ def pspl_delta_mag(times: Tensor, t0: Tensor, u0: Tensor, tE: Tensor, f_s: Tenso
     return -MAG * torch.log1p(f_s[:, None] * excess)
 
 
-def _linearise(
+def linearise(
     theta: Tensor, times: Tensor, data: Tensor, root: Tensor | None, blended: bool
 ) -> Tensor:
     """`_linearise_rows` of all rows, on a CPU as many at once as its cache holds."""
@@ -122,7 +122,7 @@ def _linearise_rows(
     return torch.cat([cost, gradient, hessian.flatten(1)], dim=1)
 
 
-def _step(state: Tensor, damping: Tensor, free: int) -> Tensor:
+def marquardt_step(state: Tensor, damping: Tensor, free: int) -> Tensor:
     """Marquardt's step: the scale of each parameter is its own diagonal entry."""
     gradient, hessian = state[:, 1 : 1 + free], state[:, 1 + free :].view(-1, free, free)
     damped = hessian.clone()
@@ -141,11 +141,11 @@ def _descend(
     low, high = (theta.new_tensor(bound)[:free] for bound in (LOW, HIGH))
     end, floor = theta.clone(), theta.new_empty(len(theta))
     rows = torch.arange(len(theta), device=theta.device)
-    state = _linearise(theta, times, data, root, blended)
+    state = linearise(theta, times, data, root, blended)
     damping = torch.full_like(state[:, 0], 1e-2)
     active = torch.ones_like(damping, dtype=torch.bool)
     for _ in range(iterations):
-        step, cost = _step(state, damping, free), state[:, 0]
+        step, cost = marquardt_step(state, damping, free), state[:, 0]
         expected = -(state[:, 1 : 1 + free] * step).sum(1)  # what the step gains, if not less
         active = active & (expected > GAIN * cost + 1e-10)
         remaining = int(active.sum())
@@ -163,7 +163,7 @@ def _descend(
         trial = theta.clone()
         trial[:, :free] += torch.clamp(step, -limit, limit)
         trial[:, :free] = torch.clamp(trial[:, :free], low, high)
-        new = _linearise(trial, times, data, root, blended)
+        new = linearise(trial, times, data, root, blended)
         gain = state[:, 0] - new[:, 0]
         better = active & (gain > 0)
         small = gain < GAIN * state[:, 0] + 1e-10

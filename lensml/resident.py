@@ -18,7 +18,7 @@ __all__ = ["Resident", "load_resident"]
 class Resident:
     """P pairs as 2 P rows (single lens, binary) on T epochs, all on one device."""
 
-    labels: Tensor  # (2 P,) float32
+    labels: Tensor  # (2 P,) float32; NaN = a row that is not learned from
     time: Tensor  # (T,) float64 [day]
     survey: Survey  # how the first set was observed
     train_pairs: np.ndarray  # places of pairs, not events
@@ -64,7 +64,7 @@ def _in_pairs(shard: LightCurves, path: Path) -> LightCurves:
     key = np.where(shard.pair >= 0, shard.pair, np.arange(len(shard)) // 2)
     order = np.lexsort((shard.y, key))
     paired = shard.y[order].reshape(-1, 2) if len(shard) % 2 == 0 else np.empty((1, 2))
-    if not (paired == [0, 1]).all():
+    if not ((paired == [0, 1]).all() or (paired == 0).all()):
         raise InputError(
             f"{path}: every binary needs one single lens beside it (equal `pair`, or rows in turn)"
         )
@@ -84,6 +84,9 @@ def _ranges(preset: str, seed: int, events: np.ndarray) -> list[dict]:
 
 def load_resident(paths: list[Path], validation_fraction: float, device: torch.device) -> Resident:
     """Load sets for training; the last share of each set's events is kept for validation.
+
+    A set without any binary holds impostors, each behind the single lens it resembles most: they
+    are learned from, that single lens is not, and none is kept for validation.
 
     Memory: one shard beside the resident rows, 4 bytes an epoch (8 without magnifications).
 
@@ -116,9 +119,13 @@ def load_resident(paths: list[Path], validation_fraction: float, device: torch.d
             values[place] = _values(shard).to(device)
             if sigmas is not None:
                 sigmas[place] = torch.from_numpy(np.array(shard.sigmas())).to(device)
-            labels[place] = torch.from_numpy(shard.y.astype(np.float32)).to(device)
+            told = shard.y.astype(np.float32)
+            impostors = not shard.y.any()
+            if impostors:
+                told[::2] = np.nan
+            labels[place] = torch.from_numpy(told).to(device)
             pairs = np.arange(len(shard) // 2) + row // 2
-            late = pairs - begun // 2 >= held_back
+            late = (pairs - begun // 2 >= held_back) & (not impostors)
             train.append(pairs[~late])
             validation.append(pairs[late])
             preset, seed, events = shard.events()

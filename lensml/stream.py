@@ -99,7 +99,8 @@ def classify_curve(
     base = baseline_from_the_past(mag) if m_base is None else np.full(len(mag), float(m_base))
     # The difference is taken in float64; only then does float32 suffice.
     observed = observed_epochs((mag - base)[None], mag_err[None], time[None], np.zeros(1))
-    p = torch.sigmoid(network(encode(observed)))[0].double().numpy()
+    logits = network(encode(observed), network.refits(observed))
+    p = torch.sigmoid(logits)[0].double().numpy()
     if m_base is None:
         p[: BASELINE_MIN - 1] = 0.5
     return p

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from lensml.checkpoint import CONFIG, load_network
-from lensml.loop import HISTORY, LAST, Run, TrainingConfig, find_device
+from lensml.loop import HISTORY, LAST, NAMED_WEIGHTS, Run, TrainingConfig, find_device
 from lensml.paths import InputError, atomic_path, git_commit
 from lensml.resident import Resident, load_resident
 
@@ -180,7 +180,7 @@ def _write_config(
 ) -> None:
     seen = {"trained_on": data.trained_on, "validated_on": data.validated_on}
     if start:  # what the first weights had seen counts too
-        before = load_network(None if start == "shipped" else start)[1]
+        before = load_network(NAMED_WEIGHTS.get(start, start))[1]
         seen = {name: before.get(name, []) + ranges for name, ranges in seen.items()}
     config = described | {
         **seen,
