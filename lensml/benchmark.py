@@ -17,6 +17,7 @@ from lensml.results import device_name, format_number, provenance
 __all__ = [
     "BENCHMARKS",
     "BENCHMARK_NAMES",
+    "ON_DEMAND",
     "benchmark_table",
     "growth_exponent",
     "keep_benchmark",
@@ -28,6 +29,7 @@ __all__ = [
 
 BENCHMARKS = RESULTS / "benchmarks"  # one folder a device, one file a benchmark and date
 BENCHMARK_NAMES = ("simulation", "pspl_fit", "training", "inference", "stream", "memory")
+ON_DEMAND = ("real_events",)  # kept and quoted alike, but need data that does not come with it
 QUICK = ROOT / "_build" / "benchmarks"  # short runs are for the eye and are not kept
 MARK = re.compile(r"(>=|<=|<|>) *([\d.,]+)|([\d.]+) *\+- *([\d.]+)")
 Number = float | Mapping[str, float]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from lensml.benchmark import BENCHMARK_NAMES, newest_benchmark
+from lensml.benchmark import BENCHMARK_NAMES, ON_DEMAND, newest_benchmark
 from lensml.chapters import LOGS, STAGE, chapter_names, read_record, run_all
 from lensml.paths import BOOK, FIGURES, ROOT, InputError, check_size
 from lensml.results import flatten, format_number, load_results, show_committed
@@ -15,7 +15,8 @@ from lensml.results import flatten, format_number, load_results, show_committed
 __all__ = ["book", "build_book"]
 
 QUOTED = re.compile(r"\{\{ ([a-z]\w*) \}\}")  # with the blanks, which LaTeX does not have
-SOURCE = re.compile(rf"(r\d\d|b_(?:{'|'.join(BENCHMARK_NAMES)}))_")
+BENCHMARKED = BENCHMARK_NAMES + ON_DEMAND
+SOURCE = re.compile(rf"(r\d\d|b_(?:{'|'.join(BENCHMARKED)}))_")
 
 
 def book(size: str = "smoke", workers: int = 0) -> Path:
@@ -85,7 +86,7 @@ def quotable() -> dict[str, str]:
             values[f"r{name[:2]}"] = name  # says that this chapter has a committed result
             for key, value in flatten(found["numbers"]).items():
                 values[f"r{name[:2]}_{key}"] = format_number(value)
-    for name in BENCHMARK_NAMES:
+    for name in BENCHMARKED:
         if record := newest_benchmark(name):
             values[f"b_{name}"] = name
             values[f"b_{name}_device"] = record["provenance"]["device"]
