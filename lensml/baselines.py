@@ -23,7 +23,9 @@ __all__ = [
     "pspl_refit_score",
     "pspl_residuals",
     "residual_scan_score",
+    "scalars_of",
     "shortcut_scalars",
+    "window_deviates",
 ]
 
 CHUNK = 512
@@ -178,8 +180,13 @@ def residual_scan_score(
 
 def scan(residual: NDArray) -> float:
     """Largest deviate of any window of the observed residuals (k,); 0 for fewer than three."""
-    best = 0.0
-    for width in SCAN_WIDTHS:
+    return float(np.nanmax(window_deviates(residual), initial=0.0))
+
+
+def window_deviates(residual: NDArray) -> NDArray:
+    """Largest deviate of any window of each width, bumps before scatter; NaN for a longer one."""
+    best = np.full((2, len(SCAN_WIDTHS)), np.nan)
+    for k, width in enumerate(SCAN_WIDTHS):
         if width > residual.size:
             break
         inner = slice(width // 2, residual.size - width // 2)
@@ -187,5 +194,5 @@ def scan(residual: NDArray) -> float:
         ratio = uniform_filter1d(residual**2, width)[inner]
         spread = 2 / (9 * width)
         scatter = (np.cbrt(np.maximum(ratio, 0)) - (1 - spread)) / np.sqrt(spread)
-        best = max(best, float(bump.max()), float(scatter.max()))
-    return best
+        best[:, k] = bump.max(), scatter.max()
+    return best.ravel()

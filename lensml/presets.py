@@ -26,6 +26,7 @@ __all__ = [
     "photometric_error",
     "physical_limits",
     "planetary_stellar",
+    "rival_set",
     "simulated_events",
     "specialised_run",
     "test_set",
@@ -44,6 +45,8 @@ class Experiment:
     specialised: Mapping[str, tuple[Simulation, TrainingConfig]] = field(default_factory=dict)
     num_bootstrap: int = 400
     num_refits: int = 0  # binaries whose prefixes are refitted, chapter 7
+    rivals: Simulation | None = None  # events that classical methods learn from, chapter 8
+    num_searched: int = 0  # pairs on which they meet the network
     num_singles: int = 0  # of the population that set an alert's threshold; as many measure it
 
     def _repr_html_(self) -> str:
@@ -321,6 +324,7 @@ def early_detection(size: str = "full", seed: int = 0) -> Experiment:
 def physical_limits(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 8: which binaries nobody can see, and how near the network comes to the rest."""
     fewer = max(48, PAIRS[check_size(size)] // 3)
+    most = 10_000  # at which intervals on recalls are a per cent wide
     return Experiment(
         name="physical_limits",
         size=size,
@@ -331,13 +335,26 @@ def physical_limits(size: str = "full", seed: int = 0) -> Experiment:
             "planetary": _tests("planetary", size, seed + 400, num_pairs=fewer),
         },
         surveys={f"{sigma:g} mag": Survey(sigma=sigma) for sigma in (0.01, 0.05, 0.1)},
+        rivals=Simulation(
+            num_pairs=min(TRAINING_PAIRS[size], 2 * most), seed=TRAINING_SEED + seed + 400
+        ),
+        num_searched=min(PAIRS[size], most),
         num_bootstrap=_bootstrap(size),
     )
 
 
 def test_set(experiment: Experiment, name: str, *, workers: int | None = None) -> Path:
     """Simulate the test set `name`, or find it where an earlier run left it."""
-    simulation = experiment.tests[name]
+    return _made(experiment.tests[name], workers)
+
+
+def rival_set(experiment: Experiment, *, workers: int | None = None) -> Path:
+    """Simulate the events that classical methods learn from, or find them."""
+    return _made(experiment.rivals, workers)
+
+
+def _made(simulation: Simulation, workers: int | None) -> Path:
+    """A set as one file under `data/sets`."""
     kind = "population" if simulation.population else "matched"
     stem = f"{simulation.preset}_{kind}_{simulation.num_pairs}_seed{simulation.seed}"
     workers = workers or _workers(simulation)
