@@ -210,7 +210,8 @@ def written_to(folder: Path | None):
 def fingerprint(name: str, size: str, parameters: Mapping[str, Any]) -> str:
     """Digest of all that decides what a chapter computes: itself, the package, the weights."""
     digest = hashlib.sha256(json.dumps([size, dict(parameters)], sort_keys=True).encode())
-    package = [*Path(__file__).parent.glob("*.py"), *WEIGHTS.glob("*")]
+    weights = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    package = [*Path(__file__).parent.glob("*.py"), *weights]
     for path in [NOTEBOOKS / f"{name}.ipynb", *sorted(package)]:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()

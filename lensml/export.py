@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lensml.checkpoint import load_network
 from lensml.model import PATCH, Network
 from lensml.paths import WEIGHTS, InputError, atomic_path
+from lensml.refit import NUM_RESIDUALS
 from lensml.snapshot import fingerprint
 from lensml.step import Step
 
@@ -48,8 +49,9 @@ class _AtDepth(nn.Module):
 def example_inputs(network: Network, depth: int, rows: int = 8) -> tuple[Tensor, ...]:
     """Inputs of `Step` for events that complete `depth` levels, normally distributed."""
     config, generator = network.config, torch.Generator().manual_seed(depth)
+    further = NUM_RESIDUALS + config.channels if config.opinion else 0
     shapes = [
-        (config.num_features,),
+        (config.num_features + further,),
         (2 * len(network.stem) + PATCH - 1, config.stem_channels),
         (config.channels,),
     ]
@@ -117,7 +119,7 @@ class ExportedStep:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self.step = Step(network)
+        self.step, self.network = Step(network), network
         self.sessions = [
             onnxruntime.InferenceSession(
                 str(folder / f"step{depth}.onnx"), options, providers=["CPUExecutionProvider"]

@@ -2,11 +2,11 @@
 
 The state of an event is as large at its first epoch as at its millionth: the recent epochs that
 features reach, sums over them, and for each block of the network the tokens of past that its
-convolution sees. Tokens lie in rings: an epoch is written over the one that is needed no more.
+convolution sees. Tokens lie in rings: an epoch is written over the one that is needed no more. For
+refits, the last KEEP epochs, the fits in force and what the expert last said.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -15,6 +15,17 @@ from torch import Tensor
 
 from lensml.features import WIDTHS
 from lensml.model import PATCH, CausalBlock, Network
+from lensml.refit import (
+    KEEP,
+    SPARED,
+    Fits,
+    next_refit,
+    no_fit,
+    one_thread,
+    refit,
+    residuals,
+    schedule,
+)
 from lensml.step import (
     BINS,
     LAGS,
@@ -35,24 +46,9 @@ ROW = RECENT + SHIFT
 CHUNK = 512  # events that advance together: what they touch then stays in the cache
 SUMS = (3, 3, BINS)
 EPOCH = ("times", "weight", "bright")
+KEPT = ("kept_times", "kept_bright", "kept_sigma")
+NUM_FITS = 2 * (4 + 16 + 2) + 1
 LAGS_BACK = np.array(LAGS)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread: products this small are not worth sharing.
-
-    On a busy machine two threads that waited for each other took a hundred times as long.
-    """
-    before = torch.get_num_threads()
-    if before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Rings:
@@ -127,6 +123,15 @@ class States:
             "bright": ((ROW, 1), floats),
             "sums": ((1, int(np.prod(SUMS))), doubles),
         }
+        self.opinion = config.opinion
+        if self.opinion:
+            self.shapes |= {
+                **dict(zip(KEPT, (((KEEP, 1), kind) for kind in (doubles, floats, floats)))),
+                "fits": ((1, NUM_FITS), doubles),
+                "said": ((1, config.channels), floats),
+            }
+        due = schedule(2 * SPARED)
+        self._is_due = np.isin(np.arange(2 * SPARED), due)
         self.slabs = {name: self._zeros(0, name) for name in self.shapes}
         cycle = PATCH << (self.num_levels - 1)
         self._depths = np.array([depth_of(n or cycle, self.num_levels) for n in range(cycle)])
@@ -166,7 +171,6 @@ class States:
 
     @np.errstate(all="ignore")  # averages not yet filled, magnitudes beyond float32
     @torch.inference_mode()
-    @_one_thread()
     def advance(
         self, slots: NDArray, times: NDArray, bright: NDArray, sigma: NDArray
     ) -> NDArray[np.float64]:
@@ -181,11 +185,18 @@ class States:
         Returns:
             P(binary), (n,).
         """
+        with one_thread():
+            return self._advance(slots, times, bright, sigma)
+
+    def _advance(
+        self, slots: NDArray, times: NDArray, bright: NDArray, sigma: NDArray
+    ) -> NDArray[np.float64]:
         count = self.count[slots] + 1
         self.count[slots] = count
         depth = self._depths[count % len(self._depths)]
-        weight = np.maximum(np.asarray(sigma, np.float32).astype(float), 1e-3) ** -2.0
-        epochs = (times, np.maximum(weight, 1e-30), bright)
+        sigma = np.maximum(np.asarray(sigma, np.float32), np.float32(1e-3))
+        weight = np.maximum(sigma.astype(float) ** -2.0, 1e-30)
+        epochs = (times, weight, bright, sigma)
         if len(slots) == 1:
             return self._advance_part(slots, epochs, count, depth)
         answers = np.empty(len(slots))
@@ -204,12 +215,16 @@ class States:
     ) -> NDArray:
         num = len(slots)
         self._write(slots, (count - 1) % SHIFT, count, epochs)
+        if self.opinion:
+            self._remember(slots, count, epochs)
         if num < (least := self.step.min_rows):
             # Filled up with the last event again; its copies are thrown away.
             filled = np.minimum(np.arange(least), num - 1)
             slots, count, depth = slots[filled], count[filled], depth[filled]
         rows = [int(np.count_nonzero(depth[:num] > k)) for k in range(int(depth[0]))]
         features = self._features(slots, count, num)
+        if self.opinion:
+            features = torch.cat([features, self._opinion(slots, num)], dim=1)
         phase = (count - 1) % PATCH
         near = self._past("near", slots, phase)
         levels, parity = [], []
@@ -243,13 +258,51 @@ class States:
         features = latest_features(lagged, sums, self._index(count), self._widths)
         return torch.as_tensor(features).float()
 
+    def _remember(self, slots: NDArray, count: NDArray, epochs: Sequence[NDArray]) -> None:
+        """Keep an epoch of each event for refits, and refit those whose time has come."""
+        places = slots * KEEP + (count - 1) % KEEP
+        for name, values in zip(KEPT, (epochs[0], epochs[2], epochs[3]), strict=True):
+            self._put(name, places, self._values(name, values))
+        due = self._is_due[np.minimum(count, len(self._is_due) - 1)]
+        late = count >= len(self._is_due)
+        due = np.where(late, (count - SPARED) % (next_refit(SPARED) - SPARED) == 0, due)
+        for n in np.unique(count[due]).tolist():
+            self._refit(slots[due & (count == n)], n)
+
+    def _refit(self, slots: NDArray, count: int) -> None:
+        """Refit events of so many epochs each, and hear the expert."""
+        past = np.arange(max(0, count - KEEP), count) % KEEP
+        index = slots[:, None] * KEEP + past
+        times, bright, sigma = (torch.as_tensor(self._take(name, index)).double() for name in KEPT)
+        if count == next_refit(0):
+            fits = no_fit(len(slots), times[:, -1])
+        else:
+            fits = _unpacked(torch.as_tensor(self._take("fits", slots)))
+        fits, images, scalars = refit(fits, count, times, bright, 1 / sigma)
+        network = self.step.network
+        said = network.opinions(images.nan_to_num_(), scalars.nan_to_num_())
+        self._put("fits", slots, self._own(_packed(fits)))
+        self._put("said", slots, self._own(said))
+
+    def _opinion(self, slots: NDArray, num: int) -> Tensor:
+        """The latest epoch against the fits in force, and what the expert last said."""
+        said = torch.as_tensor(self._take("said", slots))
+        last = slots[:, None] * KEEP + (self.count[slots] - 1)[:, None] % KEEP
+        times, bright, sigma = (torch.as_tensor(self._take(name, last)).double() for name in KEPT)
+        fits = _unpacked(torch.as_tensor(self._take("fits", slots)))
+        columns, fits = residuals(fits, times, bright, 1 / sigma)
+        self._put("fits", slots[:num], self._own(_packed(fits)))
+        begun = torch.as_tensor(self.count[slots] >= next_refit(0), device=said.device)
+        columns = columns[:, 0].float().nan_to_num_(0.0, 0.0, 0.0) * begun[:, None]
+        return torch.cat([columns, said], dim=1)
+
     def _write(
         self, slots: NDArray, phase: NDArray, count: NDArray, epochs: Sequence[NDArray]
     ) -> None:
         """Put an epoch behind each event's past; full rows are moved back first."""
         full = slots[(phase == 0) & (count > 1)]
         places = slots * ROW + RECENT + phase
-        for name, values in zip(EPOCH, epochs, strict=True):
+        for name, values in zip(EPOCH, epochs, strict=False):
             if len(full):
                 rows = self.slabs[name].reshape(-1, ROW)
                 index = self._index(full)
@@ -310,6 +363,21 @@ class States:
         self.count[:] = tensors["count"].numpy()
         for name, slab in self.slabs.items():
             slab[:] = tensors[name].numpy() if self.on_cpu else tensors[name]
+
+
+def _packed(fits: Fits) -> Tensor:
+    """Fits of B events as rows (B, NUM_FITS)."""
+    return torch.cat([*(x.flatten(1) for x in fits[:3]), fits.count[:, None]], dim=1)
+
+
+def _unpacked(rows: Tensor) -> Fits:
+    theta, covariance, since, count = rows.split((8, 32, 4, 1), dim=1)
+    return Fits(
+        theta.unflatten(1, (2, 4)),
+        covariance.unflatten(1, (2, 16)),
+        since.unflatten(1, (2, 2)),
+        count[:, 0],
+    )
 
 
 def _weighed(times: Array, weight: Array, bright: Array, origin: Array) -> Array:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lensml.features import HISTORY, WIDTHS
 from lensml.model import PATCH, CausalBlock, Network
+from lensml.refit import NUM_RESIDUALS
 
 __all__ = [
     "Array",
@@ -184,7 +185,8 @@ class Step(nn.Module):
         """Take one epoch.
 
         Args:
-            features: (B, F).
+            features: (B, F); for a network with refits, behind them NUM_RESIDUALS of the epoch
+                against the fit in force and what the last refit adds in the head, (B, F + . + C).
             near: For each block of the stem two tokens of its past, then the PATCH - 1 epochs
                 before this one, (B, K, C).
             context: What the finest level last sent down, (B, C).
@@ -198,7 +200,11 @@ class Step(nn.Module):
             then for each level new tokens (B_k, K', C), likewise, and what it sends down (B_k, C).
         """
         network, past = self.network, near.flatten(1)
-        x, written = network.embed(features), []
+        num, said = network.config.num_features, None
+        x, written = network.embed(features[:, :num]), []
+        if network.config.opinion:
+            own, said = features[:, num : num + NUM_RESIDUALS], features[:, num + NUM_RESIDUALS :]
+            x = x + network.embed_residuals(own)
         width = 2 * x.shape[1]
         for k, block in enumerate(self.stem):
             x, normed = _apply(block, x, past[:, k * width : (k + 1) * width])
@@ -210,7 +216,8 @@ class Step(nn.Module):
             after = self._level(0, torch.addmm(merge.bias, group, merge.weight.T), levels, rows)
             context = _over(after[1], context, rows and rows[0])
         norm, first, gelu, last = network.head
-        hidden = gelu(first(_normed(norm, torch.cat([x, context], dim=1))))
+        hidden = first(_normed(norm, torch.cat([x, context], dim=1)))
+        hidden = gelu(hidden if said is None else hidden + said)
         # A product with one column rounds by the number of rows; this sum does not.
         logit = (hidden * last.weight).sum(1) + last.bias
         return torch.sigmoid(logit), torch.stack([*written, x], dim=1), *after

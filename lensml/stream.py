@@ -26,7 +26,7 @@ __all__ = ["Stream", "baseline_from_the_past", "classify_curve"]
 
 BASELINE_MIN = 20  # epochs before a baseline estimated from the past is believed
 BASELINE_MAX = 200  # epochs after which it is kept
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 def baseline_from_the_past(magnitude: NDArray) -> NDArray[np.float64]:
