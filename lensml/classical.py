@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kurtosis, skew
+from scipy.stats import binomtest, kurtosis, skew
 
 from lensml import metrics
 from lensml.anomaly import DURATIONS, Search, observed
@@ -188,7 +188,8 @@ def where_beaten(
 
     Returns:
         One dict a bin and method: `bin`, `method`, `binaries`, `network`, `other` (the recalls),
-        `difference` with its 95 % interval, and `certain`, whether that is above zero.
+        `difference` with its 95 % interval, and `certain`, whether that is above zero and an exact
+        sign test of the binaries that one alone finds agrees (few binaries fool a bootstrap).
     """
     y, binary = np.asarray(y), np.asarray(y) == 1
     beaten = []
@@ -200,31 +201,33 @@ def where_beaten(
         for name, score in others.items():
             both = [np.asarray(p, dtype=float) for p in (network, score)]
             cuts = [metrics.threshold_at_fpr(p[~binary], rate) for p in both]
-            recalls = recalls_at(rate, None if own else cuts)
+            found = found_at(rate, None if own else cuts)
             columns = [y[rows], *(p[rows] for p in both)]
-            ours, theirs = recalls(*columns)
-            if theirs <= ours:
+            ours, theirs = found(*columns)
+            if theirs.mean() <= ours.mean():
                 continue
             gap = metrics.bootstrap(
-                lambda *c, of=recalls: of(*c)[1] - of(*c)[0],
+                lambda *c, of=found: metrics.share(of(*c)[1]) - metrics.share(of(*c)[0]),
                 columns, np.asarray(pair)[rows], num=num, seed=seed,
             )  # fmt: skip
+            sign_test = binomtest(int((theirs & ~ours).sum()), int((theirs ^ ours).sum()))
+            certain = gap["low"] > 0 and sign_test.pvalue < 0.05
             beaten.append(
-                {"bin": metrics.bin_label(low, high), "method": name}
-                | {"binaries": int((rows & binary).sum()), "network": ours, "other": theirs}
-                | {"difference": gap, "certain": gap["low"] > 0}
+                {"bin": metrics.bin_label(low, high), "method": name, "binaries": ours.size}
+                | {"network": float(ours.mean()), "other": float(theirs.mean())}
+                | {"difference": gap, "certain": certain}
             )
     return beaten
 
 
-def recalls_at(rate: float, cuts: list[float] | None) -> Callable[..., list[float]]:
-    """Function of class and scores, each (m,), that gives the recall of each score.
+def found_at(rate: float, cuts: list[float] | None) -> Callable[..., list[NDArray]]:
+    """Function of class and scores, each (m,), that says which binaries each score finds.
 
     At `cuts`, or at thresholds that `rate` of the single lenses of the same sample pass.
     """
 
-    def recalls(y: NDArray, *scores: NDArray) -> list[float]:
+    def found(y: NDArray, *scores: NDArray) -> list[NDArray]:
         at = cuts or [metrics.threshold_at_fpr(p[y == 0], rate) for p in scores]
-        return [metrics.share(p[y == 1] > cut) for p, cut in zip(scores, at, strict=True)]
+        return [p[y == 1] > cut for p, cut in zip(scores, at, strict=True)]
 
-    return recalls
+    return found

@@ -102,3 +102,11 @@ def test_bins_are_named_in_which_the_network_finds_less():
 def test_a_method_does_not_beat_itself():
     y, dchi2, pair, good, _ = planted()
     assert classical.where_beaten(good, {"twin": good}, y, dchi2, pair, num=20) == []
+
+
+def test_three_binaries_are_too_few_to_be_certain():
+    y, pair = np.tile([0, 1], 3), np.repeat(np.arange(3), 2)
+    dchi2 = np.full(6, 100.0)
+    good, bad = y * 10.0, np.array([1.0, 0.0] * 3)
+    (row,) = classical.where_beaten(bad, {"good": good}, y, dchi2, pair, num=50)
+    assert row["difference"]["low"] == 1 and not row["certain"]
