@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from lensml.checkpoint import load_network
 from lensml.model import PATCH, Network
 from lensml.paths import WEIGHTS, InputError, atomic_path
-from lensml.refit import NUM_RESIDUALS
 from lensml.snapshot import fingerprint
 from lensml.step import Step
+from lensml.unexplained import NUM_RESIDUALS
 
 __all__ = ["ExportedStep", "export_step", "exported_step"]
 

@@ -24,10 +24,10 @@ from lensml.features import compact, encode
 from lensml.metrics import roc_auc
 from lensml.model import Network, NetworkConfig
 from lensml.paths import WEIGHTS, InputError, atomic_path
-from lensml.refit import Refits
 from lensml.resident import Resident
 from lensml.seeds import derived_seed
 from lensml.survey import Survey, draw_torch, observe
+from lensml.unexplained import Refits
 
 __all__ = ["HISTORY", "LAST", "Run", "TrainingConfig", "bf16_supported", "find_device"]
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from lensml.dataset import LightCurves
 from lensml.features import NUM_FEATURES, Observed, encode, observed_epochs
-from lensml.refit import (
+from lensml.unexplained import (
     NUM_IMAGE_CHANNELS,
     NUM_RESIDUALS,
     NUM_SCALARS,

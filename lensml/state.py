@@ -15,17 +15,7 @@ from torch import Tensor
 
 from lensml.features import WIDTHS
 from lensml.model import PATCH, CausalBlock, Network
-from lensml.refit import (
-    KEEP,
-    SPARED,
-    Fits,
-    next_refit,
-    no_fit,
-    one_thread,
-    refit,
-    residuals,
-    schedule,
-)
+from lensml.refit import KEEP, Fits, next_refit, no_fit, schedule
 from lensml.step import (
     BINS,
     LAGS,
@@ -38,6 +28,7 @@ from lensml.step import (
     library,
     moved_sums,
 )
+from lensml.unexplained import one_thread, refit, residuals
 
 __all__ = ["States"]
 
@@ -126,12 +117,13 @@ class States:
         self.opinion = config.opinion
         if self.opinion:
             self.shapes |= {
-                **dict(zip(KEPT, (((KEEP, 1), kind) for kind in (doubles, floats, floats)))),
+                "kept_times": ((KEEP, 1), doubles),
+                "kept_bright": ((KEEP, 1), floats),
+                "kept_sigma": ((KEEP, 1), floats),
                 "fits": ((1, NUM_FITS), doubles),
                 "said": ((1, config.channels), floats),
             }
-        due = schedule(2 * SPARED)
-        self._is_due = np.isin(np.arange(2 * SPARED), due)
+        self._is_due = np.zeros(0, bool)
         self.slabs = {name: self._zeros(0, name) for name in self.shapes}
         cycle = PATCH << (self.num_levels - 1)
         self._depths = np.array([depth_of(n or cycle, self.num_levels) for n in range(cycle)])
@@ -263,9 +255,10 @@ class States:
         places = slots * KEEP + (count - 1) % KEEP
         for name, values in zip(KEPT, (epochs[0], epochs[2], epochs[3]), strict=True):
             self._put(name, places, self._values(name, values))
-        due = self._is_due[np.minimum(count, len(self._is_due) - 1)]
-        late = count >= len(self._is_due)
-        due = np.where(late, (count - SPARED) % (next_refit(SPARED) - SPARED) == 0, due)
+        if len(count) and count.max() >= len(self._is_due):
+            most = 2 * int(count.max())
+            self._is_due = np.isin(np.arange(most), schedule(most))
+        due = self._is_due[count]
         for n in np.unique(count[due]).tolist():
             self._refit(slots[due & (count == n)], n)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lensml.features import HISTORY, WIDTHS
 from lensml.model import PATCH, CausalBlock, Network
-from lensml.refit import NUM_RESIDUALS
+from lensml.unexplained import NUM_RESIDUALS
 
 __all__ = [
     "Array",

@@ -13,10 +13,11 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(p.stem for p in (ROOT / "lensml").glob("*.py") if p.stem != "__init__")
 READING_ORDER = """
     paths seeds critical sampling magnification caustics priors pspl survey dataset simulate
-    features refit model checkpoint resident metrics loop train limits baselines anomaly classical
-    early calibration plots alert_plots pictures prefixes alerts evaluate step state snapshot
-    export stream feed events rescale protocol verdicts explorer results benchmark assess compare
-    classical_plots null impostors speed presets preflight chapters publish __main__
+    features refit unexplained model checkpoint resident metrics loop train limits baselines
+    anomaly classical early calibration plots alert_plots pictures prefixes alerts evaluate
+    step state snapshot export stream feed events rescale protocol verdicts explorer results
+    benchmark assess compare classical_plots null impostors speed presets preflight chapters
+    publish __main__
 """.split()
 
 

@@ -1,0 +1,273 @@
+"""What refits of a single lens leave unexplained, as the network sees it.
+
+Until the next refit the last one predicts what is to come, with an error of its own; at each refit
+all that it leaves of the past is binned by phase, (t - t0) / tE, into a picture of fixed size.
+Nothing here looks ahead.
+
+Axes: B curves, L observed epochs, J refits, M = 2 models, n epochs of a prefix, K bins of phase.
+"""
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise, repeat
+from math import asinh, log
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lensml.features import Observed
+from lensml.pspl import MAG
+from lensml.refit import KEEP, PRIOR_CENTRE, Fits, fit_again, is_searched, no_fit, schedule
+
+__all__ = [
+    "NUM_IMAGE_CHANNELS",
+    "NUM_RESIDUALS",
+    "NUM_SCALARS",
+    "PHASE_BINS",
+    "Refits",
+    "one_thread",
+    "refit",
+    "refit_curves",
+    "residuals",
+]
+
+SPARED = 256  # epochs within which training leaves no refit out
+PHASE_BINS = 96
+WINDOWS = (4, 16)  # epochs summed before their square is: short anomalies inside a bin
+NUM_IMAGE_CHANNELS = 2 * (3 + len(WINDOWS))
+NUM_SCALARS = 2 * 8 + 3
+NUM_RESIDUALS = 2 * 5
+NEAR_PHASE, FAR_PHASE = 0.03, 8.0  # phase is binned evenly in asinh(phase / NEAR_PHASE)
+
+
+class Refits(NamedTuple):
+    """What refits say of B curves."""
+
+    residuals: Tensor  # (B, L, NUM_RESIDUALS) float32, each epoch against the fit in force
+    images: Tensor  # (B, J, NUM_IMAGE_CHANNELS, K) float32
+    scalars: Tensor  # (B, J, NUM_SCALARS) float32
+    in_force: Tensor  # (B, L) int64, 1 + the last refit by then; 0 = none yet
+
+    def rows(self, part: slice) -> "Refits":
+        """Some of the curves."""
+        return Refits(*(x[part] for x in self))
+
+
+def _curve(theta: Tensor, times: Tensor) -> tuple[Tensor, ...]:
+    """Brightening [mag], phase, and d(brightening)/d(theta) (4, B, n) of fits (B, 4)."""
+    t0, ln_u0, ln_tE, f_s = theta[:, :, None].unbind(1)
+    rate, u0_squared = (-ln_tE).exp(), (2 * ln_u0).exp()
+    tau = (times - t0) * rate
+    x = tau * tau + u0_squared
+    y = x * (x + 4)
+    root_y = y.sqrt()
+    excess = 4 / (root_y * (root_y + x + 2))
+    flux = 1 + f_s * excess
+    slope = -4 * MAG * f_s / (y * root_y * flux)  # of the brightening in x
+    gradient = (-2 * rate * tau * slope, 2 * u0_squared * slope, -2 * tau * tau * slope)
+    return MAG * flux.log(), tau, torch.stack([*gradient, MAG * excess / flux])
+
+
+def residuals(fits: Fits, times: Tensor, bright: Tensor, root: Tensor) -> tuple[Tensor, Fits]:
+    """How epochs agree with the fits in force, which were made before them.
+
+    Args:
+        fits: Fits in force of B curves.
+        times, bright, root: Epochs [day], brightening [mag] and 1 / sigma, (B, n) float64.
+
+    Returns:
+        Features (B, n, NUM_RESIDUALS) float64: for each model the residual and the innovation in
+        their errors, the error of the prediction, and sums of innovations and of their squares
+        since the fit; and the fits with those sums brought up to date.
+    """
+    columns, sums = [], []
+    number = fits.count[:, None] + torch.arange(1, times.shape[1] + 1, device=times.device)
+    for model in range(2):
+        curve, _, gradient = _curve(fits.theta[:, model], times)
+        covariance = fits.covariance[:, model].view(-1, 4, 4)
+        spread = (covariance.permute(1, 2, 0)[..., None] * gradient[None]).sum(1)
+        unsure = ((spread * gradient).sum(0).clamp_min(0)).sqrt() * root
+        off = (bright - curve) * root
+        innovation = (off / (1 + unsure * unsure).sqrt()).clamp(-50, 50)
+        both = torch.stack([innovation, innovation * innovation], dim=2)
+        total = fits.since[:, model, None] + torch.cumsum(both, dim=1)
+        sums.append(total[:, -1])
+        columns += [
+            torch.asinh(off) / 2,
+            torch.asinh(innovation) / 2,
+            torch.log10(unsure.clamp(1e-2, 1e2)) / 2,
+            torch.asinh(total[..., 0] / number.sqrt()) / 2,
+            torch.asinh((total[..., 1] - number) / (2 * number).sqrt()) / 2,
+        ]
+    since = torch.stack(sums, dim=1)
+    return torch.stack(columns, dim=2), fits._replace(since=since, count=number[:, -1])
+
+
+def _edges(tau: Tensor) -> Tensor:
+    """Inner edges of the bins of phase, (K - 1,), of the kind of `tau`."""
+    far = asinh(FAR_PHASE / NEAR_PHASE)
+    even = torch.linspace(-far, far, PHASE_BINS + 1, dtype=tau.dtype, device=tau.device)
+    return NEAR_PHASE * torch.sinh(even[1:-1])
+
+
+def _picture(tau: Tensor, off: Tensor) -> Tensor:
+    """What a fit leaves of n epochs at phases `tau`, `off` in their errors, (B, 5, K)."""
+    rows, n = off.shape
+    off = off.clamp(-50, 50)
+    powers = [off, off * off - 1]
+    total = torch.cumsum(torch.nn.functional.pad(off, (1, 0)), dim=1)
+    for width in WINDOWS:
+        summed = torch.zeros_like(off)
+        if n >= width:
+            moving = total[:, width:] - total[:, :-width]
+            first = width // 2  # a window counts where its middle lies
+            summed[:, first : first + moving.shape[1]] = moving * moving / width - 1
+        powers.append(summed)
+    running = torch.cumsum(torch.nn.functional.pad(torch.stack(powers, dim=1), (1, 0)), dim=2)
+    edges = _edges(tau).expand(rows, -1)
+    inner = torch.searchsorted(tau.contiguous(), edges.contiguous())
+    place = torch.nn.functional.pad(inner, (1, 0))
+    place = torch.nn.functional.pad(place, (0, 1), value=n)
+    sums = torch.diff(running.gather(2, place[:, None].expand(-1, running.shape[1], -1)), dim=2)
+    count = torch.diff(place, dim=1).to(off.dtype)
+    norm = off.new_tensor([1.0, 2.0, *(2.0 * w for w in WINDOWS)])
+    scaled = sums / (count.clamp_min(1)[:, None] * norm[:, None]).sqrt()
+    return torch.cat([torch.asinh(scaled), torch.log1p(count)[:, None] / 4], dim=1)
+
+
+def refit(
+    fits: Fits, count: int, times: Tensor, bright: Tensor, root: Tensor
+) -> tuple[Fits, Tensor, Tensor]:
+    """Refit B curves of `count` epochs each.
+
+    Args:
+        fits: Fits in force.
+        count: Epochs seen so far, of the schedule.
+        times, bright, root: The last min(count, KEEP) of them [day], [mag], 1 / [mag].
+
+    Returns:
+        The new fits, images (B, NUM_IMAGE_CHANNELS, K) and scalars (B, NUM_SCALARS) float32.
+    """
+    last, n = times[:, -1], times.shape[1]
+    theta, covariance = fit_again(fits.theta, times, -bright, root, last, is_searched(count))
+    images, scalars = [], []
+    for model in range(2):
+        curve, tau, _ = _curve(theta[:, model], times)
+        off = (bright - curve) * root
+        images.append(_picture(tau, off))
+        t0, ln_u0, ln_tE, f_s = theta[:, model].unbind(1)
+        error = covariance[:, model, ::5].clamp_min(1e-12).sqrt()
+        chi2 = (off.clamp(-50, 50) ** 2).sum(1)
+        scalars += [
+            ln_u0 / 3,
+            (ln_tE - PRIOR_CENTRE[2]) / 2,
+            f_s,
+            torch.asinh(tau[:, -1]),
+            torch.log10(error[:, 1].clamp(1e-4, 1e2)) / 2,
+            torch.log10((error[:, 0] * (-ln_tE).exp()).clamp(1e-4, 1e2)) / 2,
+            torch.asinh((chi2 - n) / (2 * n) ** 0.5) / 2,
+            torch.asinh(curve.amax(1) * root.mean(1)) / 3,
+        ]
+        if model == 0:
+            scalars.append(torch.asinh(chi2) / 3)
+        else:
+            scalars[8] = torch.asinh((scalars[8].mul(3).sinh() - chi2) / 4) / 3
+    scalars += [torch.log10(1 / root.mean(1) / 0.03), torch.full_like(last, log(count) / 5)]
+    zeros = theta.new_zeros
+    new = Fits(theta, covariance, zeros(len(theta), 2, 2), zeros(len(theta)))
+    return new, torch.cat(images, dim=1).float(), torch.stack(scalars, dim=1).float()
+
+
+@contextmanager
+def one_thread() -> Iterator[int]:
+    """Keep torch to one thread, and say how many it had: operations this small gain nothing.
+
+    On a busy machine two threads that waited for each other took a hundred times as long.
+    """
+    before = torch.get_num_threads()
+    if before == 1:
+        yield before
+        return
+    torch.set_num_threads(1)
+    try:
+        yield before
+    finally:
+        torch.set_num_threads(before)
+
+
+def refit_curves(observed: Observed, quick: int | None = None) -> Refits:
+    """All refits of B curves without gaps, and every epoch against the fit in force.
+
+    Entries of a curve beyond its last epoch mean nothing and are finite. On a CPU each thread takes
+    a share of the rows, for no row depends on another.
+
+    Args:
+        observed: The curves.
+        quick: For training, where it does not matter: a seed by which half of the refits after the
+            SPARED first epochs are left out; the others are made in float32.
+    """
+    counts = schedule(observed.valid.shape[1])
+    if quick is not None:
+        chooser = random.Random(quick)
+        counts = [n for n in counts if n <= SPARED or chooser.random() < 0.5]
+        times = observed.times - observed.times[:, :1]
+        observed = observed._replace(times=times.float())
+    if observed.valid.is_cuda:
+        return _refit_curves(observed, counts)
+    with one_thread() as threads:
+        share = -(-len(observed.valid) // threads)
+        if threads == 1 or share < 8:
+            return _refit_curves(observed, counts)
+        shares = [
+            Observed(*(x[first : first + share] for x in observed))
+            for first in range(0, len(observed.valid), share)
+        ]
+        with ThreadPoolExecutor(threads) as pool:
+            parts = list(pool.map(_refit_curves, shares, repeat(counts)))
+    return Refits(*(torch.cat(parts) for parts in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def _refit_curves(observed: Observed, counts: list[int]) -> Refits:
+    rows, length = observed.valid.shape
+    device = observed.valid.device
+    times = observed.times
+    bright = observed.brightening.to(times.dtype)
+    root = 1 / observed.sigma.to(times.dtype).clamp_min(1e-3)
+    lengths = observed.valid.sum(1)
+    out = bright.new_zeros(rows, length, NUM_RESIDUALS, dtype=torch.float32)
+    images = out.new_zeros(rows, len(counts), NUM_IMAGE_CHANNELS, PHASE_BINS)
+    scalars = out.new_zeros(rows, len(counts), NUM_SCALARS)
+    in_force = torch.zeros(length, dtype=torch.int64, device=device)
+    fits = None
+    for j, (count, following) in enumerate(pairwise([*counts, length + 1])):
+        alive = (lengths >= count).nonzero()[:, 0]
+        if not len(alive):
+            break
+        past = slice(max(0, count - KEEP), count)
+        epochs = [x[alive, past] for x in (times, bright, root)]
+        before = no_fit(len(alive), epochs[0][:, -1]) if fits is None else fits.at(alive)
+        new, image, scalar = refit(before, count, *epochs)
+        images[alive, j], scalars[alive, j] = image, scalar
+        ahead = slice(count - 1, following - 1)
+        columns, _ = residuals(new, *(x[alive, ahead] for x in (times, bright, root)))
+        out[alive, ahead] = columns.float()
+        in_force[ahead] = j + 1
+        fits = _Scattered(rows, alive, new)
+    out = out.nan_to_num_(0.0, 0.0, 0.0) * observed.valid[..., None]
+    return Refits(out, images.nan_to_num_(), scalars.nan_to_num_(), in_force.expand(rows, -1))
+
+
+class _Scattered:
+    """Fits of some curves, found by their place among all."""
+
+    def __init__(self, rows: int, alive: Tensor, fits: Fits) -> None:
+        self.place = torch.full((rows,), -1, device=alive.device)
+        self.place[alive] = torch.arange(len(alive), device=alive.device)
+        self.fits = fits
+
+    def at(self, rows: Tensor) -> Fits:
+        return Fits(*(x[self.place[rows]] for x in self.fits))
