@@ -64,6 +64,11 @@ class LightCurves:
         """One parameter of every row, shape (n,)."""
         return self.params[:, PARAM_NAMES.index(name)]
 
+    @property
+    def blended(self) -> bool:
+        """Whether the survey leaves open how much of the flux is lensed; the same for all rows."""
+        return self.meta.get("blending") is not None or bool((self.param("f_s") < 1).any())
+
     def times(self) -> NDArray:
         """Epochs of every row, (n, T), a view [day]."""
         return np.broadcast_to(self.time, self.X.shape)

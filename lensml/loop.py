@@ -54,6 +54,7 @@ class TrainingConfig:
     validation_fraction: float = 0.1
     seed: int = 0
     surveys: tuple[tuple[float, Survey], ...] = ()  # (weight, survey); () = the set's own
+    unsure: float = 0.25  # share of unblended pairs of which it is not told that they are
     curriculum: float = 0.4  # share of the run in which errors rise and hard pairs are let in
     easy_share: float = 0.2  # pairs the curriculum starts with, those furthest from their twins
     sigma_start: float = 0.02  # ceiling at the start [mag]
@@ -188,8 +189,23 @@ class Run:
         length = self.padded_length(seen, survey)
         observed = compact(delta, sigma, seen, self.data.time, length)
         features = self.attempt(lambda encoder: encoder(observed), encode)
-        refits = self.network.refits(observed, seed % 2**32 if self.network.training else None)
+        quick = seed % 2**32 if self.network.training else None
+        refits = self.network.refits(observed, quick, self.blended(rows, seed, survey))
         return features, self.data.labels[rows], observed.valid, refits
+
+    def blended(self, rows: Tensor, seed: int, survey: Survey | None) -> Tensor:
+        """Of which rows the network is not told that all flux is lensed, (B,).
+
+        Nobody is told of surveys whose baseline is not known to the end.
+        """
+        if survey is not None and survey.baseline_error > 0:
+            return torch.ones_like(rows, dtype=torch.bool)
+        open_ended = self.data.blended[rows]
+        if self.network.training:
+            generator = torch.Generator(self.device).manual_seed(seed // 2)
+            draw = torch.rand(len(rows) // 2, generator=generator, device=self.device)
+            open_ended = open_ended | (draw < self.config.unsure).repeat_interleave(2)
+        return open_ended
 
     def padded_length(self, seen: Tensor, survey: Survey | None) -> int:
         """Epochs to which a batch is padded: few different shapes, and no waiting for a GPU."""

@@ -252,9 +252,14 @@ class Network(nn.Module):
         """Trainable parameters."""
         return sum(p.numel() for p in self.parameters())
 
-    def refits(self, observed: Observed, quick: int | None = None) -> Refits | None:
-        """What the network needs beside `features.encode`; None if it was made without."""
-        return refit_curves(observed, quick) if self.config.opinion else None
+    def refits(
+        self, observed: Observed, quick: int | None = None, blended: Tensor | bool = True
+    ) -> Refits | None:
+        """What the network needs beside `features.encode`; None if it was made without.
+
+        `quick` and `blended` as in `unexplained.refit_curves`.
+        """
+        return refit_curves(observed, quick, blended) if self.config.opinion else None
 
     def opinions(self, images: Tensor, scalars: Tensor) -> Tensor:
         """What each of R refits adds in the head, (R, C): images (R, ., K), scalars (R, S)."""
@@ -337,7 +342,7 @@ def probabilities(
         observed = observed_epochs(
             curves.X[rows], sigmas[rows], times[rows], curves.m_base[rows], device
         )
-        logits = network(encode(observed), network.refits(observed))
+        logits = network(encode(observed), network.refits(observed, blended=curves.blended))
         p = torch.sigmoid(logits).cpu().numpy()
         row, column = np.nonzero(observed.valid.cpu().numpy())
         result[first + row, observed.index.cpu().numpy()[row, column]] = p[row, column]

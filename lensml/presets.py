@@ -200,13 +200,14 @@ def _specialised(preset: str, size: str, seed: int) -> tuple[Simulation, Trainin
         preset=preset, num_pairs=TRAINING_PAIRS[size], seed=TRAINING_SEED + seed
     )
     if size == "full":
-        return simulation, TrainingConfig(epochs=50, batch_size=1024, seed=seed)
+        return simulation, TrainingConfig(epochs=50, batch_size=1024, unsure=0.0, seed=seed)
     tuned = TrainingConfig(
         epochs=2 if size == "desk" else 1,
         batch_size=128 if size == "desk" else 32,
         learning_rate=3e-4 if size == "desk" else 1e-5,
         validation_fraction=0.05,
         curriculum=0.0,
+        unsure=0.0,
         seed=seed,
         start_from="shipped",
     )

@@ -18,13 +18,15 @@ __all__ = ["KEEP", "PRIOR_CENTRE", "Fits", "fit_again", "next_refit", "no_fit", 
 KEEP = 2048  # epochs of the past that a refit reaches
 BIN = 8  # epochs averaged where only the valley of a fit is sought
 FREE = (3, 4)  # parameters of the two models: without and with a free f_s
-ITERATIONS, SEARCH_ITERATIONS = (3, 2), 4
+ITERATIONS, SEARCH_ITERATIONS = (3, 3), 4
 # Weak priors keep fits to the rise of an event from running away: centre and width of t0 (from the
-# last epoch) [day], ln u0, ln tE, f_s.
-PRIOR_CENTRE = (0.0, log(0.5), log(22.4), 1.0)
-PRIOR_WIDTH = (100.0, 2.0, 0.9, 0.5)
-LOW = (-torch.inf, log(1e-5), log(0.1), 0.02)
-HIGH = (torch.inf, log(5.0), log(2000.0), 1.0)
+# last epoch) [day], ln u0, ln tE, ln f_s. The valley in which u0 and f_s fall while tE rises is
+# straight in these logarithms; with f_s itself, two steps a refit do not follow it.
+PRIOR_CENTRE = (0.0, log(0.5), log(22.4), 0.0)
+PRIOR_WIDTH = (100.0, 2.0, 0.9, 1.0)
+LOW = (-torch.inf, log(1e-5), log(0.1), log(0.01))
+HIGH = (torch.inf, log(5.0), log(2000.0), 0.0)
+VALLEY = (-0.4, 0.3)  # changes of ln f_s that are tried before a descent
 # Where other valleys are sought: tE [day], and 0 = the brightest epochs, 1 = the second brightest,
 # 2 = a rise that has just begun.
 TRIED = ((3.0, 0), (8.0, 0), (20.0, 0), (50.0, 0), (8.0, 1), (25.0, 1), (15.0, 2), (40.0, 2))
@@ -33,7 +35,7 @@ TRIED = ((3.0, 0), (8.0, 0), (20.0, 0), (50.0, 0), (8.0, 1), (25.0, 1), (15.0, 2
 class Fits(NamedTuple):
     """Fits in force, and how well the epochs since then agree with them."""
 
-    theta: Tensor  # (B, M, 4) float64: t0 [day], ln u0, ln tE, f_s
+    theta: Tensor  # (B, M, 4) float64: t0 [day], ln u0, ln tE, ln f_s
     covariance: Tensor  # (B, M, 16) float64, of theta
     since: Tensor  # (B, M, 2) float64: sums of innovations and of their squares
     count: Tensor  # (B,) float64, epochs since
@@ -53,11 +55,6 @@ def schedule(length: int) -> list[int]:
         counts.append(count)
         count = next_refit(count)
     return counts
-
-
-def is_searched(count: int) -> bool:
-    """Whether a refit also looks for another valley than the one it is in."""
-    return count <= 128 or count % 3 == 1
 
 
 def no_fit(num: int, last: Tensor) -> Fits:
@@ -93,7 +90,15 @@ class _Problem(NamedTuple):
 
     def at(self, theta: Tensor) -> Tensor:
         """Cost, gradient and Gauss-Newton matrix at `theta` (B, 4), priors included."""
-        state = linearise(theta, self.times, self.data, self.root, self.free == 4)
+        f_s = theta[:, 3:].exp()
+        state = linearise(
+            torch.cat([theta[:, :3], f_s], dim=1), self.times, self.data, self.root, self.free == 4
+        )
+        if self.free == 4:  # from derivatives in f_s to those in its logarithm
+            state = state.clone()
+            state[:, 4:5] *= f_s
+            state[:, 5:].view(-1, 4, 4)[:, 3] *= f_s
+            state[:, 5:].view(-1, 4, 4)[:, :, 3] *= f_s
         return _with_prior(state, theta, self.last, self.free)
 
     def repeated(self, num: int) -> "_Problem":
@@ -149,7 +154,7 @@ def _search(times: Tensor, data: Tensor, root: Tensor, last: Tensor) -> Tensor:
                 peaks[:, k] + (0.5 * tE if k == 2 else 0.0),
                 ln_u[:, k].clamp(log(1e-4), log(1.5)) - (0.5 if k == 2 else 0.0),
                 torch.full_like(last, log(tE)),
-                torch.ones_like(last),
+                torch.zeros_like(last),
             ],
             dim=1,
         )
@@ -170,24 +175,75 @@ def _search(times: Tensor, data: Tensor, root: Tensor, last: Tensor) -> Tensor:
     return torch.where((better < worse)[:, None], second, first)
 
 
+def _u_squared(excess: Tensor) -> Tensor:
+    """u^2 at which a point lens has magnification 1 + `excess`."""
+    root = torch.sqrt(excess * (excess + 2))
+    return 2 / ((1 + excess + root) * root)
+
+
+def _along_the_valley(theta: Tensor, shift: float) -> Tensor:
+    """Fits (B, 4) with ln f_s moved by `shift`, peak flux and width at half of it as they were."""
+    t0, ln_u0, ln_tE, ln_f_s = theta.unbind(1)
+    moved = (ln_f_s + shift).clamp(LOW[3], HIGH[3])
+    x = (2 * ln_u0).exp()
+    root = torch.sqrt(x * (x + 4))
+    peak = 4 / (root * (root + x + 2))
+    new_peak = peak * (ln_f_s - moved).exp()
+    new = _u_squared(new_peak)
+    width = (_u_squared(peak / 2) - x) / (_u_squared(new_peak / 2) - new)
+    return torch.stack([t0, 0.5 * new.log(), ln_tE + 0.5 * width.log(), moved], dim=1)
+
+
 def fit_again(
-    before: Tensor, times: Tensor, data: Tensor, root: Tensor, last: Tensor, search: bool
+    before: Tensor, times: Tensor, data: Tensor, root: Tensor, last: Tensor, blended: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Both models begun where they ended before (B, M, 4): ends and covariances (B, M, 16)."""
-    thetas, covariances = [], []
-    for model, free in enumerate(FREE):
-        problem = _Problem(times, data, root, last, free)
-        theta = before[:, model]
-        state = problem.at(theta)
-        if search:  # with f_s free, the other model's end is the other start
-            other = thetas[0] if thetas else _search(times, data, root, last)
-            there = problem.at(other)
-            better = (there[:, 0] < state[:, 0])[:, None]
-            theta, state = torch.where(better, other, theta), torch.where(better, there, state)
-        theta, state = problem.descend(theta, state, ITERATIONS[model])
-        hessian = state[:, 1 + free :].view(-1, free, free)
-        covariance = theta.new_zeros(len(theta), 4, 4)
-        covariance[:, :free, :free] = torch.linalg.inv_ex(hessian)[0].nan_to_num_()
-        thetas.append(theta)
-        covariances.append(covariance.flatten(1))
-    return torch.stack(thetas, dim=1), torch.stack(covariances, dim=1)
+    """Both models, begun where they ended before or in a better valley.
+
+    Args:
+        before: Where they ended, (B, M, 4).
+        times, data, root: Epochs [day], magnitude minus baseline [mag] and 1 / sigma, (B, n).
+        last: The latest epoch, (B,) [day].
+        blended: Whether f_s may be less than 1, (B,); where not, the models are one.
+
+    Returns:
+        Ends (B, M, 4) and covariances (B, M, 16) of t0, ln u0, ln tE, ln f_s.
+    """
+    theta, covariance = _fit(before[:, 0], times, data, root, last, None)
+    thetas, covariances = (torch.stack([x, x], dim=1) for x in (theta, covariance))
+    rows = blended.nonzero()[:, 0]
+    if len(rows):
+        epochs = (x[rows] for x in (times, data, root, last))
+        free = _fit(before[rows, 1], *epochs, theta[rows])
+        thetas[rows, 1], covariances[rows, 1] = free
+    return thetas, covariances
+
+
+def _fit(
+    theta: Tensor,
+    times: Tensor,
+    data: Tensor,
+    root: Tensor,
+    last: Tensor,
+    unblended: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """One model from `theta` (B, 4): its end and covariance (B, 16).
+
+    With f_s free, the end of the fit without, `unblended`, is a start as well; without, a search.
+    """
+    model = int(unblended is not None)
+    free = FREE[model]
+    problem = _Problem(times, data, root, last, free)
+    state = problem.at(theta)
+    if unblended is None:
+        others = [_search(times, data, root, last)]
+    else:
+        others = [unblended, *(_along_the_valley(theta, shift) for shift in VALLEY)]
+    for other in others:
+        there = problem.at(other)
+        better = (there[:, 0] < state[:, 0])[:, None]
+        theta, state = torch.where(better, other, theta), torch.where(better, there, state)
+    theta, state = problem.descend(theta, state, ITERATIONS[model])
+    covariance = theta.new_zeros(len(theta), 4, 4)
+    inverse = torch.linalg.inv_ex(state[:, 1 + free :].view(-1, free, free))[0]
+    covariance[:, :free, :free] = inverse.nan_to_num_()
+    return theta, covariance.flatten(1)

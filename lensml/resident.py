@@ -25,6 +25,7 @@ class Resident:
     validation_pairs: np.ndarray
     trained_on: list[dict]  # {"preset", "seed", "first", "stop"}
     validated_on: list[dict]
+    blended: Tensor  # (2 P,) bool: whether the row's survey leaves f_s open
     clean: Tensor | None = None  # (2 P, T) float32, noise-free magnitude minus baseline
     observed: tuple[Tensor, Tensor] | None = None  # delta_mag (NaN = gap) and sigma, (2 P, T)
 
@@ -99,6 +100,7 @@ def load_resident(paths: list[Path], validation_fraction: float, device: torch.d
         raise InputError(f"{paths}: all sets need the same epochs, but hold {sizes}")
     values = torch.empty(total, num_epochs, dtype=torch.float32, device=device)
     labels = torch.empty(total, dtype=torch.float32, device=device)
+    blended = torch.zeros(total, dtype=torch.bool, device=device)
     sigmas, time, survey = None, None, None
     train, validation, trained_on, validated_on = [], [], [], []
     row = 0
@@ -119,6 +121,7 @@ def load_resident(paths: list[Path], validation_fraction: float, device: torch.d
             values[place] = _values(shard).to(device)
             if sigmas is not None:
                 sigmas[place] = torch.from_numpy(np.array(shard.sigmas())).to(device)
+            blended[place] = shard.blended
             told = shard.y.astype(np.float32)
             impostors = not shard.y.any()
             if impostors:
@@ -143,6 +146,7 @@ def load_resident(paths: list[Path], validation_fraction: float, device: torch.d
         validation_pairs=np.concatenate(validation),
         trained_on=trained_on,
         validated_on=validated_on,
+        blended=blended,
         clean=values if sigmas is None else None,
         observed=None if sigmas is None else (values, sigmas),
     )

@@ -80,6 +80,7 @@ class States:
         on_cpu: Whether slabs are numpy's, which calls for less per event; None = on a CPU. As
             torch's they can lie on any device.
         step: What advances tensors, called like `Step`; None = `Step`.
+        blended: Whether f_s may be less than 1.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class States:
         device: str | torch.device | None = None,
         on_cpu: bool | None = None,
         step: Callable | None = None,
+        blended: bool = True,
     ) -> None:
         self.device = torch.device(device or next(network.parameters()).device)
         self.step = step or Step(network.to(self.device).eval())
@@ -114,7 +116,7 @@ class States:
             "bright": ((ROW, 1), floats),
             "sums": ((1, int(np.prod(SUMS))), doubles),
         }
-        self.opinion = config.opinion
+        self.opinion, self.blended = config.opinion, blended
         if self.opinion:
             self.shapes |= {
                 "kept_times": ((KEEP, 1), doubles),
@@ -271,7 +273,14 @@ class States:
             fits = no_fit(len(slots), times[:, -1])
         else:
             fits = _unpacked(torch.as_tensor(self._take("fits", slots)))
-        fits, images, scalars = refit(fits, count, times, bright, 1 / sigma)
+        fits, images, scalars = refit(
+            fits,
+            count,
+            times,
+            bright,
+            1 / sigma,
+            torch.full_like(times[:, 0], self.blended, dtype=torch.bool),
+        )
         network = self.step.network
         said = network.opinions(images.nan_to_num_(), scalars.nan_to_num_())
         self._put("fits", slots, self._own(_packed(fits)))

@@ -70,6 +70,7 @@ def classify_curve(
     mag_err: NDArray,
     m_base: float | None = None,
     network: Network | None = None,
+    blended: bool = True,
 ) -> NDArray[np.float64]:
     """P(binary) at every epoch of one curve, from epochs up to it alone.
 
@@ -80,6 +81,7 @@ def classify_curve(
         m_base: Baseline magnitude if it is known; else it is estimated from the past only, and
             P = 0.5 until BASELINE_MIN epochs are there.
         network: The classifier; None = the shipped one.
+        blended: Whether other stars may share the measured flux; False = it is known that none do.
 
     Returns:
         P(binary), shape (n,).
@@ -99,7 +101,7 @@ def classify_curve(
     base = baseline_from_the_past(mag) if m_base is None else np.full(len(mag), float(m_base))
     # The difference is taken in float64; only then does float32 suffice.
     observed = observed_epochs((mag - base)[None], mag_err[None], time[None], np.zeros(1))
-    logits = network(encode(observed), network.refits(observed))
+    logits = network(encode(observed), network.refits(observed, blended=blended))
     p = torch.sigmoid(logits)[0].double().numpy()
     if m_base is None:
         p[: BASELINE_MIN - 1] = 0.5
@@ -126,6 +128,7 @@ class Stream:
         network: The classifier; None = the shipped one.
         device: Where events are kept and advanced; None = where the network is.
         step: Another way to advance them, such as `export.exported_step`.
+        blended: Whether other stars may share the measured flux of its events.
 
     Attributes:
         events: Name of each event to its slot.
@@ -137,9 +140,10 @@ class Stream:
         network: Network | None = None,
         device: str | torch.device | None = None,
         step: Callable | None = None,
+        blended: bool = True,
     ) -> None:
         self.network = (network or load_network()[0]).eval()
-        self.states = States(self.network, device, step=step)
+        self.states = States(self.network, device, step=step, blended=blended)
         self.events: dict[str, int] = {}
         self.lines = 0
         self._learners: dict[int, Learner] = {}

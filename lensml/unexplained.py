@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lensml.features import Observed
 from lensml.pspl import MAG
-from lensml.refit import KEEP, PRIOR_CENTRE, Fits, fit_again, is_searched, no_fit, schedule
+from lensml.refit import KEEP, PRIOR_CENTRE, Fits, fit_again, no_fit, schedule
 
 __all__ = [
     "NUM_IMAGE_CHANNELS",
@@ -58,8 +58,8 @@ class Refits(NamedTuple):
 
 def _curve(theta: Tensor, times: Tensor) -> tuple[Tensor, ...]:
     """Brightening [mag], phase, and d(brightening)/d(theta) (4, B, n) of fits (B, 4)."""
-    t0, ln_u0, ln_tE, f_s = theta[:, :, None].unbind(1)
-    rate, u0_squared = (-ln_tE).exp(), (2 * ln_u0).exp()
+    t0, ln_u0, ln_tE, ln_f_s = theta[:, :, None].unbind(1)
+    rate, u0_squared, f_s = (-ln_tE).exp(), (2 * ln_u0).exp(), ln_f_s.exp()
     tau = (times - t0) * rate
     x = tau * tau + u0_squared
     y = x * (x + 4)
@@ -68,7 +68,7 @@ def _curve(theta: Tensor, times: Tensor) -> tuple[Tensor, ...]:
     flux = 1 + f_s * excess
     slope = -4 * MAG * f_s / (y * root_y * flux)  # of the brightening in x
     gradient = (-2 * rate * tau * slope, 2 * u0_squared * slope, -2 * tau * tau * slope)
-    return MAG * flux.log(), tau, torch.stack([*gradient, MAG * excess / flux])
+    return MAG * flux.log(), tau, torch.stack([*gradient, MAG * f_s * excess / flux])
 
 
 def residuals(fits: Fits, times: Tensor, bright: Tensor, root: Tensor) -> tuple[Tensor, Fits]:
@@ -138,8 +138,31 @@ def _picture(tau: Tensor, off: Tensor) -> Tensor:
     return torch.cat([torch.asinh(scaled), torch.log1p(count)[:, None] / 4], dim=1)
 
 
+def _described(
+    theta: Tensor, covariance: Tensor, times: Tensor, bright: Tensor, root: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of fits (B, 4): picture (B, 5, K), scalars (B, 8) and chi-squared (B,)."""
+    curve, tau, _ = _curve(theta, times)
+    off = (bright - curve) * root
+    n = off.shape[1]
+    _, ln_u0, ln_tE, ln_f_s = theta.unbind(1)
+    error = covariance[:, ::5].clamp_min(1e-12).sqrt()
+    chi2 = (off.clamp(-50, 50) ** 2).sum(1)
+    scalars = [
+        ln_u0 / 3,
+        (ln_tE - PRIOR_CENTRE[2]) / 2,
+        ln_f_s.exp(),
+        torch.asinh(tau[:, -1]),
+        torch.log10(error[:, 1].clamp(1e-4, 1e2)) / 2,
+        torch.log10((error[:, 0] * (-ln_tE).exp()).clamp(1e-4, 1e2)) / 2,
+        torch.asinh((chi2 - n) / (2 * n) ** 0.5) / 2,
+        torch.asinh(curve.amax(1) * root.mean(1)) / 3,
+    ]
+    return _picture(tau, off), torch.stack(scalars, dim=1), chi2
+
+
 def refit(
-    fits: Fits, count: int, times: Tensor, bright: Tensor, root: Tensor
+    fits: Fits, count: int, times: Tensor, bright: Tensor, root: Tensor, blended: Tensor
 ) -> tuple[Fits, Tensor, Tensor]:
     """Refit B curves of `count` epochs each.
 
@@ -147,38 +170,29 @@ def refit(
         fits: Fits in force.
         count: Epochs seen so far, of the schedule.
         times, bright, root: The last min(count, KEEP) of them [day], [mag], 1 / [mag].
+        blended: Whether f_s may be less than 1, (B,).
 
     Returns:
         The new fits, images (B, NUM_IMAGE_CHANNELS, K) and scalars (B, NUM_SCALARS) float32.
     """
-    last, n = times[:, -1], times.shape[1]
-    theta, covariance = fit_again(fits.theta, times, -bright, root, last, is_searched(count))
-    images, scalars = [], []
-    for model in range(2):
-        curve, tau, _ = _curve(theta[:, model], times)
-        off = (bright - curve) * root
-        images.append(_picture(tau, off))
-        t0, ln_u0, ln_tE, f_s = theta[:, model].unbind(1)
-        error = covariance[:, model, ::5].clamp_min(1e-12).sqrt()
-        chi2 = (off.clamp(-50, 50) ** 2).sum(1)
-        scalars += [
-            ln_u0 / 3,
-            (ln_tE - PRIOR_CENTRE[2]) / 2,
-            f_s,
-            torch.asinh(tau[:, -1]),
-            torch.log10(error[:, 1].clamp(1e-4, 1e2)) / 2,
-            torch.log10((error[:, 0] * (-ln_tE).exp()).clamp(1e-4, 1e2)) / 2,
-            torch.asinh((chi2 - n) / (2 * n) ** 0.5) / 2,
-            torch.asinh(curve.amax(1) * root.mean(1)) / 3,
-        ]
-        if model == 0:
-            scalars.append(torch.asinh(chi2) / 3)
-        else:
-            scalars[8] = torch.asinh((scalars[8].mul(3).sinh() - chi2) / 4) / 3
-    scalars += [torch.log10(1 / root.mean(1) / 0.03), torch.full_like(last, log(count) / 5)]
+    last = times[:, -1]
+    theta, covariance = fit_again(fits.theta, times, -bright, root, last, blended)
+    without = _described(theta[:, 0], covariance[:, 0], times, bright, root)
+    rows = blended.nonzero()[:, 0]
+    within = [x.clone() for x in without]
+    if len(rows):
+        epochs = (x[rows] for x in (times, bright, root))
+        for x, y in zip(
+            within, _described(theta[rows, 1], covariance[rows, 1], *epochs), strict=True
+        ):
+            x[rows] = y
+    gain = torch.asinh((without[2] - within[2]) / 4) / 3
+    level = torch.log10(1 / root.mean(1) / 0.03)
+    further = torch.stack([gain, level, torch.full_like(last, log(count) / 5)], dim=1)
+    scalars = torch.cat([without[1], within[1], further], dim=1)
     zeros = theta.new_zeros
     new = Fits(theta, covariance, zeros(len(theta), 2, 2), zeros(len(theta)))
-    return new, torch.cat(images, dim=1).float(), torch.stack(scalars, dim=1).float()
+    return new, torch.cat([without[0], within[0]], dim=1).float(), scalars.float()
 
 
 @contextmanager
@@ -198,7 +212,9 @@ def one_thread() -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def refit_curves(observed: Observed, quick: int | None = None) -> Refits:
+def refit_curves(
+    observed: Observed, quick: int | None = None, blended: Tensor | bool = True
+) -> Refits:
     """All refits of B curves without gaps, and every epoch against the fit in force.
 
     Entries of a curve beyond its last epoch mean nothing and are finite. On a CPU each thread takes
@@ -208,7 +224,10 @@ def refit_curves(observed: Observed, quick: int | None = None) -> Refits:
         observed: The curves.
         quick: For training, where it does not matter: a seed by which half of the refits after the
             SPARED first epochs are left out; the others are made in float32.
+        blended: Whether less than all flux may be lensed, (B,) or of all. Where it is known that
+            all is, the second model is the first again.
     """
+    blended = torch.as_tensor(blended, device=observed.valid.device).expand(len(observed.valid))
     counts = schedule(observed.valid.shape[1])
     if quick is not None:
         chooser = random.Random(quick)
@@ -216,22 +235,22 @@ def refit_curves(observed: Observed, quick: int | None = None) -> Refits:
         times = observed.times - observed.times[:, :1]
         observed = observed._replace(times=times.float())
     if observed.valid.is_cuda:
-        return _refit_curves(observed, counts)
+        return _refit_curves(observed, counts, blended)
     with one_thread() as threads:
         share = -(-len(observed.valid) // threads)
         if threads == 1 or share < 8:
-            return _refit_curves(observed, counts)
+            return _refit_curves(observed, counts, blended)
         shares = [
             Observed(*(x[first : first + share] for x in observed))
             for first in range(0, len(observed.valid), share)
         ]
         with ThreadPoolExecutor(threads) as pool:
-            parts = list(pool.map(_refit_curves, shares, repeat(counts)))
+            parts = list(pool.map(_refit_curves, shares, repeat(counts), blended.split(share)))
     return Refits(*(torch.cat(parts) for parts in zip(*parts, strict=True)))
 
 
 @torch.no_grad()
-def _refit_curves(observed: Observed, counts: list[int]) -> Refits:
+def _refit_curves(observed: Observed, counts: list[int], blended: Tensor) -> Refits:
     rows, length = observed.valid.shape
     device = observed.valid.device
     times = observed.times
@@ -250,7 +269,7 @@ def _refit_curves(observed: Observed, counts: list[int]) -> Refits:
         past = slice(max(0, count - KEEP), count)
         epochs = [x[alive, past] for x in (times, bright, root)]
         before = no_fit(len(alive), epochs[0][:, -1]) if fits is None else fits.at(alive)
-        new, image, scalar = refit(before, count, *epochs)
+        new, image, scalar = refit(before, count, *epochs, blended[alive])
         images[alive, j], scalars[alive, j] = image, scalar
         ahead = slice(count - 1, following - 1)
         columns, _ = residuals(new, *(x[alive, ahead] for x in (times, bright, root)))

@@ -1,0 +1,94 @@
+"""Refits of growing prefixes find the single lens, and never look beyond their prefix."""
+
+import numpy as np
+import torch
+from toy import toy_set
+
+from lensml.features import observed_epochs
+from lensml.pspl import fit_pspl
+from lensml.refit import KEEP, fit_again, next_refit, no_fit, schedule
+
+
+def noisy_singles(num=24, seed=3, sigma=0.02):
+    """Single lenses with 400 epochs; brightening, its inverse error, and what made them."""
+    rng = np.random.default_rng(seed)
+    times = np.sort(rng.uniform(-100, 100, (num, 400)))
+    t0, u0, tE = rng.uniform(-40, 40, num), rng.uniform(0.05, 0.8, num), rng.uniform(8, 40, num)
+    u = np.hypot(u0[:, None], (times - t0[:, None]) / tE[:, None])
+    bright = 2.5 * np.log10((u**2 + 2) / (u * np.sqrt(u**2 + 4)))
+    bright += sigma * rng.standard_normal(bright.shape)
+    epochs = (torch.from_numpy(x) for x in (times, bright, np.full_like(bright, 1 / sigma)))
+    return *epochs, np.stack([t0, u0, tE], axis=1)
+
+
+def refit_all(times, bright, root, upto):
+    """Fits after each prefix of the schedule, one begun where the other ended."""
+    theta, blended = None, torch.ones(len(times), dtype=torch.bool)
+    for n in schedule(upto):
+        last = times[:, n - 1]
+        before = no_fit(len(times), last).theta if theta is None else theta
+        theta, covariance = fit_again(
+            before, times[:, :n], -bright[:, :n], root[:, :n], last, blended
+        )
+    return theta, covariance
+
+
+def test_the_schedule_is_dense_at_first_and_knows_its_next_member():
+    counts = schedule(1500)
+    assert counts[:3] == [8, 16, 24] and counts[-1] <= 1500 < next_refit(counts[-1])
+    assert all(next_refit(a) == b for a, b in zip(counts[:-1], counts[1:], strict=True))
+    assert all(next_refit(a - 1) == a for a in counts)
+    assert schedule(7) == []
+    assert all(n % 8 == 0 for n in schedule(KEEP + 500))  # bins of eight epochs fill every prefix
+
+
+def test_refits_end_where_a_search_from_scratch_ends():
+    times, bright, root, _ = noisy_singles()
+    theta, _ = refit_all(times, bright, root, 400)
+    fit = fit_pspl(times, -bright, weight=root**2)
+    ours = (((bright - brightness(theta[:, 0], times)) * root) ** 2).sum(1)
+    assert ((ours - fit.chi2) < 0.05 * fit.chi2.clamp_min(1)).all()
+    assert ((ours - fit.chi2) < 1.0).double().mean() > 0.9  # the priors pull by less than one
+
+
+def brightness(theta, times):
+    t0, ln_u0, ln_tE, ln_f_s = theta[:, :, None].unbind(1)
+    u2 = (2 * ln_u0).exp() + ((times - t0) * (-ln_tE).exp()) ** 2
+    return 2.5 * torch.log10(1 + ln_f_s.exp() * ((u2 + 2) / (u2 * (u2 + 4)).sqrt() - 1))
+
+
+def test_parameters_are_found_within_the_errors_that_the_fit_states():
+    times, bright, root, truth = noisy_singles(64)
+    theta, covariance = refit_all(times, bright, root, 400)
+    error = covariance[:, 0, ::5].sqrt()
+    wanted = torch.from_numpy(np.column_stack([truth[:, 0], np.log(truth[:, 1:])]))
+    off = (theta[:, 0, :3] - wanted) / error[:, :3]
+    assert 0.7 < off.std() < 1.4
+    assert (theta[:, 0, 3] == 0).all()  # all flux lensed where f_s is not free
+
+
+def test_a_free_blend_is_found():
+    """Along a flat valley: nearly all end where a search from many starts ends."""
+    times, bright, root, _ = noisy_singles(24, sigma=0.005)
+    half = 2.5 * torch.log10(1 + 0.5 * (10 ** (0.4 * bright) - 1))
+    theta, _ = refit_all(times, half, root, 400)
+    fit = fit_pspl(times, -half, weight=root**2, blended=True)
+    ours = (((half - brightness(theta[:, 1], times)) * root) ** 2).sum(1)
+    assert (ours - fit.chi2).quantile(0.8) < 2.0
+    assert (theta[:, 1, 3].exp() - 0.5).abs().median() < 0.05
+
+
+def test_a_row_does_not_depend_on_the_others():
+    times, bright, root, _ = noisy_singles(9)
+    whole = refit_all(times, bright, root, 128)
+    alone = refit_all(*(x[4:5] for x in (times, bright, root)), 128)
+    for a, b in zip(whole, alone, strict=True):
+        torch.testing.assert_close(a[4:5], b, rtol=1e-9, atol=1e-9)
+
+
+def test_a_curve_that_never_rises_is_fitted_too():
+    curves = toy_set(4, 200, bump=0.0, sigma=0.1)
+    observed = observed_epochs(curves.X, curves.sigmas(), curves.times(), curves.m_base)
+    flat = torch.zeros_like(observed.times[:, :64])
+    theta, covariance = refit_all(observed.times[:, :64], flat, torch.full_like(flat, 10.0), 64)
+    assert torch.isfinite(theta).all() and torch.isfinite(covariance).all()

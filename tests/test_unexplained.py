@@ -1,0 +1,86 @@
+"""Pictures of what refits leave: causal, equal for any company, and blank for single lenses."""
+
+import numpy as np
+import pytest
+import torch
+from test_refit import noisy_singles
+from toy import toy_set
+
+from lensml.features import Observed, observed_epochs
+from lensml.refit import schedule
+from lensml.unexplained import (
+    NUM_IMAGE_CHANNELS,
+    NUM_RESIDUALS,
+    NUM_SCALARS,
+    PHASE_BINS,
+    refit_curves,
+)
+
+
+def observed(num=6, epochs=400, **kind) -> Observed:
+    curves = toy_set(num, epochs, shuffle=False, **kind)
+    return observed_epochs(curves.X, curves.sigmas(), curves.times(), curves.m_base)
+
+
+def cut(whole: Observed, length: int) -> Observed:
+    return Observed(*(x[:, :length] for x in whole))
+
+
+def test_axes_are_what_the_docstring_says():
+    whole = observed()
+    rows, length = whole.valid.shape
+    refits = refit_curves(whole)
+    num = len(schedule(length))
+    assert refits.residuals.shape == (rows, length, NUM_RESIDUALS)
+    assert refits.images.shape == (rows, num, NUM_IMAGE_CHANNELS, PHASE_BINS)
+    assert refits.scalars.shape == (rows, num, NUM_SCALARS)
+    assert refits.in_force.shape == (rows, length) and refits.in_force.max() == num
+    assert all(torch.isfinite(x.float()).all() for x in refits)
+
+
+@pytest.mark.parametrize("length", [7, 8, 9, 100, 128, 200])
+def test_later_epochs_change_nothing_before_them(length):
+    whole = observed(3, 300)
+    changed = whole._replace(brightening=whole.brightening.clone())
+    changed.brightening[:, length:] += 1.0
+    seen = [refit_curves(x) for x in (whole, changed, cut(whole, length))]
+    num = len(schedule(length))
+    for other in seen[1:]:
+        torch.testing.assert_close(
+            seen[0].residuals[:, :length], other.residuals[:, :length], rtol=0, atol=1e-6
+        )
+        for name in ("images", "scalars"):
+            ours, theirs = (getattr(x, name)[:, :num] for x in (seen[0], other))
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert not torch.equal(seen[0].residuals[:, length:], seen[1].residuals[:, length:])
+
+
+def test_a_curve_is_seen_alike_alone_and_among_others():
+    whole = observed(20, 300)
+    alone = refit_curves(Observed(*(x[5:6] for x in whole)))
+    among = refit_curves(whole)
+    for a, b in zip(alone[:3], among[:3], strict=True):
+        torch.testing.assert_close(a, b[5:6], rtol=0, atol=1e-5)
+
+
+def test_innovations_of_single_lenses_are_standard_normal():
+    """The error of a prediction counts: otherwise every rise would look like an anomaly."""
+    times, bright, root, _ = noisy_singles(64)
+    valid = torch.ones_like(times, dtype=torch.bool)
+    singles = Observed(bright.float(), (1 / root).float(), times, valid, valid.long())
+    innovation = torch.sinh(2 * refit_curves(singles).residuals[:, 64:, 1])
+    assert innovation.mean().abs() < 0.1
+    assert 0.9 < innovation.clamp(-4, 4).std() < 1.25
+
+
+def test_a_bump_stands_out_in_the_picture_and_noise_does_not():
+    found = refit_curves(observed(40, 400, bump=0.3, sigma=0.02)).images[:, -1, 0].abs().amax(1)
+    single, binary = found[::2], found[1::2]
+    assert single.median() < np.arcsinh(5) < binary.quantile(0.7)
+
+
+def test_quick_refits_for_training_are_nearly_the_same():
+    whole = observed(8, 300)
+    exact, quick = refit_curves(whole), refit_curves(whole, quick=1)
+    same = quick.images.shape[1]
+    torch.testing.assert_close(exact.images[:, :same], quick.images, rtol=0, atol=0.05)
