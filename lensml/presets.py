@@ -47,6 +47,7 @@ class Experiment:
     num_refits: int = 0  # binaries whose prefixes are refitted, chapter 7
     rivals: Simulation | None = None  # events that classical methods learn from, chapter 8
     num_searched: int = 0  # pairs on which they meet the network
+    num_impostors: int = 0  # of each arm of `impostors`, chapter 7
     num_singles: int = 0  # of the population that set an alert's threshold; as many measure it
 
     def _repr_html_(self) -> str:
@@ -127,8 +128,8 @@ GENERAL_SURVEYS = (
 def general(size: str = "full", seed: int = 0) -> GeneralNetwork:
     """The network that ships with the package; `training.log` beside its weights has the cost.
 
-    At `full` from scratch, under a curriculum. Below, the trunk begins as the network without
-    refits that shipped before, kept as `trunk.safetensors` beside the weights.
+    At `full` from scratch, under a curriculum. Below, training goes on from `weights/trunk`, which
+    has seen as many events before; its own log is beside it.
     """
     check_size(size)
     share = {"smoke": 0.002, "desk": 1.0, "full": 20.0}[size]
@@ -319,6 +320,7 @@ def early_detection(size: str = "full", seed: int = 0) -> Experiment:
         num_bootstrap=_bootstrap(size),
         num_refits={"smoke": 8, "desk": 200, "full": 5000}[size],
         num_singles=num_singles,
+        num_impostors={"smoke": 24, "desk": 1000, "full": 20_000}[size],
     )
 
 

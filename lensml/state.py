@@ -273,14 +273,8 @@ class States:
             fits = no_fit(len(slots), times[:, -1])
         else:
             fits = _unpacked(torch.as_tensor(self._take("fits", slots)))
-        fits, images, scalars = refit(
-            fits,
-            count,
-            times,
-            bright,
-            1 / sigma,
-            torch.full_like(times[:, 0], self.blended, dtype=torch.bool),
-        )
+        blended = torch.full((len(slots),), self.blended, device=times.device)
+        fits, images, scalars = refit(fits, count, times, bright, 1 / sigma, blended)
         network = self.step.network
         said = network.opinions(images.nan_to_num_(), scalars.nan_to_num_())
         self._put("fits", slots, self._own(_packed(fits)))

@@ -182,9 +182,8 @@ def refit(
     within = [x.clone() for x in without]
     if len(rows):
         epochs = (x[rows] for x in (times, bright, root))
-        for x, y in zip(
-            within, _described(theta[rows, 1], covariance[rows, 1], *epochs), strict=True
-        ):
+        free = _described(theta[rows, 1], covariance[rows, 1], *epochs)
+        for x, y in zip(within, free, strict=True):
             x[rows] = y
     gain = torch.asinh((without[2] - within[2]) / 4) / 3
     level = torch.log10(1 / root.mean(1) / 0.03)

@@ -65,6 +65,7 @@ def run(tmp_path):
     clean = -torch.rand(12, 150, generator=torch.Generator().manual_seed(0))
     pairs = torch.arange(6).numpy()
     data = Resident(
+        blended=torch.zeros(12, dtype=torch.bool),
         labels=torch.tensor([0.0, 1.0]).repeat(6),
         time=torch.from_numpy(SURVEY.times),
         survey=SURVEY,

@@ -27,9 +27,8 @@ def refit_all(times, bright, root, upto):
     for n in schedule(upto):
         last = times[:, n - 1]
         before = no_fit(len(times), last).theta if theta is None else theta
-        theta, covariance = fit_again(
-            before, times[:, :n], -bright[:, :n], root[:, :n], last, blended
-        )
+        epochs = times[:, :n], -bright[:, :n], root[:, :n]
+        theta, covariance = fit_again(before, *epochs, last, blended)
     return theta, covariance
 
 

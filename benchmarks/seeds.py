@@ -1,0 +1,158 @@
+"""How much of a result is the seed of a training run: several runs on the same fresh events.
+
+    python benchmarks/seeds.py RUN [RUN ...] [--pairs 1000] [--quick]
+
+Each RUN is a run folder of `lensml train`, or `shipped`. All read the same pairs under the same
+noise, and refits are made once for all of them. Kept are, of each quantity, the mean over runs with
+the smallest and the largest beside it, and of the first run its 95 % interval over pairs. An event
+that any of the runs was trained on is refused.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lensml import limits, metrics
+from lensml.benchmark import keep_benchmark
+from lensml.checkpoint import load_network, weights_hash
+from lensml.dataset import LightCurves, load
+from lensml.evaluate import refuse_seen_events
+from lensml.features import encode, observed_epochs
+from lensml.model import Network
+from lensml.simulate import Simulation, simulate
+from lensml.survey import Survey
+from lensml.unexplained import refit_curves
+
+SEED = 7777
+CONDITIONS = {
+    "baseline_at_100_mmag": ("baseline", 0.1),
+    "baseline_at_50_mmag": ("baseline", 0.05),
+    "baseline_at_10_mmag": ("baseline", 0.01),
+    "stellar_at_100_mmag": ("stellar", 0.1),
+    "planetary_at_10_mmag": ("planetary", 0.01),
+    "distinct_at_100_mmag": ("distinct", 0.1),
+}
+BATCH = 256
+
+
+@torch.no_grad()
+def last_calls(networks: list[Network], curves: LightCurves, name: str) -> np.ndarray:
+    """P(binary) of each network at the last observed epoch of each row, (networks, n)."""
+    calls = np.empty((len(networks), len(curves)))
+    times, sigmas = curves.times(), curves.sigmas()
+    for first in tqdm(range(0, len(curves), BATCH), name):
+        rows = slice(first, first + BATCH)
+        epochs = (x[rows] for x in (curves.X, sigmas, times, curves.m_base))
+        observed = observed_epochs(*epochs)
+        features, refits = encode(observed), refit_curves(observed, blended=curves.blended)
+        last = (observed.valid.sum(1) - 1).clamp_min(0)[:, None]
+        for k, network in enumerate(networks):
+            calls[k, rows] = torch.sigmoid(network(features, refits).gather(1, last))[:, 0]
+    return calls
+
+
+def recall_between(y, p, dchi2, low: float, high: float) -> float:
+    """Recall of binaries in a range of delta-chi2 at 1 % false positives of their bins."""
+    threshold, _ = metrics.bin_thresholds(y == 1, p, dchi2, 0.01)
+    inside = (y == 1) & (dchi2 >= low) & (dchi2 < high)
+    return float((p > threshold)[inside].mean()) if inside.any() else float("nan")
+
+
+STATISTICS = {
+    "dchi2_at_half_recall": metrics.dchi2_at_half_recall,
+    "recall_160_500": lambda y, p, d: recall_between(y, p, d, 160, 500),
+    "recall_above_500": lambda y, p, d: recall_between(y, p, d, 500, np.inf),
+    "recall_at_1pct": lambda y, p, d: metrics.recall_at_fpr(y, p, 0.01),
+    "roc_auc": lambda y, p, d: metrics.roc_auc(y, p),
+    "balanced_accuracy": lambda y, p, d: metrics.balanced_accuracy(y, p),
+    "ece_debiased": lambda y, p, d: metrics.ece(y, p, debiased=True),
+}
+
+
+def mark_of(condition: str, statistic: str) -> str:
+    """What the first run should reach at size desk, as `benchmark.mark_met` reads it."""
+    if condition.startswith("distinct"):
+        return ">= 0.985" if statistic == "balanced_accuracy" else ""
+    half = "<= 60" if condition == "baseline_at_10_mmag" else "<= 36"
+    marks = {
+        "dchi2_at_half_recall": half,
+        "recall_160_500": ">= 0.90",
+        "recall_above_500": ">= 0.97",
+    }
+    return marks.get(statistic, "")
+
+
+def finite(number: dict) -> dict | None:
+    """A number with its interval, None where it is not defined."""
+    return number if np.isfinite(list(number.values())).all() else None
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+")
+    parser.add_argument("--pairs", type=int)
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    started = time.time()
+    pairs = args.pairs or (60 if args.quick else 1000)
+    folders = [None if run == "shipped" else Path(run) for run in args.runs]
+    loaded = [load_network(folder) for folder in folders]
+    networks = [network for network, _ in loaded]
+    numbers, marks, by_run = {"runs": len(networks), "pairs": pairs}, {}, {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for condition, (preset, sigma) in CONDITIONS.items():
+            simulation = Simulation(
+                preset=preset, num_pairs=pairs, seed=SEED, survey=Survey(sigma=sigma)
+            )
+            path = simulate(Path(scratch) / f"{condition}.npz", simulation, progress=False)
+            curves = load(path)
+            for _, config in loaded:
+                refuse_seen_events(curves, config, path)
+            calls = last_calls(networks, curves, condition)
+            columns = curves.y, curves.dchi2
+            ideal = limits.ideal_log_ratio(curves)
+            for name, of in STATISTICS.items():
+                each = [float(of(columns[0], p, columns[1])) for p in calls]
+                quantity = f"{condition}_{name}"
+                by_run[quantity] = [x if np.isfinite(x) else None for x in each]
+                spread = {"value": np.mean(each), "low": min(each), "high": max(each)}
+                first = metrics.bootstrap(
+                    lambda y, p, d, of=of: of(y, p, d),
+                    [columns[0], calls[0], columns[1]],
+                    curves.pair,
+                    num=60 if args.quick else 300,
+                    seed=SEED,
+                )
+                for key, value in ((quantity, first), (f"{quantity}_over_runs", spread)):
+                    if (value := finite(value)) is not None:
+                        numbers[key] = {k: float(v) for k, v in value.items()}
+                if quantity in numbers and (mark := mark_of(condition, name)):
+                    marks[quantity] = mark
+            for name in ("roc_auc", "recall_at_1pct", "balanced_accuracy"):
+                ratio = ideal if name != "balanced_accuracy" else limits.ideal_probability(ideal)
+                numbers[f"{condition}_ideal_{name}"] = float(
+                    STATISTICS[name](columns[0], ratio, columns[1])
+                )
+            for p in calls:  # above the ideal observer by three standard errors is a leak
+                excess = limits.bound_excess(p, ideal, curves.y, curves.pair, num=100)
+                assert all(row["z"] <= 3 for row in excess.values()), (condition, excess)
+    described = [
+        {"weights": weights_hash(f), "seed": c.get("training", {}).get("seed"), "run": run}
+        for run, f, (_, c) in zip(args.runs, folders, loaded, strict=True)
+    ]
+    for row in described:
+        row["run"] = Path(row["run"]).name
+    keep_benchmark(
+        "seeds", numbers, marks, seed=SEED, started=started, quick=args.quick,
+        by_run=by_run, described=described,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
