@@ -33,7 +33,7 @@ __all__ = ["HISTORY", "LAST", "Run", "TrainingConfig", "bf16_supported", "find_d
 
 log = logging.getLogger(__name__)
 LAST = "last.safetensors"
-NAMED_WEIGHTS = {"shipped": None, "trunk": WEIGHTS / "trunk"}  # values of `start_from`
+NAMED_WEIGHTS = {"shipped": None, "first_stage": WEIGHTS / "first_stage"}  # values of `start_from`
 EPOCHS_AT_ONCE = 320_000  # through the network on a CPU; fewer are slower, more only take memory
 LENGTH_STEP = 16  # curves of a batch are padded to a multiple: shapes recur
 HISTORY = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate", "seconds")
@@ -61,7 +61,7 @@ class TrainingConfig:
     sigma_floor: float = 0.003  # errors are drawn down to this while the ceiling rises [mag]
     mixed_precision: bool = True
     compile: bool | None = None  # torch.compile; None = on a GPU, for on a CPU it gains nothing
-    start_from: str | None = None  # run folder, "shipped" or "trunk": continue from these weights
+    start_from: str | None = None  # run folder or a name in NAMED_WEIGHTS: go on from these
     network: NetworkConfig = NetworkConfig()
 
     def __post_init__(self) -> None:

@@ -128,8 +128,8 @@ GENERAL_SURVEYS = (
 def general(size: str = "full", seed: int = 0) -> GeneralNetwork:
     """The network that ships with the package; `training.log` beside its weights has the cost.
 
-    At `full` from scratch, under a curriculum. Below, training goes on from `weights/trunk`, which
-    has seen as many events before; its own log is beside it.
+    At `full` from scratch, under a curriculum. Below, training goes on from `weights/first_stage`,
+    which has seen as many events before; its own log is beside it.
     """
     check_size(size)
     share = {"smoke": 0.002, "desk": 1.0, "full": 20.0}[size]
@@ -158,7 +158,7 @@ def general(size: str = "full", seed: int = 0) -> GeneralNetwork:
         validation_fraction=0.02,
         surveys=GENERAL_SURVEYS,
         curriculum=0.4 if size == "full" else 0.0,
-        start_from=None if size == "full" else "trunk",
+        start_from=None if size == "full" else "first_stage",
         seed=seed,
     )
     impostors = {name: max(2, int(n * share)) for name, n in arms.items()}

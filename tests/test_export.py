@@ -27,6 +27,7 @@ def network():
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.normal_(0, 0.3)
+        network.consult.weight.mul_(0.02)  # opinions of random weights would drown all else
     return network.eval()
 
 

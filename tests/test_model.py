@@ -11,6 +11,13 @@ from lensml import model
 from lensml.checkpoint import load_network
 from lensml.features import NUM_FEATURES
 from lensml.model import CausalBlock, Network, NetworkConfig, _GeluStep, delayed, probabilities
+from lensml.unexplained import (
+    NUM_IMAGE_CHANNELS,
+    NUM_RESIDUALS,
+    NUM_SCALARS,
+    PHASE_BINS,
+    Refits,
+)
 
 LENGTHS = [*range(1, 10), 11, 12, 13, 31, 32, 33, 127, 128, 129, 255, 256, 257, 300]
 
@@ -140,14 +147,51 @@ def test_other_depths_are_causal_too(features, levels):
     torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
-def answers_and_gradients(network, x, written_out, monkeypatch, cast=False):
+def random_refits(rows: int, length: int) -> Refits:
+    """Of two refits a curve, the first in force from the second epoch on."""
+    generator = torch.Generator().manual_seed(3)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(rows, *shape, generator=generator)
+
+    in_force = (torch.arange(length) > 0).long() + (torch.arange(length) > length // 2)
+    return Refits(
+        normal(length, NUM_RESIDUALS),
+        normal(2, NUM_IMAGE_CHANNELS, PHASE_BINS),
+        normal(2, NUM_SCALARS),
+        in_force.expand(rows, -1),
+    )
+
+
+@torch.no_grad()
+def test_an_opinion_is_heard_from_its_refit_on_and_not_before(features):
+    network = random_network()
+    refits = random_refits(2, 400)
+    changed = refits._replace(images=refits.images.clone())
+    changed.images[:, 1] += 1.0
+    one, other = network(features, refits), network(features, changed)
+    torch.testing.assert_close(one[:, :201], other[:, :201], rtol=0, atol=0)
+    assert (one[:, 201:] - other[:, 201:]).abs().min() > 0
+    silent = network(features, refits._replace(in_force=0 * refits.in_force))
+    assert not torch.allclose(one, silent)
+
+
+def test_a_network_begins_with_nothing_to_say_and_an_expert_with_no_say(features):
+    torch.manual_seed(0)
+    network = Network().eval()
+    torch.nn.init.normal_(network.head[-1].weight)
+    with torch.no_grad():
+        assert torch.equal(network(features), network(features, random_refits(2, 400)))
+
+
+def answers_and_gradients(network, x, written_out, monkeypatch, cast=False, refits=None):
     """Logits of a network in training and the gradients of all that goes in, by either path."""
     plain = model._train_by_convolution
     monkeypatch.setattr(model, "_train_by_convolution", plain if written_out else lambda x: False)
     network.zero_grad()
     x = x.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=cast):
-        logits = network(x)
+        logits = network(x) if refits is None else network(x, refits)
     weight = torch.linspace(-1, 1, x.shape[1]).reshape(1, -1, *(1,) * (logits.dim() - 2))
     (logits.float() * weight).mean().backward()
     monkeypatch.setattr(model, "_train_by_convolution", plain)
@@ -157,8 +201,9 @@ def answers_and_gradients(network, x, written_out, monkeypatch, cast=False):
 @pytest.mark.parametrize("length", [3, 4, 7, 64, 257])
 def test_written_out_gradients_are_the_automatic_ones(network, length, monkeypatch):
     x = torch.randn(3, length, NUM_FEATURES, generator=torch.Generator().manual_seed(2))
-    fast = answers_and_gradients(network, x, True, monkeypatch)
-    plain = answers_and_gradients(network, x, False, monkeypatch)
+    refits = random_refits(3, length) if network.config.opinion else None
+    fast = answers_and_gradients(network, x, True, monkeypatch, refits=refits)
+    plain = answers_and_gradients(network, x, False, monkeypatch, refits=refits)
     for a, b in zip(fast, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-5 * float(b.abs().max()) + 1e-12)
 

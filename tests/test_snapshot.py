@@ -50,7 +50,7 @@ def test_another_version_is_refused_with_its_number(kept, tmp_path):
     with pytest.raises(InputError, match="version 2, but version 3 was expected"):
         read_snapshot(kept[0], 3)
     save_tensors(tmp_path / "old", {"0/near": torch.zeros(3)}, {"version": 1, "events": [["x"]]})
-    with pytest.raises(InputError, match="version 1, but version 2 was expected"):
+    with pytest.raises(InputError, match="version 1, but version 3 was expected"):
         Stream(load_network()[0]).restore(tmp_path / "old")
 
 
