@@ -39,6 +39,15 @@ def test_padding_has_no_part_in_the_loss():
     assert _loss(logits, labels, valid) == _loss(changed, labels, valid)
 
 
+def test_a_row_without_a_label_has_no_part_in_the_loss():
+    logits, valid = torch.randn(3, 6), torch.ones(3, 6, dtype=torch.bool)
+    labels = torch.tensor([0.0, torch.nan, 1.0])
+    changed = logits.clone()
+    changed[1] += 9
+    assert torch.isfinite(_loss(logits, labels, valid))
+    assert _loss(logits, labels, valid) == _loss(changed, labels, valid)
+
+
 def test_out_of_memory_names_the_batch_size_to_try(tmp_path, monkeypatch):
     simulate(tmp_path / "a.npz", Simulation(num_pairs=8), workers=1, progress=False)
 
@@ -176,3 +185,15 @@ def test_one_step_follows_the_textbook(run):
     torch.testing.assert_close(moved, expected, rtol=1e-3, atol=1e-7)
     norms = [p.grad.norm() for p in run.network.parameters()]
     assert torch.stack(norms).norm() <= run.config.clip * 1.001
+
+
+def test_some_unblended_pairs_are_not_told_that_they_are(run):
+    rows = torch.arange(12)
+    run.config = replace(CONFIG, unsure=0.5)
+    run.network.train()
+    told = torch.stack([~run.blended(rows, seed, SURVEY) for seed in range(200)]).float()
+    assert 0.4 < told.mean() < 0.6
+    assert torch.equal(told[:, ::2], told[:, 1::2])  # a pair is told alike
+    run.network.eval()
+    assert not run.blended(rows, 0, SURVEY).any()
+    assert run.blended(rows, 0, replace(SURVEY, baseline_error=0.2)).all()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lensml.dataset import load, save
+from lensml.impostors import impostor_training_set
 from lensml.paths import InputError
 from lensml.resident import load_resident
 from lensml.simulate import Simulation, simulate
@@ -49,3 +50,22 @@ def test_the_curriculum_begins_with_the_pairs_furthest_apart(sets):
 def test_binaries_without_their_single_lens_are_refused(sets):
     with pytest.raises(InputError, match="needs one single lens beside it"):
         load_resident([sets / "lonely.npz"], 0.25, CPU)
+
+
+def test_impostors_are_learned_from_and_their_single_lenses_are_not(tmp_path):
+    path = save(tmp_path / "impostors.npz", impostor_training_set("binary_source", 12, 3))
+    data = load_resident([path], 0.25, CPU)
+    assert torch.isnan(data.labels[::2]).all() and (data.labels[1::2] == 0).all()
+    assert len(data.train_pairs) == 12 and not len(data.validation_pairs)
+    assert data.trained_on == [
+        {"preset": "impostor_binary_source", "seed": 3, "first": 0, "stop": 12}
+    ]
+    assert not data.blended.any()
+
+
+def test_a_set_says_whether_its_survey_leaves_the_blend_open(tmp_path):
+    sim = Simulation(num_pairs=4, seed=5, blending=(0.2, 0.9))
+    simulate(tmp_path / "blended.npz", sim, workers=1, progress=False)
+    simulate(tmp_path / "plain.npz", Simulation(num_pairs=4, seed=6), workers=1, progress=False)
+    data = load_resident([tmp_path / "blended.npz", tmp_path / "plain.npz"], 0.25, CPU)
+    assert data.blended.tolist() == [True] * 8 + [False] * 8

@@ -54,6 +54,15 @@ def test_stream_equals_batch(network, length, m_base):
         assert (batch[: BASELINE_MIN - 1] == 0.5).all()
 
 
+def test_stream_equals_batch_where_all_flux_is_known_to_be_lensed(network):
+    columns = photometry(150)
+    batch = classify_curve(*columns, 18.0, network, blended=False)
+    streamed = stream_all(Stream(network, blended=False), "x", columns, 18.0)
+    np.testing.assert_allclose(streamed, batch, rtol=0, atol=1e-5)
+    open_ended = classify_curve(*columns, 18.0, network)
+    assert np.abs(batch - open_ended).max() > 1e-4
+
+
 @pytest.mark.parametrize("m_base", [18.0, None])
 @pytest.mark.parametrize("cut", [3, 10, 20, 64, 199, 201, 257])
 def test_later_epochs_change_no_earlier_call(network, cut, m_base):
@@ -66,6 +75,15 @@ def test_later_epochs_change_no_earlier_call(network, cut, m_base):
     error[cut:] *= 30
     changed = classify_curve(time, mag, error, m_base, network)
     np.testing.assert_allclose(changed[:cut], whole[:cut], rtol=0, atol=1e-5)
+
+
+def test_stream_equals_batch_where_all_flux_is_known_to_be_lensed(network):
+    columns = photometry(150)
+    batch = classify_curve(*columns, 18.0, network, blended=False)
+    streamed = stream_all(Stream(network, blended=False), "x", columns, 18.0)
+    np.testing.assert_allclose(streamed, batch, rtol=0, atol=1e-5)
+    open_ended = classify_curve(*columns, 18.0, network)
+    assert np.abs(batch - open_ended).max() > 1e-4
 
 
 @pytest.mark.parametrize("m_base", [18.0, None])
