@@ -77,15 +77,6 @@ def test_later_epochs_change_no_earlier_call(network, cut, m_base):
     np.testing.assert_allclose(changed[:cut], whole[:cut], rtol=0, atol=1e-5)
 
 
-def test_stream_equals_batch_where_all_flux_is_known_to_be_lensed(network):
-    columns = photometry(150)
-    batch = classify_curve(*columns, 18.0, network, blended=False)
-    streamed = stream_all(Stream(network, blended=False), "x", columns, 18.0)
-    np.testing.assert_allclose(streamed, batch, rtol=0, atol=1e-5)
-    open_ended = classify_curve(*columns, 18.0, network)
-    assert np.abs(batch - open_ended).max() > 1e-4
-
-
 @pytest.mark.parametrize("m_base", [18.0, None])
 @pytest.mark.parametrize("cut", [1, 7, 19, 20, 130])
 def test_saved_and_restored_the_stream_goes_on_as_if_nothing_had_happened(
