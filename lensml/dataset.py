@@ -66,8 +66,13 @@ class LightCurves:
 
     @property
     def blended(self) -> bool:
-        """Whether the survey leaves open how much of the flux is lensed; the same for all rows."""
-        return self.meta.get("blending") is not None or bool((self.param("f_s") < 1).any())
+        """Whether the survey leaves open how much of the flux is lensed; the same for all rows.
+
+        What `simulate` says in `meta`; else open unless `f_s` is 1 throughout.
+        """
+        if "blending" in self.meta:
+            return self.meta["blending"] is not None
+        return not (self.param("f_s") == 1).all()
 
     def times(self) -> NDArray:
         """Epochs of every row, (n, T), a view [day]."""

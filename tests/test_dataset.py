@@ -204,3 +204,14 @@ def test_an_unfinished_folder_says_how_to_finish_it(tmp_path, simulated):
     (tmp_path / "set" / "part-00001.npz").unlink()
     with pytest.raises(InputError, match="2 of 3 shards.*same `lensml simulate` command"):
         load(tmp_path / "set")
+
+
+def test_a_set_is_blended_if_it_says_so_or_does_not_say_that_it_is_not(simulated):
+    plain = load(simulated["file"])
+    assert not plain.blended
+    assert replace(plain, meta=plain.meta | {"blending": [0.1, 1.0]}).blended
+    silent = {k: v for k, v in plain.meta.items() if k != "blending"}
+    assert not replace(plain, meta=silent).blended
+    unknown = plain.params.copy()
+    unknown[:, PARAM_NAMES.index("f_s")] = np.nan
+    assert replace(plain, meta=silent, params=unknown).blended
