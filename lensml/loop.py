@@ -190,22 +190,23 @@ class Run:
         observed = compact(delta, sigma, seen, self.data.time, length)
         features = self.attempt(lambda encoder: encoder(observed), encode)
         quick = seed % 2**32 if self.network.training else None
-        refits = self.network.refits(observed, quick, self.blended(rows, seed, survey))
+        told = self.blended(pairs, seed, survey)[2 * share.start : 2 * share.stop]
+        refits = self.network.refits(observed, quick, told)
         return features, self.data.labels[rows], observed.valid, refits
 
-    def blended(self, rows: Tensor, seed: int, survey: Survey | None) -> Tensor:
-        """Of which rows the network is not told that all flux is lensed, (B,).
+    def blended(self, pairs: Tensor, seed: int, survey: Survey | None) -> Tensor:
+        """Of which rows of a global batch of P pairs the blend is left open, (2 P,).
 
-        Nobody is told of surveys whose baseline is not known to the end.
+        It always is for surveys whose baseline is not known to the end.
         """
+        open_ended = self.data.blended[2 * pairs]
         if survey is not None and survey.baseline_error > 0:
-            return torch.ones_like(rows, dtype=torch.bool)
-        open_ended = self.data.blended[rows]
-        if self.network.training:
+            open_ended = torch.ones_like(open_ended)
+        elif self.network.training:
             generator = torch.Generator(self.device).manual_seed(seed // 2)
-            draw = torch.rand(len(rows) // 2, generator=generator, device=self.device)
-            open_ended = open_ended | (draw < self.config.unsure).repeat_interleave(2)
-        return open_ended
+            draw = torch.rand(len(pairs), generator=generator, device=self.device)
+            open_ended = open_ended | (draw < self.config.unsure)
+        return open_ended.repeat_interleave(2)
 
     def padded_length(self, seen: Tensor, survey: Survey | None) -> int:
         """Epochs to which a batch is padded: few different shapes, and no waiting for a GPU."""

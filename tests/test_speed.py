@@ -40,7 +40,8 @@ def test_the_interval_of_a_ratio_holds_it():
 def test_events_that_share_a_call_are_advanced_faster():
     network = Network(NetworkConfig(channels=8, stem_channels=8, num_levels=2))
     alone, together = (stream_rate(network, size, calls=8) for size in (1, 200))
-    assert together > 5 * alone  # the overhead of a call is shared; measured: some fifty times
+    # Calls share their overhead; refits, the greater part, only among events of the same age.
+    assert together > 1.5 * alone
 
 
 def test_events_of_a_stream_are_of_all_ages():

@@ -82,14 +82,14 @@ def assert_same_bits(a, b):
 
 
 def test_a_few_epochs_reduce_the_loss_on_easy_events(tmp_path):
-    """At 0.003 mag every caustic crossing is plain; ln 2 is left behind within some 160 steps."""
+    """At 0.003 mag every caustic crossing is plain; ln 2 is left behind in the first epoch."""
     survey = Survey(num_epochs=160, sigma=0.003)
     simulation = Simulation(preset="distinct", num_pairs=160, survey=survey)
     easy = simulate(tmp_path / "easy.npz", simulation, workers=1, progress=False)
     network = NetworkConfig(stem_channels=16, channels=32, num_levels=5, blocks_down=1)
     run = train(easy, tmp_path / "run", replace(CONFIG, epochs=8, curriculum=0.4, network=network))
     losses = [row["train_loss"] for row in history(run)]
-    assert abs(losses[0] - np.log(2)) < 0.05 and losses[-1] < losses[0] - 0.06
+    assert losses[0] < np.log(2) + 0.05 and losses[-1] < losses[0] - 0.06
 
 
 def test_a_run_folder_holds_what_the_design_names(reference):
