@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lensml.model import Network, NetworkConfig
@@ -25,12 +25,25 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], notes: dict) -> None:
         save_file(flat, temporary, metadata={"notes": json.dumps(notes)})
 
 
+def open_tensors(path: Path) -> safe_open:
+    """Open a file of `save_tensors`, or the one that a writer puts in its place meanwhile.
+
+    The library opens a file twice, for its header and for its tensors; one of each file is neither.
+    """
+    while True:
+        before = path.stat()
+        opened = safe_open(path, framework="pt")
+        after = path.stat()
+        if (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns):
+            return opened
+
+
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors and notes of `save_tensors`."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             notes = json.loads((file.metadata() or {}).get("notes", "{}"))
-        return load_file(path), notes
+            return {name: file.get_tensor(name) for name in file.keys()}, notes
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path}: not a readable weights file ({error})") from None
 

@@ -5,10 +5,10 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from lensml.checkpoint import save_tensors
+from lensml.checkpoint import open_tensors, save_tensors
 from lensml.model import Network
 from lensml.paths import InputError
 
@@ -44,7 +44,7 @@ class _Stored(Mapping):
     """Tensors of a file, each read when it is asked for: never all in memory twice."""
 
     def __init__(self, path: Path) -> None:
-        self.file = safe_open(path, framework="pt")
+        self.file = open_tensors(path)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.file.get_tensor(name)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lensml import checkpoint
 from lensml.checkpoint import load_network, save_tensors
 from lensml.model import Network, NetworkConfig
 from lensml.paths import InputError
@@ -91,3 +92,19 @@ def test_saving_copies_no_slab(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert size <= (tmp_path / "state").stat().st_size and peak < size / 5
+
+
+def test_a_file_replaced_while_it_is_opened_is_read_whole(kept, monkeypatch):
+    """Its header is opened before its tensors: a writer who comes between must not matter."""
+    path, tensors = kept
+    really = checkpoint.safe_open
+
+    def interrupted(name, framework):
+        monkeypatch.setattr(checkpoint, "safe_open", really)
+        opened = really(name, framework=framework)
+        write_snapshot(path, tensors | {"a": torch.ones(3, 4)}, {"version": 2, "lines": 8})
+        return opened
+
+    monkeypatch.setattr(checkpoint, "safe_open", interrupted)
+    read, notes = read_snapshot(path, 2)
+    assert notes["lines"] == 8 and torch.equal(read["a"], torch.ones(3, 4))
