@@ -16,6 +16,7 @@ from scipy.stats import beta
 
 from lensml import early, limits, metrics
 from lensml.dataset import LightCurves
+from lensml.ideal import ideal_season, reachable_season
 from lensml.model import Network, probabilities
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
     "calibrate",
     "counted",
     "detected_by_phase",
-    "ideal_season",
     "lag_summary",
     "lag_table",
     "measure",
@@ -151,30 +151,6 @@ def season_peaks(
     return SeasonCalls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def ideal_season(curves: LightCurves) -> NDArray:
-    """Realised log-likelihood ratio, binary over single, up to each observed epoch, (n, T).
-
-    NaN where nothing was observed and for rows without a partner; the last value of a row is
-    `limits.ideal_log_ratio`. The observer knows both curves of the pair, the twin's fit to the
-    future included: a bound. By Ville's inequality at most a share 1/a of the twins ever exceeds
-    ln a, so that ln 100 is a season's threshold for 1 % before anything is measured.
-
-    Raises:
-        InputError: If the set has no noise-free magnification.
-    """
-    partner = limits.partner_rows(curves)
-    ratio = np.full(curves.X.shape, np.nan)
-    matched = np.flatnonzero(partner >= 0)
-    for start in range(0, matched.size, limits.CHUNK):
-        rows = matched[start : start + limits.CHUNK]
-        own, single, binary = limits.both_curves(curves, rows, partner)
-        seen = np.isfinite(own.X)
-        data = np.where(seen, own.X, single)
-        term = limits.log_density(data, own, binary) - limits.log_density(data, own, single)
-        ratio[rows] = np.where(seen, np.cumsum(np.where(seen, term, 0.0), axis=1), np.nan)
-    return ratio
-
-
 def interval_of(
     statistic: Any, values: NDArray, *, num: int = 400, seed: int = 0
 ) -> dict[str, float]:
@@ -251,9 +227,9 @@ def against_ideal(
     num: int = 400,
     seed: int = 0,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, NDArray]]:
-    """Network and ideal observer under the same rule: the same share of twins may ever alert.
+    """Network and ideal observers under the same rule: the same share of twins may ever alert.
 
-    Both thresholds are set on the twins of one half of the pairs; everything is measured on the
+    All thresholds are set on the twins of one half of the pairs; everything is measured on the
     other half, whose rows are returned in their order.
 
     Args:
@@ -264,11 +240,16 @@ def against_ideal(
         num, seed: Resamples behind the intervals.
 
     Returns:
-        Report: `network` and `ideal`, each `measure` and `lag_summary`, and `difference`, the
-        `lag_table`. And of the measured binaries (m,): `network`, `ideal` (first alerts [day]),
-        `onset`, `t0`, `tE`.
+        Report: `network`, `ideal` (the bound) and `reachable`, each `measure` and `lag_summary`;
+        `difference` and `behind_reachable`, the `lag_table` of the network beside either. And of
+        the measured binaries (m,): `network`, `ideal`, `reachable` (first alerts [day]), `onset`,
+        `t0`, `tE`.
     """
-    calls = {"network": p_epochs, "ideal": limits.ideal_probability(ideal_season(curves))}
+    calls = {
+        "network": p_epochs,
+        "ideal": limits.ideal_probability(ideal_season(curves)),
+        "reachable": limits.ideal_probability(reachable_season(curves)),
+    }
     half, single = early.half_of_pairs(curves.pair), curves.y == 0
     binary = ~half & ~single
     binaries = {"onset": onset[binary]}
@@ -280,7 +261,8 @@ def against_ideal(
         binaries[name] = policy.first_alert(p[binary], curves.times()[binary])
         report[name] = measure(policy, peak[~half & single])
         report[name] |= lag_summary(binaries[name], onset[binary], num=num, seed=seed)
-    report["difference"] = lag_table(binaries["network"], binaries["ideal"], num=num, seed=seed)
+    for name, observer in (("difference", "ideal"), ("behind_reachable", "reachable")):
+        report[name] = lag_table(binaries["network"], binaries[observer], num=num, seed=seed)
     return report, binaries
 
 

@@ -181,7 +181,9 @@ def _write_config(
     seen = {"trained_on": data.trained_on, "validated_on": data.validated_on}
     if start:  # what the first weights had seen counts too
         before = load_network(NAMED_WEIGHTS.get(start, start))[1]
-        seen = {name: before.get(name, []) + ranges for name, ranges in seen.items()}
+        for name, ranges in seen.items():
+            earlier = before.get(name, [])
+            seen[name] = earlier + [r for r in ranges if r not in earlier]
     config = described | {
         **seen,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import binom
 from toy import toy_set
 
-from lensml import alerts, early, limits
+from lensml import alerts, early, ideal, limits
 from lensml.model import Network, probabilities
 
 NAN = np.nan
@@ -90,41 +90,6 @@ def test_chunks_give_what_the_whole_set_gives(network):
     assert alerts.season_peaks(network, curves, chunk=50).first_alert.shape == (50, 0)
 
 
-def test_the_ideal_season_ends_with_the_ideal_ratio(monkeypatch):
-    monkeypatch.setattr(limits, "CHUNK", 7)
-    curves = toy_set(20, bump=2.0)
-    season = alerts.ideal_season(curves)
-    assert (np.isfinite(season) == np.isfinite(curves.X)).all()
-    steps = np.arange(season.shape[1])
-    last = np.where(np.isfinite(season), steps, -1).max(axis=1)
-    final = season[np.arange(len(curves)), last]
-    np.testing.assert_allclose(final, limits.ideal_log_ratio(curves), rtol=1e-9, atol=1e-9)
-    at = limits.ideal_log_ratio(curves, [0.5])[:, 0]
-    seen = np.isfinite(season) & (curves.time <= 0)
-    middle = season[np.arange(len(curves)), np.where(seen, steps, -1).max(axis=1)]
-    np.testing.assert_allclose(middle, at, rtol=1e-9, atol=1e-9)
-
-
-def test_the_ideal_season_ignores_the_future_and_rows_without_a_partner():
-    curves = toy_set(6)
-    wild = curves.X.copy()
-    wild[:, 70:] += 3.0
-    season, changed = alerts.ideal_season(curves), alerts.ideal_season(replace(curves, X=wild))
-    np.testing.assert_array_equal(season[:, :70], changed[:, :70])
-    assert np.nanmax(np.abs(season[:, 70:] - changed[:, 70:])) > 1
-    alone = curves.rows(~((curves.pair == 2) & (curves.y == 1)))
-    assert np.isnan(alerts.ideal_season(alone)[alone.pair == 2]).all()
-
-
-def test_no_more_twins_exceed_a_ratio_than_villes_inequality_allows():
-    curves = toy_set(3000, num_epochs=60, bump=1.0)
-    peak = np.nanmax(alerts.ideal_season(curves)[curves.y == 0], axis=1)
-    for odds in (10, 100):
-        alarms = alerts.counted(peak > np.log(odds))
-        assert alarms["low"] <= 1 / odds
-    assert alerts.counted(peak > np.log(10))["hits"] >= 10  # and some do
-
-
 def test_lag_counts_what_it_says():
     alert = np.array([5.0, 3.0, NAN, 9.0, 7.0, NAN])
     onset = np.array([2.0, 4.0, 1.0, 4.0, NAN, NAN])
@@ -154,7 +119,7 @@ def test_lags_are_compared_on_binaries_that_both_alerted():
 
 def test_the_ideal_observer_against_itself_has_no_lag():
     curves = toy_set(200, num_epochs=60, bump=3.0)
-    same = limits.ideal_probability(alerts.ideal_season(curves))
+    same = limits.ideal_probability(ideal.ideal_season(curves))
     onset = np.full(len(curves), NAN)
     report, binaries = alerts.against_ideal(curves, same, onset, rate=0.05)
     assert report["network"]["threshold"] == report["ideal"]["threshold"]
@@ -166,8 +131,8 @@ def test_the_ideal_observer_against_itself_has_no_lag():
 def test_a_delayed_observer_lags_by_its_delay():
     curves = toy_set(400, num_epochs=121, bump=3.0, sigma=0.02)  # an epoch every 200 / 120 days
     curves = replace(curves, X=np.where(np.isnan(curves.X), curves.clean(), curves.X))
-    ideal = limits.ideal_probability(alerts.ideal_season(curves))
-    late = np.hstack([np.full((len(ideal), 3), 0.5), ideal[:, :-3]])
+    bound = limits.ideal_probability(ideal.ideal_season(curves))
+    late = np.hstack([np.full((len(bound), 3), 0.5), bound[:, :-3]])
     onset = np.full(len(curves), NAN)
     report, _ = alerts.against_ideal(curves, late, onset, rate=0.05)
     assert report["difference"]["median_difference"]["value"] == pytest.approx(5.0)

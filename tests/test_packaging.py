@@ -14,7 +14,7 @@ MODULES = sorted(p.stem for p in (ROOT / "lensml").glob("*.py") if p.stem != "__
 READING_ORDER = """
     paths seeds critical sampling magnification caustics priors pspl survey dataset simulate
     features refit unexplained model checkpoint resident metrics loop train limits baselines
-    anomaly classical early calibration plots alert_plots pictures prefixes alerts evaluate
+    anomaly classical early calibration plots alert_plots pictures prefixes ideal alerts evaluate
     step state snapshot export stream feed events rescale protocol verdicts explorer results
     benchmark assess compare classical_plots null impostors speed presets preflight chapters
     publish __main__
