@@ -15,15 +15,15 @@ __all__ = ["alerts_by_phase", "burden_and_purity", "lags", "reliability_at_fract
 
 
 @styled
-def lags(network: ArrayLike, ideal: ArrayLike, onset: ArrayLike) -> Figure:
+def lags(network: ArrayLike, reachable: ArrayLike, onset: ArrayLike) -> Figure:
     """Alerts of the same binaries (n,) [day]: share alerted against the time since onset, and the
     difference where both alerted. Binaries without an onset are left out on the left.
     """
-    network, ideal, onset = (np.asarray(x, dtype=float) for x in (network, ideal, onset))
+    network, reachable, onset = (np.asarray(x, dtype=float) for x in (network, reachable, onset))
     known = np.isfinite(onset)
     figure, ((left, right),) = canvas(3.0, 1, 2)
-    looks = {"network": {"color": COLOURS[0]}, "ideal observer": IDEAL}
-    for (name, look), alert in zip(looks.items(), (network, ideal), strict=True):
+    looks = {"network": {"color": COLOURS[0]}, "reachable": IDEAL}
+    for (name, look), alert in zip(looks.items(), (network, reachable), strict=True):
         lag = np.sort((alert - onset)[known & np.isfinite(alert)])
         share = np.arange(1, lag.size + 1) / max(1, known.sum())
         left.step(np.r_[-100, lag, 100], np.r_[0, share, share[-1:]] if lag.size else [0, 0],
@@ -32,21 +32,22 @@ def lags(network: ArrayLike, ideal: ArrayLike, onset: ArrayLike) -> Figure:
     left.set(xlabel="days since the anomaly became reachable", ylabel="share of binaries alerted")
     left.set(xlim=(-50, 100), ylim=(0, 1.02))
     left.legend(loc="lower right")
-    difference = (network - ideal)[np.isfinite(network) & np.isfinite(ideal)]
+    difference = (network - reachable)[np.isfinite(network) & np.isfinite(reachable)]
     edge = max(5.0, float(np.max(np.abs(difference), initial=0)))
     right.hist(difference, np.linspace(-edge, edge, 41), color=COLOURS[0])
     right.axvline(0, **MARK)
-    right.set(xlabel="network minus ideal [d]", ylabel="binaries alerted by both")
+    right.set(xlabel="network minus reachable [d]", ylabel="binaries alerted by both")
     return figure
 
 
 @styled
 def alerts_by_phase(by_name: Mapping[str, Mapping[str, Sequence]], edges: ArrayLike) -> Figure:
-    """Share of binaries that have alerted by each phase: `network` and `ideal` (K,), by name."""
+    """Share of binaries that have alerted by each phase: `network` and `reachable` (K,)."""
     figure, ((axes,),) = canvas(3.2, width=5.4)
     for name, shares, colour in coloured(by_name):
         axes.plot(edges, shares["network"], "o-", ms=3, color=colour, label=name)
-        axes.plot(edges, shares["ideal"], **IDEAL | {"color": colour}, label=f"{name}: ideal")
+        look = IDEAL | {"color": colour}
+        axes.plot(edges, shares["reachable"], **look, label=f"{name}: reachable")
     axes.axvline(0, **MARK)
     axes.set(xlabel=r"phase $(t - t_0) / t_\mathrm{E}$", ylabel="share of binaries alerted")
     axes.set(ylim=(0, 1.02))

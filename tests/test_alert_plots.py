@@ -23,7 +23,7 @@ def figures():
     return {
         "lags": alert_plots.lags(network, ideal, onset),
         "phase": alert_plots.alerts_by_phase(
-            {"distinct": {"network": share, "ideal": share + 0.2}}, EDGES
+            {"distinct": {"network": share, "reachable": share + 0.2}}, EDGES
         ),
         "burden": alert_plots.burden_and_purity(
             prevalence, {"1 %": [alerts.burden(*rates, x) for x in prevalence]}
@@ -40,9 +40,9 @@ def test_every_figure_renders(figures, tmp_path):
 
 def test_the_share_alerted_ends_at_what_was_detected(figures):
     lines = {line.get_label(): line for line in figures["lags"].axes[0].lines}
-    assert lines["ideal observer"].get_ydata()[-1] == 1
+    assert lines["reachable"].get_ydata()[-1] == 1
     assert 0.7 < lines["network"].get_ydata()[-1] < 0.9
-    assert lines["ideal observer"].get_linestyle() == "--"
+    assert lines["reachable"].get_linestyle() == "--"
 
 
 def test_nobody_alerted_is_drawn_too():
@@ -60,6 +60,6 @@ def test_each_fraction_has_its_panel(figures):
     assert titles[0] == "10 % of the window" and titles[6] == "100 % of the window"
 
 
-def test_phase_draws_network_and_ideal(figures):
+def test_phase_draws_network_and_what_is_reachable(figures):
     labels = [line.get_label() for line in figures["phase"].axes[0].lines]
-    assert labels[:2] == ["distinct", "distinct: ideal"]
+    assert labels[:2] == ["distinct", "distinct: reachable"]
