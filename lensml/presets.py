@@ -104,7 +104,7 @@ GENERAL_SURVEYS = (
         Survey(
             sigma=(0.003, 0.2),
             missing_fraction=(0.05, 0.4),
-            keep_every=(1, 12),
+            keep_every=(1, 24),
             night=(0.3, 1.0),
             season_gap=(0.0, 40.0),
         ),
@@ -114,7 +114,7 @@ GENERAL_SURVEYS = (
         Survey(
             sigma=(0.005, 0.2),
             missing_fraction=(0.05, 0.4),
-            keep_every=(1, 12),
+            keep_every=(1, 24),
             night=(0.3, 1.0),
             photon_noise=True,
             error_scale=(0.9, 1.8),
