@@ -224,6 +224,7 @@ def against_ideal(
     onset: NDArray,
     *,
     rate: float = 0.01,
+    num_refitted: int | None = None,
     num: int = 400,
     seed: int = 0,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, NDArray]]:
@@ -237,6 +238,7 @@ def against_ideal(
         p_epochs: The network's calls (n, T).
         onset: `prefixes.onsets` (n,) [day].
         rate: Share of twins that may alert.
+        num_refitted: Pairs, the first ones, on which the reachable observer works; None = all.
         num, seed: Resamples behind the intervals.
 
     Returns:
@@ -245,24 +247,29 @@ def against_ideal(
         the measured binaries (m,): `network`, `ideal`, `reachable` (first alerts [day]), `onset`,
         `t0`, `tE`.
     """
+    first = np.isin(curves.pair, np.unique(curves.pair[curves.pair >= 0])[:num_refitted])
+    reachable = np.full(curves.X.shape, np.nan)
+    reachable[first] = limits.ideal_probability(reachable_season(curves.rows(first)))
     calls = {
         "network": p_epochs,
         "ideal": limits.ideal_probability(ideal_season(curves)),
-        "reachable": limits.ideal_probability(reachable_season(curves)),
+        "reachable": reachable,
     }
     half, single = early.half_of_pairs(curves.pair), curves.y == 0
     binary = ~half & ~single
     binaries = {"onset": onset[binary]}
     binaries |= {name: curves.param(name)[binary] for name in ("t0", "tE")}
-    report = {}
+    report, told = {}, {name: np.isfinite(p).any(axis=1) for name, p in calls.items()}
     for name, p in calls.items():
-        peak = early.season_peak(p)
-        policy = calibrate(peak[half & single], rate)
+        peak, own = early.season_peak(p), told[name]
+        policy = calibrate(peak[half & single & own], rate)
         binaries[name] = policy.first_alert(p[binary], curves.times()[binary])
-        report[name] = measure(policy, peak[~half & single])
-        report[name] |= lag_summary(binaries[name], onset[binary], num=num, seed=seed)
+        report[name] = measure(policy, peak[~half & single & own])
+        lagging = binaries[name][own[binary]], onset[binary & own]
+        report[name] |= lag_summary(*lagging, num=num, seed=seed)
     for name, observer in (("difference", "ideal"), ("behind_reachable", "reachable")):
-        report[name] = lag_table(binaries["network"], binaries[observer], num=num, seed=seed)
+        both = [binaries[who][told[observer][binary]] for who in ("network", observer)]
+        report[name] = lag_table(*both, num=num, seed=seed)
     return report, binaries
 
 

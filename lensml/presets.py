@@ -241,6 +241,7 @@ def baseline(size: str = "full", seed: int = 0) -> Experiment:
         tests={
             "matched": _tests("baseline", size, seed),
             "population": _tests("baseline", size, seed, population=True),
+            "blended": _tests("baseline", size, seed + 50, blending=(0.1, 1.0)),
         },
         specialised={"baseline": _specialised("baseline", size, seed)},
         num_bootstrap=_bootstrap(size),
@@ -264,6 +265,7 @@ def cadence(size: str = "full", seed: int = 0) -> Experiment:
     surveys = {f"{int(100 * f)} % missing": Survey(missing_fraction=f) for f in (0.05, 0.2, 0.4)}
     surveys["nights of 8 h"] = Survey(missing_fraction=0.05, night=1 / 3)
     surveys["one epoch a day"] = Survey(missing_fraction=0.05, keep_every=(7, 7))
+    surveys["one epoch in three days"] = Survey(missing_fraction=0.05, keep_every=(22, 22))
     return Experiment(
         name="cadence",
         size=size,
@@ -305,6 +307,7 @@ def early_detection(size: str = "full", seed: int = 0) -> Experiment:
     The set `calibration` is fitted on and judged nowhere.
     """
     num_singles = {"smoke": 48, "desk": 10_000, "full": 50_000}[check_size(size)]
+    num_fitted = {"smoke": 48, "desk": 6000, "full": 50_000}[size]
     return Experiment(
         name="early_detection",
         size=size,
@@ -312,13 +315,13 @@ def early_detection(size: str = "full", seed: int = 0) -> Experiment:
         tests={
             "distinct": _tests("distinct", size, seed + 300),
             "baseline": _tests("baseline", size, seed + 300),
-            "calibration": _tests("baseline", size, seed + 350),
+            "calibration": _tests("baseline", size, seed + 350, num_pairs=num_fitted),
             "population": _tests(
                 "baseline", size, seed + 300, population=True, num_pairs=2 * num_singles
             ),
         },
         num_bootstrap=_bootstrap(size),
-        num_refits={"smoke": 8, "desk": 200, "full": 5000}[size],
+        num_refits={"smoke": 8, "desk": 500, "full": 5000}[size],
         num_singles=num_singles,
         num_impostors={"smoke": 24, "desk": 1000, "full": 20_000}[size],
     )

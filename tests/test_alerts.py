@@ -121,11 +121,15 @@ def test_the_ideal_observer_against_itself_has_no_lag():
     curves = toy_set(200, num_epochs=60, bump=3.0)
     same = limits.ideal_probability(ideal.ideal_season(curves))
     onset = np.full(len(curves), NAN)
-    report, binaries = alerts.against_ideal(curves, same, onset, rate=0.05)
+    report, binaries = alerts.against_ideal(curves, same, onset, rate=0.05, num_refitted=40)
     assert report["network"]["threshold"] == report["ideal"]["threshold"]
     assert report["difference"]["median_difference"] == {"value": 0, "low": 0, "high": 0}
     assert report["network"]["set_on"] == report["network"]["false_alarms"]["of"] == 100
     assert binaries["t0"].shape == binaries["network"].shape == (100,)
+    reachable = report["reachable"]
+    assert reachable["set_on"] == reachable["false_alarms"]["of"] == 20
+    assert np.isfinite(binaries["reachable"]).sum() == reachable["detected"]["hits"] > 5
+    assert report["behind_reachable"]["both"] + report["behind_reachable"]["ideal_only"] <= 20
 
 
 def test_a_delayed_observer_lags_by_its_delay():
@@ -134,7 +138,7 @@ def test_a_delayed_observer_lags_by_its_delay():
     bound = limits.ideal_probability(ideal.ideal_season(curves))
     late = np.hstack([np.full((len(bound), 3), 0.5), bound[:, :-3]])
     onset = np.full(len(curves), NAN)
-    report, _ = alerts.against_ideal(curves, late, onset, rate=0.05)
+    report, _ = alerts.against_ideal(curves, late, onset, rate=0.05, num_refitted=40)
     assert report["difference"]["median_difference"]["value"] == pytest.approx(5.0)
 
 
