@@ -9,6 +9,7 @@ Axes: B curves, M = 2 models, n epochs of a prefix, pads included.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from math import log
 from typing import NamedTuple
 
@@ -70,13 +71,23 @@ def no_fit(num: int, last: Tensor) -> Fits:
     return Fits(theta, zeros(num, 2, 16), zeros(num, 2, 2), zeros(num))
 
 
-def _with_prior(state: Tensor, theta: Tensor, last: Tensor, free: int) -> Tensor:
-    """Cost, gradient and Gauss-Newton matrix of `pspl.linearise` with the priors added."""
-    precision = theta.new_tensor(PRIOR_WIDTH)[:free] ** -2
-    off = theta[:, :free] - theta.new_tensor(PRIOR_CENTRE)[:free]
+@cache
+def _constants(free: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """PRIOR_CENTRE, precisions of the priors, LOW and HIGH of so many parameters, each (free,)."""
+    with torch.inference_mode(False):
+        kind = {"dtype": dtype, "device": device}
+        centre, width, low, high = (
+            torch.tensor(x[:free], **kind) for x in (PRIOR_CENTRE, PRIOR_WIDTH, LOW, HIGH)
+        )
+        return centre, width**-2, low, high
+
+
+def _add_prior(state: Tensor, theta: Tensor, last: Tensor, free: int) -> Tensor:
+    """Cost, gradient and Gauss-Newton matrix of `pspl.linearise`, the priors added in place."""
+    centre, precision, _, _ = _constants(free, theta.dtype, theta.device)
+    off = theta[:, :free] - centre
     off[:, 0] -= last
     pull = off * precision
-    state = state.clone()
     state[:, 0] += (pull * off).sum(1)
     state[:, 1 : 1 + free] += pull
     state[:, 1 + free :: free + 1] += precision
@@ -102,11 +113,10 @@ class _Problem(NamedTuple):
             torch.cat([theta[:, :3], f_s], dim=1), self.times, self.data, self.root, self.free == 4
         )
         if self.free == 4:  # from derivatives in f_s to those in its logarithm
-            state = state.clone()
             state[:, 4:5] *= f_s
             state[:, 5:].view(-1, 4, 4)[:, 3] *= f_s
             state[:, 5:].view(-1, 4, 4)[:, :, 3] *= f_s
-        return _with_prior(state, theta, self.last, self.free)
+        return _add_prior(state, theta, self.last, self.free)
 
     def repeated(self, num: int) -> "_Problem":
         """Each curve so many times."""
@@ -138,7 +148,7 @@ class _Problem(NamedTuple):
     def descend(self, theta: Tensor, state: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """So many steps of Levenberg and Marquardt, always as many: (B, 4) and the state there."""
         free = self.free
-        low, high = (theta.new_tensor(bound)[:free] for bound in (LOW, HIGH))
+        _, _, low, high = _constants(free, theta.dtype, theta.device)
         damping = theta.new_full((len(theta),), 1e-3)
         for _ in range(steps):
             step = marquardt_step(state, damping, free)
@@ -151,7 +161,7 @@ class _Problem(NamedTuple):
             better = new[:, 0] < state[:, 0]
             theta = torch.where(better[:, None], trial, theta)
             state = torch.where(better[:, None], new, state)
-            damping = torch.where(better, damping / 10, damping * 10)
+            damping = torch.where(better, damping / 10.0, damping * 10.0)
         return theta, state
 
 

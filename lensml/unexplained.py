@@ -60,23 +60,23 @@ def _brightening(theta: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     """Brightening [mag] and phase of fits (B, 4) at times (B, n)."""
     t0, ln_u0, ln_tE, ln_f_s = theta[:, :, None].unbind(1)
     tau = (times - t0) * (-ln_tE).exp()
-    x = tau * tau + (2 * ln_u0).exp()
-    root_y = (x * (x + 4)).sqrt()
-    return MAG * (1 + ln_f_s.exp() * (4 / (root_y * (root_y + x + 2)))).log(), tau
+    x = tau * tau + (2.0 * ln_u0).exp()
+    root_y = (x * (x + 4.0)).sqrt()
+    return MAG * (1.0 + ln_f_s.exp() * (4.0 / (root_y * (root_y + x + 2.0)))).log(), tau
 
 
 def _sloped(theta: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Brightening [mag] and its derivatives in theta (4, B, n) of fits (B, 4)."""
-    t0, ln_u0, ln_tE, ln_f_s = theta[:, :, None].unbind(1)
-    rate, u0_squared, f_s = (-ln_tE).exp(), (2 * ln_u0).exp(), ln_f_s.exp()
-    tau = (times - t0) * rate
+    """Brightening (B, M, n) [mag] and its derivatives (4, B, M, n) in theta (B, M, 4)."""
+    t0, ln_u0, ln_tE, ln_f_s = theta[..., None].unbind(2)
+    rate, u0_squared, f_s = (-ln_tE).exp(), (2.0 * ln_u0).exp(), ln_f_s.exp()
+    tau = (times[:, None] - t0) * rate
     x = tau * tau + u0_squared
-    y = x * (x + 4)
+    y = x * (x + 4.0)
     root_y = y.sqrt()
-    excess = 4 / (root_y * (root_y + x + 2))
-    flux = 1 + f_s * excess
+    excess = 4.0 / (root_y * (root_y + x + 2.0))
+    flux = 1.0 + f_s * excess
     slope = -4 * MAG * f_s / (y * root_y * flux)  # of the brightening in x
-    gradient = (-2 * rate * tau * slope, 2 * u0_squared * slope, -2 * tau * tau * slope)
+    gradient = (-2.0 * rate * tau * slope, 2.0 * u0_squared * slope, -2.0 * tau * tau * slope)
     return MAG * flux.log(), torch.stack([*gradient, MAG * f_s * excess / flux])
 
 
@@ -92,27 +92,26 @@ def residuals(fits: Fits, times: Tensor, bright: Tensor, root: Tensor) -> tuple[
         their errors, the error of the prediction, and sums of innovations and of their squares
         since the fit; and the fits with those sums brought up to date.
     """
-    columns, sums = [], []
     number = fits.count[:, None] + torch.arange(1, times.shape[1] + 1, device=times.device)
-    for model in range(2):
-        curve, gradient = _sloped(fits.theta[:, model], times)
-        covariance = fits.covariance[:, model].view(-1, 4, 4)
-        spread = (covariance.permute(1, 2, 0)[..., None] * gradient[None]).sum(1)
-        unsure = ((spread * gradient).sum(0).clamp_min(0)).sqrt() * root
-        off = (bright - curve) * root
-        innovation = (off / (1 + unsure * unsure).sqrt()).clamp(-50, 50)
-        both = torch.stack([innovation, innovation * innovation], dim=2)
-        total = fits.since[:, model, None] + torch.cumsum(both, dim=1)
-        sums.append(total[:, -1])
-        columns += [
-            torch.asinh(off) / 2,
-            torch.asinh(innovation) / 2,
-            torch.log10(unsure.clamp(1e-2, 1e2)) / 2,
-            torch.asinh(total[..., 0] / number.sqrt()) / 2,
-            torch.asinh((total[..., 1] - number) / (2 * number).sqrt()) / 2,
-        ]
-    since = torch.stack(sums, dim=1)
-    return torch.stack(columns, dim=2), fits._replace(since=since, count=number[:, -1])
+    seen = number[:, None]
+    bright, root = bright[:, None], root[:, None]
+    curve, gradient = _sloped(fits.theta, times)
+    covariance = fits.covariance.unflatten(2, (4, 4)).permute(2, 3, 0, 1)
+    spread = (covariance[..., None] * gradient[None]).sum(1)
+    unsure = ((spread * gradient).sum(0).clamp_min(0)).sqrt() * root
+    off = (bright - curve) * root
+    innovation = (off / (1.0 + unsure * unsure).sqrt()).clamp(-50, 50)
+    both = torch.stack([innovation, innovation * innovation], dim=3)
+    total = fits.since[:, :, None] + torch.cumsum(both, dim=2)
+    columns = [
+        off.asinh(),
+        innovation.asinh(),
+        unsure.clamp(1e-2, 1e2).log10(),
+        (total[..., 0] / seen.sqrt()).asinh(),
+        ((total[..., 1] - seen) / (2.0 * seen).sqrt()).asinh(),
+    ]
+    table = (torch.stack(columns, dim=3) / 2.0).transpose(1, 2).flatten(2)
+    return table, fits._replace(since=total[:, :, -1], count=number[:, -1])
 
 
 def _edges(tau: Tensor) -> Tensor:
