@@ -36,7 +36,7 @@ __all__ = ["States"]
 SHIFT = 16  # epochs after which a row's past moves back to its start, and sums are taken anew
 ROW = RECENT + SHIFT
 CHUNK = 512  # events that advance together: what they touch then stays in the cache
-SHORTEST = 256  # epochs to which a prefix is padded at least: groups cost more than pads
+LENGTHS = np.array([256, 512, 1024, KEEP])  # to which prefixes are padded: few, as groups cost most
 REFITTED = 2**17  # epochs, pads included, that are refitted together: bounds the memory
 SUMS = (3, 3, BINS)
 EPOCH = ("times", "weight", "bright")
@@ -266,7 +266,7 @@ class States:
             self._is_due = np.isin(np.arange(most), schedule(most))
         due = np.flatnonzero(self._is_due[count])
         lengths = _padded(count[due])
-        for length in np.unique(lengths).tolist():
+        for length in sorted({*lengths.tolist()}):
             own, most = due[lengths == length], REFITTED // length
             for first in range(0, len(own), most):
                 part = own[first : first + most]
@@ -373,8 +373,7 @@ class States:
 
 def _padded(count: NDArray) -> NDArray:
     """The length that prefixes of so many epochs are padded to, by nothing but their own count."""
-    doubled = 1 << np.ceil(np.log2(np.maximum(count, 1))).astype(np.int64)
-    return np.clip(doubled, SHORTEST, KEEP)
+    return LENGTHS[np.searchsorted(LENGTHS[:-1], count)]
 
 
 def _packed(fits: Fits) -> Tensor:

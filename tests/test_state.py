@@ -8,7 +8,7 @@ from lensml.checkpoint import load_network
 from lensml.dataset import LightCurves
 from lensml.model import probabilities
 from lensml.refit import KEEP
-from lensml.state import SHIFT, SHORTEST, States
+from lensml.state import LENGTHS, SHIFT, States
 from lensml.step import RECENT, bin_sums
 from lensml.stream import classify_curve
 
@@ -106,7 +106,7 @@ def test_answers_of_all_ages_are_to_the_last_bit_those_of_an_event_alone(network
 def test_few_refits_at_a_time_give_what_many_give(network, monkeypatch):
     columns, starts = epochs(5, 60, seed=7), np.array([0, 8, 8, 16, 16])
     expected = staggered(States(network), columns, starts, 60)
-    monkeypatch.setattr("lensml.state.REFITTED", 2 * SHORTEST)
+    monkeypatch.setattr("lensml.state.REFITTED", 2 * LENGTHS[0])
     parts, refit = [], States._refit
 
     def watched(self, slots, *more):
