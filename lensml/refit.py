@@ -86,11 +86,11 @@ def _add_prior(state: Tensor, theta: Tensor, last: Tensor, free: int) -> Tensor:
     """Cost, gradient and Gauss-Newton matrix of `pspl.linearise`, the priors added in place."""
     centre, precision, _, _ = _constants(free, theta.dtype, theta.device)
     off = theta[:, :free] - centre
-    off[:, 0] -= last
+    off[:, 0].sub_(last)
     pull = off * precision
-    state[:, 0] += (pull * off).sum(1)
-    state[:, 1 : 1 + free] += pull
-    state[:, 1 + free :: free + 1] += precision
+    state[:, 0].add_((pull * off).sum(1))
+    state[:, 1 : 1 + free].add_(pull)
+    state[:, 1 + free :: free + 1].add_(precision)
     return state
 
 
@@ -113,9 +113,9 @@ class _Problem(NamedTuple):
             torch.cat([theta[:, :3], f_s], dim=1), self.times, self.data, self.root, self.free == 4
         )
         if self.free == 4:  # from derivatives in f_s to those in its logarithm
-            state[:, 4:5] *= f_s
-            state[:, 5:].view(-1, 4, 4)[:, 3] *= f_s
-            state[:, 5:].view(-1, 4, 4)[:, :, 3] *= f_s
+            state[:, 4:5].mul_(f_s)
+            state[:, 17:].mul_(f_s)  # the last row of the matrix, then its last column
+            state[:, 8::4].mul_(f_s)
         return _add_prior(state, theta, self.last, self.free)
 
     def repeated(self, num: int) -> "_Problem":
@@ -153,10 +153,9 @@ class _Problem(NamedTuple):
         for _ in range(steps):
             step = marquardt_step(state, damping, free)
             limit = torch.full_like(step, 1.5)
-            limit[:, 0] *= theta[:, 2].exp()
+            limit[:, 0].mul_(theta[:, 2].exp())
             trial = theta.clone()
-            trial[:, :free] += torch.clamp(step, -limit, limit)
-            trial[:, :free] = torch.clamp(trial[:, :free], low, high)
+            trial[:, :free].add_(step.clamp_(-limit, limit)).clamp_(low, high)
             new = self.at(trial)
             better = new[:, 0] < state[:, 0]
             theta = torch.where(better[:, None], trial, theta)

@@ -194,16 +194,13 @@ def refit(
     count = torch.as_tensor(count, device=times.device).expand(len(times))
     own = count.clamp_max(KEEP)
     theta, covariance = fit_again(fits.theta, times, -bright, root, last, blended, own)
-    without = _described(theta[:, 0], covariance[:, 0], times, bright, root, own)
     rows = blended.nonzero()[:, 0]
-    within = [x.clone() for x in without]
-    if len(rows):
-        epochs = (times, bright, root, own)
-        if len(rows) < len(blended):
-            epochs = (x[rows] for x in epochs)
-        free = _described(theta[rows, 1], covariance[rows, 1], *epochs)
-        for x, y in zip(within, free, strict=True):
-            x[rows] = y
+    both = [torch.cat([x[:, 0], x[rows, 1]]) for x in (theta, covariance)]
+    epochs = (torch.cat([x, x[rows]]) for x in (times, bright, root, own))
+    split = [len(times), len(rows)]
+    pairs = [x.split(split) for x in _described(*both, *epochs)]
+    without = [first for first, _ in pairs]
+    within = [first.index_copy(0, rows, second) for first, second in pairs]
     gain = torch.asinh((without[2] - within[2]) / 4) / 3
     level = torch.log10(1 / (root.sum(1) / own) / 0.03)
     further = torch.stack([gain, level, count.to(last.dtype).log() / 5], dim=1)
