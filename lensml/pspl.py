@@ -88,18 +88,19 @@ def _linearise_rows(
     """Cost, gradient (P,) and Gauss-Newton matrix (P, P) at `theta` (B, 4): (B, 1 + P + P P).
 
     With x = u^2 the curve depends on t0, ln u0 and ln tE through x alone, so every product of
-    derivatives is a moment of (dm/dx)^2 in tau: no Jacobian is ever stored.
+    derivatives is a moment of (dm/dx)^2 in tau: no Jacobian is ever stored. Its factors are floats,
+    because torch converts integers first, which takes as long as the product of a short row.
     """
     t0, ln_u0, ln_tE, f_s = theta[:, :, None].unbind(1)
-    rate, u0_squared = (-ln_tE).exp(), (2 * ln_u0).exp()
+    rate, u0_squared = (-ln_tE).exp(), (2.0 * ln_u0).exp()
     tau = (times - t0).mul_(rate)
     tau2 = tau * tau
     x = tau2 + u0_squared
-    y = (x + 4).mul_(x)
+    y = (x + 4.0).mul_(x)
     root_y = y.sqrt()
-    excess = x.add_(2).add_(root_y).mul_(root_y).reciprocal_().mul_(4)  # A - 1, no cancellation
+    excess = x.add_(2.0).add_(root_y).mul_(root_y).reciprocal_().mul_(4.0)  # A - 1, no cancellation
     flux = excess * f_s if blended else excess.clone()
-    flux.add_(1)
+    flux.add_(1.0)
     residual = flux.log().mul_(-MAG).sub_(data)
     g = y.mul_(root_y).mul_(flux).reciprocal_()  # dm/dx
     g.mul_((4 * MAG) * f_s if blended else 4 * MAG)
@@ -109,7 +110,7 @@ def _linearise_rows(
     g_tau, g_tau2 = g * tau, g * tau2
     # The columns of the Jacobian but for the constants of each row, `scale`.
     columns = [g_tau, g, g_tau2]
-    scale = [-2 * rate, 2 * u0_squared, torch.full_like(rate, -2.0)]
+    scale = [-2.0 * rate, 2.0 * u0_squared, torch.full_like(rate, -2.0)]
     if blended:
         d = excess.div_(flux).mul_(-MAG)  # dm/df_s
         columns.append(d if root is None else d.mul_(root))
@@ -126,7 +127,7 @@ def marquardt_step(state: Tensor, damping: Tensor, free: int) -> Tensor:
     """Marquardt's step: the scale of each parameter is its own diagonal entry."""
     gradient, hessian = state[:, 1 : 1 + free], state[:, 1 + free :].view(-1, free, free)
     damped = hessian.clone()
-    damped.diagonal(dim1=1, dim2=2).mul_(1 + damping[:, None]).add_(1e-30)
+    damped.diagonal(dim1=1, dim2=2).mul_(1.0 + damping[:, None]).add_(1e-30)
     return torch.linalg.solve_ex(damped, gradient.unsqueeze(2))[0].squeeze(2).nan_to_num_().neg_()
 
 

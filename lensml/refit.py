@@ -2,16 +2,21 @@
 
 Every curve is refitted at the same counts of observed epochs, with all flux lensed and with a free
 share of it. Nothing is fitted beyond the prefix, always in as many steps, so that a stream which
-remembers KEEP epochs finds the same. Axes: B curves, M = 2 models, n epochs of a prefix.
+remembers KEEP epochs finds the same. Prefixes of different lengths share a fit once padded: behind
+a curve's own epochs, of which there is a multiple of BIN, its last time and nothing of weight.
+
+Axes: B curves, M = 2 models, n epochs of a prefix, pads included.
 """
 
+from collections.abc import Sequence
+from functools import cache
 from math import log
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lensml.pspl import MAG, linearise, marquardt_step
+from lensml.pspl import CACHED, MAG, linearise, marquardt_step
 
 __all__ = ["KEEP", "PRIOR_CENTRE", "Fits", "fit_again", "next_refit", "no_fit", "schedule"]
 
@@ -66,21 +71,34 @@ def no_fit(num: int, last: Tensor) -> Fits:
     return Fits(theta, zeros(num, 2, 16), zeros(num, 2, 2), zeros(num))
 
 
-def _with_prior(state: Tensor, theta: Tensor, last: Tensor, free: int) -> Tensor:
-    """Cost, gradient and Gauss-Newton matrix of `pspl.linearise` with the priors added."""
-    precision = theta.new_tensor(PRIOR_WIDTH)[:free] ** -2
-    off = theta[:, :free] - theta.new_tensor(PRIOR_CENTRE)[:free]
-    off[:, 0] -= last
+@cache
+def _constants(free: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """PRIOR_CENTRE, precisions of the priors, LOW and HIGH of so many parameters, each (free,)."""
+    with torch.inference_mode(False):
+        kind = {"dtype": dtype, "device": device}
+        centre, width, low, high = (
+            torch.tensor(x[:free], **kind) for x in (PRIOR_CENTRE, PRIOR_WIDTH, LOW, HIGH)
+        )
+        return centre, width**-2, low, high
+
+
+def _add_prior(state: Tensor, theta: Tensor, last: Tensor, free: int) -> Tensor:
+    """Cost, gradient and Gauss-Newton matrix of `pspl.linearise`, the priors added in place."""
+    centre, precision, _, _ = _constants(free, theta.dtype, theta.device)
+    off = theta[:, :free] - centre
+    off[:, 0].sub_(last)
     pull = off * precision
-    state = state.clone()
-    state[:, 0] += (pull * off).sum(1)
-    state[:, 1 : 1 + free] += pull
-    state[:, 1 + free :: free + 1] += precision
+    state[:, 0].add_((pull * off).sum(1))
+    state[:, 1 : 1 + free].add_(pull)
+    state[:, 1 + free :: free + 1].add_(precision)
     return state
 
 
 class _Problem(NamedTuple):
-    """What is fitted: epochs (B, n) of curves, their last epoch (B,) and how much is free."""
+    """What is fitted: epochs (B, n) of curves, their last epoch (B,) and how much is free.
+
+    Pads have root 0, whatever their time.
+    """
 
     times: Tensor
     data: Tensor
@@ -95,57 +113,80 @@ class _Problem(NamedTuple):
             torch.cat([theta[:, :3], f_s], dim=1), self.times, self.data, self.root, self.free == 4
         )
         if self.free == 4:  # from derivatives in f_s to those in its logarithm
-            state = state.clone()
-            state[:, 4:5] *= f_s
-            state[:, 5:].view(-1, 4, 4)[:, 3] *= f_s
-            state[:, 5:].view(-1, 4, 4)[:, :, 3] *= f_s
-        return _with_prior(state, theta, self.last, self.free)
+            state[:, 4:5].mul_(f_s)
+            state[:, 17:].mul_(f_s)  # the last row of the matrix, then its last column
+            state[:, 8::4].mul_(f_s)
+        return _add_prior(state, theta, self.last, self.free)
 
     def repeated(self, num: int) -> "_Problem":
         """Each curve so many times."""
         return _Problem(*(x.repeat_interleave(num, dim=0) for x in self[:4]), self.free)
 
+    def best_of(self, starts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The best of some starts (B, 4), of equals the first, and the state there."""
+        if len(starts) * self.data.numel() <= CACHED:  # few curves: one call costs what many do
+            num = len(starts)
+            at_all = self.repeated(num).at(torch.stack(starts, dim=1).flatten(0, 1))
+            states = at_all.unflatten(0, (-1, num)).unbind(1)
+        else:
+            states = [self.at(start) for start in starts]
+        theta, state = starts[0], states[0]
+        for other, there in zip(starts[1:], states[1:], strict=True):
+            better = (there[:, 0] < state[:, 0])[:, None]
+            theta, state = torch.where(better, other, theta), torch.where(better, there, state)
+        return theta, state
+
+    def fit(self, starts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Descend from the best start: the end (B, 4) and its covariance (B, 16)."""
+        free = self.free
+        theta, state = self.descend(*self.best_of(starts), ITERATIONS[FREE.index(free)])
+        covariance = theta.new_zeros(len(theta), 4, 4)
+        inverse = torch.linalg.inv_ex(state[:, 1 + free :].view(-1, free, free))[0]
+        covariance[:, :free, :free] = inverse.nan_to_num_()
+        return theta, covariance.flatten(1)
+
     def descend(self, theta: Tensor, state: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """So many steps of Levenberg and Marquardt, always as many: (B, 4) and the state there."""
         free = self.free
-        low, high = (theta.new_tensor(bound)[:free] for bound in (LOW, HIGH))
+        _, _, low, high = _constants(free, theta.dtype, theta.device)
         damping = theta.new_full((len(theta),), 1e-3)
         for _ in range(steps):
             step = marquardt_step(state, damping, free)
             limit = torch.full_like(step, 1.5)
-            limit[:, 0] *= theta[:, 2].exp()
+            limit[:, 0].mul_(theta[:, 2].exp())
             trial = theta.clone()
-            trial[:, :free] += torch.clamp(step, -limit, limit)
-            trial[:, :free] = torch.clamp(trial[:, :free], low, high)
+            trial[:, :free].add_(step.clamp_(-limit, limit)).clamp_(low, high)
             new = self.at(trial)
             better = new[:, 0] < state[:, 0]
             theta = torch.where(better[:, None], trial, theta)
             state = torch.where(better[:, None], new, state)
-            damping = torch.where(better, damping / 10, damping * 10)
+            damping = torch.where(better, damping / 10.0, damping * 10.0)
         return theta, state
 
 
 def _binned(times: Tensor, data: Tensor, root: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Weighted means of BIN epochs each, and the roots of their weights."""
+    """Weighted means of BIN epochs each, and the roots of their weights; 0 where all are pads."""
     weight = (root * root).unflatten(1, (-1, BIN))
     total = weight.sum(2)
+    norm = total.clamp_min(torch.finfo(total.dtype).tiny)
     return (
-        (weight * times.unflatten(1, (-1, BIN))).sum(2) / total,
-        (weight * data.unflatten(1, (-1, BIN))).sum(2) / total,
+        (weight * times.unflatten(1, (-1, BIN))).sum(2) / norm,
+        (weight * data.unflatten(1, (-1, BIN))).sum(2) / norm,
         total.sqrt(),
     )
 
 
-def _search(times: Tensor, data: Tensor, root: Tensor, last: Tensor) -> Tensor:
+def _search(times: Tensor, data: Tensor, root: Tensor, last: Tensor, count: Tensor) -> Tensor:
     """The best valley found from the brightest epochs or a rise to come, (B, 4)."""
     times, data, root = _binned(times, data, root)
-    sure = -data - 1 / root
+    sure = -data - 1 / root  # of pads -inf
     best, at = sure.max(dim=1, keepdim=True)
     first = times.gather(1, at)
     apart = torch.where((times - first).abs() > 15.0, sure, -1.0)
     second_best, second_at = apart.max(dim=1, keepdim=True)
     peaks = torch.cat([first, times.gather(1, second_at), last[:, None]], dim=1)
-    heights = torch.cat([best, second_best, (-data)[:, -1:]], dim=1).clamp(0.02, 8.0)
+    latest = -data.gather(1, count[:, None] // BIN - 1)
+    heights = torch.cat([best, second_best, latest], dim=1).clamp(0.02, 8.0)
     gain = torch.expm1(heights / MAG)
     ln_u = 0.5 * torch.log(2 * (1 + gain) / torch.sqrt(gain * (gain + 2)) - 2)
     starts = [
@@ -195,55 +236,37 @@ def _along_the_valley(theta: Tensor, shift: float) -> Tensor:
 
 
 def fit_again(
-    before: Tensor, times: Tensor, data: Tensor, root: Tensor, last: Tensor, blended: Tensor
+    before: Tensor,
+    times: Tensor,
+    data: Tensor,
+    root: Tensor,
+    last: Tensor,
+    blended: Tensor,
+    count: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Both models, begun where they ended before or in a better valley.
 
     Args:
         before: Where they ended, (B, M, 4).
-        times, data, root: Epochs [day], magnitude minus baseline [mag] and 1 / sigma, (B, n).
+        times, data, root: Epochs [day], magnitude minus baseline [mag] and 1 / sigma, (B, n); of
+            pads the last time, 0 and 0.
         last: The latest epoch, (B,) [day].
         blended: Whether f_s may be less than 1, (B,); where not, the models are one.
+        count: How many epochs of each curve are no pads, (B,) int64; None = all.
 
     Returns:
         Ends (B, M, 4) and covariances (B, M, 16) of t0, ln u0, ln tE, ln f_s.
     """
-    theta, covariance = _fit(before[:, 0], times, data, root, last, None)
+    if count is None:
+        count = torch.full((len(times),), times.shape[1], device=times.device)
+    problem = _Problem(times, data, root, last, FREE[0])
+    theta, covariance = problem.fit([before[:, 0], _search(*problem[:4], count)])
     thetas, covariances = (torch.stack([x, x], dim=1) for x in (theta, covariance))
     rows = blended.nonzero()[:, 0]
     if len(rows):
-        epochs = (x[rows] for x in (times, data, root, last))
-        free = _fit(before[rows, 1], *epochs, theta[rows])
+        own = problem[:4] if len(rows) == len(blended) else (x[rows] for x in problem[:4])
+        ended = before[rows, 1]
+        valley = (_along_the_valley(ended, shift) for shift in VALLEY)
+        free = _Problem(*own, FREE[1]).fit([ended, theta[rows], *valley])
         thetas[rows, 1], covariances[rows, 1] = free
     return thetas, covariances
-
-
-def _fit(
-    theta: Tensor,
-    times: Tensor,
-    data: Tensor,
-    root: Tensor,
-    last: Tensor,
-    unblended: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """One model from `theta` (B, 4): its end and covariance (B, 16).
-
-    With f_s free, the end of the fit without, `unblended`, is a start as well; without, a search.
-    """
-    model = int(unblended is not None)
-    free = FREE[model]
-    problem = _Problem(times, data, root, last, free)
-    state = problem.at(theta)
-    if unblended is None:
-        others = [_search(times, data, root, last)]
-    else:
-        others = [unblended, *(_along_the_valley(theta, shift) for shift in VALLEY)]
-    for other in others:
-        there = problem.at(other)
-        better = (there[:, 0] < state[:, 0])[:, None]
-        theta, state = torch.where(better, other, theta), torch.where(better, there, state)
-    theta, state = problem.descend(theta, state, ITERATIONS[model])
-    covariance = theta.new_zeros(len(theta), 4, 4)
-    inverse = torch.linalg.inv_ex(state[:, 1 + free :].view(-1, free, free))[0]
-    covariance[:, :free, :free] = inverse.nan_to_num_()
-    return theta, covariance.flatten(1)

@@ -21,6 +21,7 @@ from lensml.step import (
     LAGS,
     RECENT,
     Array,
+    Opinions,
     Step,
     bin_sums,
     depth_of,
@@ -35,6 +36,8 @@ __all__ = ["States"]
 SHIFT = 16  # epochs after which a row's past moves back to its start, and sums are taken anew
 ROW = RECENT + SHIFT
 CHUNK = 512  # events that advance together: what they touch then stays in the cache
+LENGTHS = np.array([256, 512, 1024, KEEP])  # to which prefixes are padded: few, as groups cost most
+REFITTED = 2**17  # epochs, pads included, that are refitted together: bounds the memory
 SUMS = (3, 3, BINS)
 EPOCH = ("times", "weight", "bright")
 KEPT = ("kept_times", "kept_bright", "kept_sigma")
@@ -125,6 +128,7 @@ class States:
                 "fits": ((1, NUM_FITS), doubles),
                 "said": ((1, config.channels), floats),
             }
+            self.expert = Opinions(network)
         self._is_due = np.zeros(0, bool)
         self.slabs = {name: self._zeros(0, name) for name in self.shapes}
         cycle = PATCH << (self.num_levels - 1)
@@ -191,6 +195,8 @@ class States:
         sigma = np.maximum(np.asarray(sigma, np.float32), np.float32(1e-3))
         weight = np.maximum(sigma.astype(float) ** -2.0, 1e-30)
         epochs = (times, weight, bright, sigma)
+        if self.opinion:
+            self._remember(slots, count, epochs)
         if len(slots) == 1:
             return self._advance_part(slots, epochs, count, depth)
         answers = np.empty(len(slots))
@@ -209,8 +215,6 @@ class States:
     ) -> NDArray:
         num = len(slots)
         self._write(slots, (count - 1) % SHIFT, count, epochs)
-        if self.opinion:
-            self._remember(slots, count, epochs)
         if num < (least := self.step.min_rows):
             # Filled up with the last event again; its copies are thrown away.
             filled = np.minimum(np.arange(least), num - 1)
@@ -260,25 +264,31 @@ class States:
         if len(count) and count.max() >= len(self._is_due):
             most = 2 * int(count.max())
             self._is_due = np.isin(np.arange(most), schedule(most))
-        due = self._is_due[count]
-        for n in np.unique(count[due]).tolist():
-            self._refit(slots[due & (count == n)], n)
+        due = np.flatnonzero(self._is_due[count])
+        lengths = _padded(count[due])
+        for length in sorted({*lengths.tolist()}):
+            own, most = due[lengths == length], REFITTED // length
+            for first in range(0, len(own), most):
+                part = own[first : first + most]
+                self._refit(slots[part], count[part], length)
 
-    def _refit(self, slots: NDArray, count: int) -> None:
-        """Refit events of so many epochs each, and hear the expert."""
-        past = np.arange(max(0, count - KEEP), count) % KEEP
+    def _refit(self, slots: NDArray, count: NDArray, length: int) -> None:
+        """Refit events, their prefixes padded to `length`, and hear the expert."""
+        kept, place = np.minimum(count, KEEP)[:, None], np.arange(length)
+        past = (count[:, None] - kept + np.minimum(place, kept - 1)) % KEEP
         index = slots[:, None] * KEEP + past
         times, bright, sigma = (torch.as_tensor(self._take(name, index)).double() for name in KEPT)
-        if count == next_refit(0):
-            fits = no_fit(len(slots), times[:, -1])
-        else:
-            fits = _unpacked(torch.as_tensor(self._take("fits", slots)))
+        own = torch.from_numpy(place < kept).to(times.device)
+        bright, root = (torch.where(own, x, 0.0) for x in (bright, 1 / sigma))
+        fits = _unpacked(torch.as_tensor(self._take("fits", slots)))
+        first = torch.from_numpy(count == next_refit(0)).to(times.device)
+        begun = no_fit(len(slots), times[:, -1]).theta
+        fits = fits._replace(theta=torch.where(first[:, None, None], begun, fits.theta))
         blended = torch.full((len(slots),), self.blended, device=times.device)
-        fits, images, scalars = refit(fits, count, times, bright, 1 / sigma, blended)
-        network = self.step.network
-        said = network.opinions(images.nan_to_num_(), scalars.nan_to_num_())
+        counts = torch.from_numpy(count).to(times.device)
+        fits, images, scalars = refit(fits, counts, times, bright, root, blended)
         self._put("fits", slots, self._own(_packed(fits)))
-        self._put("said", slots, self._own(said))
+        self._put("said", slots, self._own(self.expert(images, scalars)))
 
     def _opinion(self, slots: NDArray, num: int) -> Tensor:
         """The latest epoch against the fits in force, and what the expert last said."""
@@ -359,6 +369,11 @@ class States:
         self.count[:] = tensors["count"].numpy()
         for name, slab in self.slabs.items():
             slab[:] = tensors[name].numpy() if self.on_cpu else tensors[name]
+
+
+def _padded(count: NDArray) -> NDArray:
+    """The length that prefixes of so many epochs are padded to, by nothing but their own count."""
+    return LENGTHS[np.searchsorted(LENGTHS[:-1], count)]
 
 
 def _packed(fits: Fits) -> Tensor:

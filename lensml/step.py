@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from lensml.features import HISTORY, WIDTHS
 from lensml.model import PATCH, CausalBlock, Network
-from lensml.unexplained import NUM_RESIDUALS
+from lensml.unexplained import NUM_RESIDUALS, PHASE_BINS
 
 __all__ = [
     "Array",
     "BINS",
     "LAGS",
+    "Opinions",
     "RECENT",
     "Step",
     "bin_sums",
@@ -255,3 +256,47 @@ class Step(nn.Module):
 def _over(new: Tensor, old: Tensor, rows: int | None) -> Tensor:
     """The first `rows` of `new`, then what `old` holds behind them; None = all of `new`."""
     return new if rows is None or rows == len(old) else torch.cat([new[:rows], old[rows:]])
+
+
+class Opinions:
+    """`Network.opinions` by products of rows, which round alike however many events there are."""
+
+    def __init__(self, network: Network) -> None:
+        expert = network.expert
+        layers = (expert.first, expert.halve, expert.look, expert.mix, expert.quarter)
+        #: Of each convolution its weights as (taps x C, C'), and its bias.
+        self.layers = [
+            (x.weight.detach().permute(2, 1, 0).flatten(0, 1).contiguous(), x.bias.detach())
+            for x in layers
+        ]
+        join = expert.join.weight.detach()
+        bins, wide = PHASE_BINS // 8, expert.quarter.out_channels
+        picture = join[:, : bins * wide].unflatten(1, (wide, bins)).transpose(1, 2).flatten(1)
+        self.join = torch.cat([picture, join[:, bins * wide :]], dim=1)
+        self.expert, self.consult = expert, network.consult
+
+    def __call__(self, images: Tensor, scalars: Tensor) -> Tensor:
+        """What refits (R, ., K), (R, S) add in the head, (R, C); what is not finite counts as 0."""
+        num = len(images)
+        if num < Step.min_rows:
+            filled = torch.arange(Step.min_rows, device=images.device).clamp_max(num - 1)
+            images, scalars = images[filled], scalars[filled]
+        told = self.expert.scalars(scalars.nan_to_num())
+        x = images.nan_to_num().transpose(1, 2)
+        x = (self._convolved(0, x, 5, 1, 2) + told[:, None]).relu_()
+        x = self._convolved(1, x, 4, 2, 1)
+        x = x + self._convolved(3, self._convolved(2, x.relu(), 3, 1, 1).relu_(), 1, 1, 0)
+        x = self._convolved(4, x.relu_(), 4, 4, 0).relu_().flatten(1)
+        x = torch.addmm(self.expert.join.bias, torch.cat([x, told], dim=1), self.join.T).relu_()
+        return self.consult(self.expert.say(x).relu_())[:num]
+
+    def _convolved(self, layer: int, x: Tensor, width: int, stride: int, pad: int) -> Tensor:
+        """A convolution along the bins of rows (R, K, C)."""
+        weight, bias = self.layers[layer]
+        rows, bins = len(x), x.shape[1] // stride
+        x = torch.nn.functional.pad(x, (0, 0, pad, pad)).contiguous()
+        taps = x.as_strided(
+            (rows, bins, width * x.shape[2]),
+            (x.stride(0), stride * x.stride(1), 1),
+        )
+        return torch.addmm(bias, taps.flatten(0, 1), weight).unflatten(0, (rows, bins))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise, repeat
-from math import asinh, log
+from math import asinh
 from typing import NamedTuple
 
 import torch
@@ -56,19 +56,28 @@ class Refits(NamedTuple):
         return Refits(*(x[part] for x in self))
 
 
-def _curve(theta: Tensor, times: Tensor) -> tuple[Tensor, ...]:
-    """Brightening [mag], phase, and d(brightening)/d(theta) (4, B, n) of fits (B, 4)."""
+def _brightening(theta: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """Brightening [mag] and phase of fits (B, 4) at times (B, n)."""
     t0, ln_u0, ln_tE, ln_f_s = theta[:, :, None].unbind(1)
-    rate, u0_squared, f_s = (-ln_tE).exp(), (2 * ln_u0).exp(), ln_f_s.exp()
-    tau = (times - t0) * rate
+    tau = (times - t0) * (-ln_tE).exp()
+    x = tau * tau + (2.0 * ln_u0).exp()
+    root_y = (x * (x + 4.0)).sqrt()
+    return MAG * (1.0 + ln_f_s.exp() * (4.0 / (root_y * (root_y + x + 2.0)))).log(), tau
+
+
+def _sloped(theta: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """Brightening (B, M, n) [mag] and its derivatives (4, B, M, n) in theta (B, M, 4)."""
+    t0, ln_u0, ln_tE, ln_f_s = theta[..., None].unbind(2)
+    rate, u0_squared, f_s = (-ln_tE).exp(), (2.0 * ln_u0).exp(), ln_f_s.exp()
+    tau = (times[:, None] - t0) * rate
     x = tau * tau + u0_squared
-    y = x * (x + 4)
+    y = x * (x + 4.0)
     root_y = y.sqrt()
-    excess = 4 / (root_y * (root_y + x + 2))
-    flux = 1 + f_s * excess
+    excess = 4.0 / (root_y * (root_y + x + 2.0))
+    flux = 1.0 + f_s * excess
     slope = -4 * MAG * f_s / (y * root_y * flux)  # of the brightening in x
-    gradient = (-2 * rate * tau * slope, 2 * u0_squared * slope, -2 * tau * tau * slope)
-    return MAG * flux.log(), tau, torch.stack([*gradient, MAG * f_s * excess / flux])
+    gradient = (-2.0 * rate * tau * slope, 2.0 * u0_squared * slope, -2.0 * tau * tau * slope)
+    return MAG * flux.log(), torch.stack([*gradient, MAG * f_s * excess / flux])
 
 
 def residuals(fits: Fits, times: Tensor, bright: Tensor, root: Tensor) -> tuple[Tensor, Fits]:
@@ -83,27 +92,26 @@ def residuals(fits: Fits, times: Tensor, bright: Tensor, root: Tensor) -> tuple[
         their errors, the error of the prediction, and sums of innovations and of their squares
         since the fit; and the fits with those sums brought up to date.
     """
-    columns, sums = [], []
     number = fits.count[:, None] + torch.arange(1, times.shape[1] + 1, device=times.device)
-    for model in range(2):
-        curve, _, gradient = _curve(fits.theta[:, model], times)
-        covariance = fits.covariance[:, model].view(-1, 4, 4)
-        spread = (covariance.permute(1, 2, 0)[..., None] * gradient[None]).sum(1)
-        unsure = ((spread * gradient).sum(0).clamp_min(0)).sqrt() * root
-        off = (bright - curve) * root
-        innovation = (off / (1 + unsure * unsure).sqrt()).clamp(-50, 50)
-        both = torch.stack([innovation, innovation * innovation], dim=2)
-        total = fits.since[:, model, None] + torch.cumsum(both, dim=1)
-        sums.append(total[:, -1])
-        columns += [
-            torch.asinh(off) / 2,
-            torch.asinh(innovation) / 2,
-            torch.log10(unsure.clamp(1e-2, 1e2)) / 2,
-            torch.asinh(total[..., 0] / number.sqrt()) / 2,
-            torch.asinh((total[..., 1] - number) / (2 * number).sqrt()) / 2,
-        ]
-    since = torch.stack(sums, dim=1)
-    return torch.stack(columns, dim=2), fits._replace(since=since, count=number[:, -1])
+    seen = number[:, None]
+    bright, root = bright[:, None], root[:, None]
+    curve, gradient = _sloped(fits.theta, times)
+    covariance = fits.covariance.unflatten(2, (4, 4)).permute(2, 3, 0, 1)
+    spread = (covariance[..., None] * gradient[None]).sum(1)
+    unsure = ((spread * gradient).sum(0).clamp_min(0)).sqrt() * root
+    off = (bright - curve) * root
+    innovation = (off / (1.0 + unsure * unsure).sqrt()).clamp(-50, 50)
+    both = torch.stack([innovation, innovation * innovation], dim=3)
+    total = fits.since[:, :, None] + torch.cumsum(both, dim=2)
+    columns = [
+        off.asinh(),
+        innovation.asinh(),
+        unsure.clamp(1e-2, 1e2).log10(),
+        (total[..., 0] / seen.sqrt()).asinh(),
+        ((total[..., 1] - seen) / (2.0 * seen).sqrt()).asinh(),
+    ]
+    table = (torch.stack(columns, dim=3) / 2.0).transpose(1, 2).flatten(2)
+    return table, fits._replace(since=total[:, :, -1], count=number[:, -1])
 
 
 def _edges(tau: Tensor) -> Tensor:
@@ -113,8 +121,11 @@ def _edges(tau: Tensor) -> Tensor:
     return NEAR_PHASE * torch.sinh(even[1:-1])
 
 
-def _picture(tau: Tensor, off: Tensor) -> Tensor:
-    """What a fit leaves of n epochs at phases `tau`, `off` in their errors, (B, 5, K)."""
+def _picture(tau: Tensor, off: Tensor, count: Tensor) -> Tensor:
+    """What a fit leaves of `count` (B,) epochs at phases `tau`, `off` in their errors, (B, 5, K).
+
+    Both are (B, n); what lies behind the first `count` of a row are pads.
+    """
     rows, n = off.shape
     off = off.clamp(-50, 50)
     powers = [off, off * off - 1]
@@ -124,27 +135,30 @@ def _picture(tau: Tensor, off: Tensor) -> Tensor:
         if n >= width:
             moving = total[:, width:] - total[:, :-width]
             first = width // 2  # a window counts where its middle lies
-            summed[:, first : first + moving.shape[1]] = moving * moving / width - 1
+            power = moving * moving / width - 1
+            number = power.shape[1]
+            whole = torch.arange(number, device=off.device) <= count[:, None] - width
+            summed[:, first : first + number] = torch.where(whole, power, 0.0)
         powers.append(summed)
     running = torch.cumsum(torch.nn.functional.pad(torch.stack(powers, dim=1), (1, 0)), dim=2)
     edges = _edges(tau).expand(rows, -1)
     inner = torch.searchsorted(tau.contiguous(), edges.contiguous())
-    place = torch.nn.functional.pad(inner, (1, 0))
-    place = torch.nn.functional.pad(place, (0, 1), value=n)
+    end = count[:, None]
+    place = torch.cat([torch.zeros_like(end), inner.minimum(end), end], dim=1)
     sums = torch.diff(running.gather(2, place[:, None].expand(-1, running.shape[1], -1)), dim=2)
-    count = torch.diff(place, dim=1).to(off.dtype)
+    held = torch.diff(place, dim=1).to(off.dtype)
     norm = off.new_tensor([1.0, 2.0, *(2.0 * w for w in WINDOWS)])
-    scaled = sums / (count.clamp_min(1)[:, None] * norm[:, None]).sqrt()
-    return torch.cat([torch.asinh(scaled), torch.log1p(count)[:, None] / 4], dim=1)
+    scaled = sums / (held.clamp_min(1)[:, None] * norm[:, None]).sqrt()
+    return torch.cat([torch.asinh(scaled), torch.log1p(held)[:, None] / 4], dim=1)
 
 
 def _described(
-    theta: Tensor, covariance: Tensor, times: Tensor, bright: Tensor, root: Tensor
+    theta: Tensor, covariance: Tensor, times: Tensor, bright: Tensor, root: Tensor, count: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of fits (B, 4): picture (B, 5, K), scalars (B, 8) and chi-squared (B,)."""
-    curve, tau, _ = _curve(theta, times)
+    curve, tau = _brightening(theta, times)
     off = (bright - curve) * root
-    n = off.shape[1]
+    n = count.to(off.dtype)
     _, ln_u0, ln_tE, ln_f_s = theta.unbind(1)
     error = covariance[:, ::5].clamp_min(1e-12).sqrt()
     chi2 = (off.clamp(-50, 50) ** 2).sum(1)
@@ -155,39 +169,41 @@ def _described(
         torch.asinh(tau[:, -1]),
         torch.log10(error[:, 1].clamp(1e-4, 1e2)) / 2,
         torch.log10((error[:, 0] * (-ln_tE).exp()).clamp(1e-4, 1e2)) / 2,
-        torch.asinh((chi2 - n) / (2 * n) ** 0.5) / 2,
-        torch.asinh(curve.amax(1) * root.mean(1)) / 3,
+        torch.asinh((chi2 - n) / (2 * n).sqrt()) / 2,
+        torch.asinh(curve.amax(1) * (root.sum(1) / n)) / 3,
     ]
-    return _picture(tau, off), torch.stack(scalars, dim=1), chi2
+    return _picture(tau, off, count), torch.stack(scalars, dim=1), chi2
 
 
 def refit(
-    fits: Fits, count: int, times: Tensor, bright: Tensor, root: Tensor, blended: Tensor
+    fits: Fits, count: int | Tensor, times: Tensor, bright: Tensor, root: Tensor, blended: Tensor
 ) -> tuple[Fits, Tensor, Tensor]:
-    """Refit B curves of `count` epochs each.
+    """Refit B curves.
 
     Args:
         fits: Fits in force.
-        count: Epochs seen so far, of the schedule.
-        times, bright, root: The last min(count, KEEP) of them [day], [mag], 1 / [mag].
+        count: Epochs seen so far, of the schedule, by all or by each (B,) int64.
+        times, bright, root: The last min(count, KEEP) of them [day], [mag], 1 / [mag], (B, n);
+            behind the epochs of shorter curves pads, of the last time, 0 and 0.
         blended: Whether f_s may be less than 1, (B,).
 
     Returns:
         The new fits, images (B, NUM_IMAGE_CHANNELS, K) and scalars (B, NUM_SCALARS) float32.
     """
     last = times[:, -1]
-    theta, covariance = fit_again(fits.theta, times, -bright, root, last, blended)
-    without = _described(theta[:, 0], covariance[:, 0], times, bright, root)
+    count = torch.as_tensor(count, device=times.device).expand(len(times))
+    own = count.clamp_max(KEEP)
+    theta, covariance = fit_again(fits.theta, times, -bright, root, last, blended, own)
     rows = blended.nonzero()[:, 0]
-    within = [x.clone() for x in without]
-    if len(rows):
-        epochs = (x[rows] for x in (times, bright, root))
-        free = _described(theta[rows, 1], covariance[rows, 1], *epochs)
-        for x, y in zip(within, free, strict=True):
-            x[rows] = y
+    both = [torch.cat([x[:, 0], x[rows, 1]]) for x in (theta, covariance)]
+    epochs = (torch.cat([x, x[rows]]) for x in (times, bright, root, own))
+    split = [len(times), len(rows)]
+    pairs = [x.split(split) for x in _described(*both, *epochs)]
+    without = [first for first, _ in pairs]
+    within = [first.index_copy(0, rows, second) for first, second in pairs]
     gain = torch.asinh((without[2] - within[2]) / 4) / 3
-    level = torch.log10(1 / root.mean(1) / 0.03)
-    further = torch.stack([gain, level, torch.full_like(last, log(count) / 5)], dim=1)
+    level = torch.log10(1 / (root.sum(1) / own) / 0.03)
+    further = torch.stack([gain, level, count.to(last.dtype).log() / 5], dim=1)
     scalars = torch.cat([without[1], within[1], further], dim=1)
     zeros = theta.new_zeros
     new = Fits(theta, covariance, zeros(len(theta), 2, 2), zeros(len(theta)))

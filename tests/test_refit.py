@@ -1,12 +1,13 @@
 """Refits of growing prefixes find the single lens, and never look beyond their prefix."""
 
 import numpy as np
+import pytest
 import torch
 from toy import toy_set
 
 from lensml.features import observed_epochs
 from lensml.pspl import fit_pspl
-from lensml.refit import KEEP, fit_again, next_refit, no_fit, schedule
+from lensml.refit import KEEP, _search, fit_again, next_refit, no_fit, schedule
 
 
 def noisy_singles(num=24, seed=3, sigma=0.02):
@@ -83,6 +84,68 @@ def test_a_row_does_not_depend_on_the_others():
     alone = refit_all(*(x[4:5] for x in (times, bright, root)), 128)
     for a, b in zip(whole, alone, strict=True):
         torch.testing.assert_close(a[4:5], b, rtol=1e-9, atol=1e-9)
+
+
+def padded(times, bright, root, counts, length):
+    """Prefixes of so many epochs, each padded to `length` with its last time, 0 and 0."""
+    place = torch.arange(length)
+    own = place < counts[:, None]
+    times = times.gather(1, place.minimum(counts[:, None] - 1))
+    bright, root = (torch.where(own, x[:, :length], 0.0) for x in (bright, root))
+    return times, bright, root
+
+
+def fitted_at(times, bright, root, counts, blended, length):
+    """Fits of prefixes of so many epochs each, from scratch."""
+    times, bright, root = padded(times, bright, root, counts, length)
+    before = no_fit(len(times), times[:, -1]).theta
+    return fit_again(before, times, -bright, root, times[:, -1], blended, counts)
+
+
+def test_a_rise_that_has_just_begun_is_sought_at_the_last_epoch_and_not_at_a_pad():
+    """Where the peak lies ahead, the search begins from how bright the last epochs are."""
+    times = torch.linspace(-100, 60, 160, dtype=torch.float64).repeat(4, 1)
+    counts = torch.tensor([104, 112, 120, 128])
+    peak = times.gather(1, counts[:, None] - 1) + torch.tensor([[4.0], [6.0], [8.0], [10.0]])
+    x = 0.01 + ((times - peak) / 15) ** 2
+    bright = 2.5 * torch.log10((x + 2) / (x * (x + 4)).sqrt())
+    root = torch.full_like(times, 20.0)
+    together = padded(times, -bright, root, counts, 160)
+    found = _search(*together, together[0][:, -1], counts)
+    for k, n in enumerate(counts.tolist()):
+        own = slice(k, k + 1)
+        epochs = [x[own, :n] for x in (times, -bright, root)]
+        alone = _search(*epochs, epochs[0][:, -1], counts[own])
+        torch.testing.assert_close(found[own], alone, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("shift", [0.0, 2.46e6])
+def test_pads_change_no_fit(shift):
+    """Whether time 0 lies among the epochs or far from them: binned pads have no other time."""
+    times, bright, root, _ = noisy_singles(9)
+    times = times + shift
+    counts = torch.tensor([8, 16, 56, 104, 192, 240, 304, 352, 400])
+    blended = torch.arange(9) % 3 > 0
+    together = fitted_at(times, bright, root, counts, blended, 400)
+    for k, n in enumerate(counts.tolist()):
+        own = slice(k, k + 1)
+        epochs = (x[own, :n] for x in (times, -bright, root))
+        last = times[own, n - 1]
+        alone = fit_again(no_fit(1, last).theta, *epochs, last, blended[own])
+        error = alone[1][..., ::5].sqrt()
+        assert ((together[0][own] - alone[0]).abs() <= 1e-6 * error + 1e-8).all()
+        torch.testing.assert_close(together[1][own], alone[1], rtol=1e-5, atol=1e-12)
+
+
+def test_a_padded_prefix_is_fitted_alike_to_the_last_bit_in_any_company():
+    times, bright, root, _ = noisy_singles(40)
+    counts = 8 * torch.randint(1, 33, (40,), generator=torch.Generator().manual_seed(0))
+    curves = times, bright, root, counts, torch.arange(40) % 3 > 0
+    together = fitted_at(*curves, 256)
+    for first, last in ((0, 1), (3, 4), (9, 11), (15, 33)):
+        part = slice(first, last)
+        some = fitted_at(*(x[part] for x in curves), 256)
+        assert all(torch.equal(a[part], b) for a, b in zip(together, some, strict=True))
 
 
 def test_a_curve_that_never_rises_is_fitted_too():

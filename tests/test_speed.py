@@ -40,8 +40,7 @@ def test_the_interval_of_a_ratio_holds_it():
 def test_events_that_share_a_call_are_advanced_faster():
     network = Network(NetworkConfig(channels=8, stem_channels=8, num_levels=2))
     alone, together = (stream_rate(network, size, calls=8) for size in (1, 200))
-    # Calls share their overhead; refits, the greater part, only among events of the same age.
-    assert together > 1.5 * alone
+    assert together > 8 * alone  # measured: 18 to 25
 
 
 def test_events_of_a_stream_are_of_all_ages():

@@ -7,7 +7,8 @@ import torch
 from lensml.checkpoint import load_network
 from lensml.dataset import LightCurves
 from lensml.model import probabilities
-from lensml.state import SHIFT, States
+from lensml.refit import KEEP
+from lensml.state import LENGTHS, SHIFT, States
 from lensml.step import RECENT, bin_sums
 from lensml.stream import classify_curve
 
@@ -74,6 +75,66 @@ def test_slots_of_different_ages_equal_the_batch_answer(network):
     np.testing.assert_allclose(rounded, batch, rtol=0, atol=1e-5)
     together = advance_all(States(network), (times, bright, sigma))
     np.testing.assert_allclose(p, together, rtol=0, atol=2e-6)
+
+
+def staggered(states, columns, starts, calls):
+    """Answers (num, calls) where event i begins with call starts[i]; all that are on share it."""
+    num = len(starts)
+    states.new_slots(num)
+    p = np.full((num, calls), np.nan)
+    for k in range(calls):
+        on = np.flatnonzero(starts <= k)
+        p[on, k] = states.advance(on, *(c[on, k - starts[on]] for c in columns))
+    return p
+
+
+def test_answers_of_all_ages_are_to_the_last_bit_those_of_an_event_alone(network):
+    """Refits of prefixes of 8 to 304 epochs, some padded to 256 and some to 512, share calls."""
+    starts, calls = np.array([0, 9, 40, 51, 200, 208, 216, 240, 247, 290]), 305
+    columns = epochs(len(starts), calls, seed=6)
+    together = States(network)
+    p = staggered(together, columns, starts, calls)
+    for i in (0, 1, 3, 6, 8):
+        alone = States(network)
+        own = slice(i, i + 1)
+        seen = [c[own, : calls - starts[i]] for c in columns]
+        np.testing.assert_array_equal(p[own, starts[i] :], advance_all(alone, seen))
+        for name in ("fits", "said"):
+            np.testing.assert_array_equal(together.slabs[name][own], alone.slabs[name][:1])
+
+
+def test_few_refits_at_a_time_give_what_many_give(network, monkeypatch):
+    columns, starts = epochs(5, 60, seed=7), np.array([0, 8, 8, 16, 16])
+    expected = staggered(States(network), columns, starts, 60)
+    monkeypatch.setattr("lensml.state.REFITTED", 2 * LENGTHS[0])
+    parts, refit = [], States._refit
+
+    def watched(self, slots, *more):
+        parts.append(len(slots))
+        refit(self, slots, *more)
+
+    monkeypatch.setattr(States, "_refit", watched)
+    np.testing.assert_array_equal(staggered(States(network), columns, starts, 60), expected)
+    assert parts.count(2) > 6 and max(parts) == 2
+
+
+def test_a_call_refits_its_events_in_groups_of_padded_length(network, monkeypatch):
+    groups = []
+    monkeypatch.setattr(States, "_refit", lambda self, slots, count, n: groups.append((n, *count)))
+    states = States(network)
+    ages = [7, 15, 239, 8, 255, 303, 511, 2047, 4047]
+    slots = np.array(states.new_slots(len(ages)))
+    states.count[slots] = ages
+    states.advance(slots, *np.ones((3, len(ages))))
+    assert groups == [(256, 8, 16, 240, 256), (512, 304), (2048, 4048)]
+
+
+def test_an_event_longer_than_what_refits_reach_equals_the_batch_answer(network):
+    times, bright, sigma = epochs(3, KEEP + 180, seed=8)
+    streamed = advance_all(States(network), (times, bright, sigma))
+    for i in range(3):
+        batch = classify_curve(times[i], 18 - bright[i], sigma[i], 18.0, network)
+        np.testing.assert_allclose(streamed[i], batch, rtol=0, atol=1e-5)
 
 
 def test_torch_slabs_of_a_device_give_what_numpy_slabs_give(network):

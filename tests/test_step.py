@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from lensml.checkpoint import load_network
 from lensml.features import WIDTHS, Observed, encode
 from lensml.model import Network, NetworkConfig
-from lensml.step import LAGS, RECENT, bin_sums, depth_of, latest_features, moved_sums
+from lensml.step import LAGS, RECENT, Opinions, bin_sums, depth_of, latest_features, moved_sums
+from lensml.unexplained import NUM_IMAGE_CHANNELS, NUM_SCALARS, PHASE_BINS
 
 
 def test_depth_counts_the_levels_whose_tokens_end_with_an_epoch():
@@ -80,3 +82,19 @@ def test_a_pyramid_of_another_shape_streams_as_well():
     whole = classify_curve(times, 18 - bright.astype(float), sigma, 18.0, network)
     np.testing.assert_allclose(got, whole, rtol=0, atol=1e-5)
     assert np.ptp(whole) > 0.05
+
+
+@torch.inference_mode()
+def test_an_opinion_is_the_network_s_and_alike_to_the_last_bit_in_any_company():
+    network, generator = load_network()[0].eval(), torch.Generator().manual_seed(0)
+    images = torch.randn(70, NUM_IMAGE_CHANNELS, PHASE_BINS, generator=generator)
+    scalars = torch.randn(70, NUM_SCALARS, generator=generator)
+    opinions = Opinions(network)
+    said = opinions(images, scalars)
+    torch.testing.assert_close(said, network.opinions(images, scalars), rtol=0, atol=2e-6)
+    for num in (1, 2, 3, 4, 5, 15, 16, 17, 33):
+        for first in (0, 1, 37):
+            part = slice(first, first + num)
+            assert torch.equal(opinions(images[part], scalars[part]), said[part])
+    images[3, 0, 5] = torch.nan
+    assert torch.isfinite(opinions(images, scalars)).all()

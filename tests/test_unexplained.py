@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from test_refit import noisy_singles
+from test_refit import noisy_singles, padded
 from toy import toy_set
 
 from lensml.features import Observed, observed_epochs
-from lensml.refit import schedule
+from lensml.refit import no_fit, schedule
 from lensml.unexplained import (
     NUM_IMAGE_CHANNELS,
     NUM_RESIDUALS,
     NUM_SCALARS,
     PHASE_BINS,
+    refit,
     refit_curves,
 )
 
@@ -85,3 +86,40 @@ def test_quick_refits_for_training_are_nearly_the_same():
     same = quick.images.shape[1]
     apart = (exact.images[:, :same] - quick.images).abs() > 0.05
     assert apart.float().mean() < 0.001  # an epoch at the edge of a bin may change sides
+
+
+def offset_singles(counts):
+    """Noisy single lenses; the last 20 of so many epochs of each lie 3 sigma off, as after a dip.
+
+    Sums over windows are largest where the prefix ends: those that reach into pads would show.
+    """
+    times, bright, root, _ = noisy_singles(len(counts))
+    place = torch.arange(times.shape[1])
+    late = (place >= counts[:, None] - 20) & (place < counts[:, None])
+    return times, torch.where(late, bright - 3 / root, bright), root
+
+
+def test_pads_are_in_no_picture():
+    counts = torch.tensor([8, 16, 24, 128, 240, 288, 352, 400])
+    singles = offset_singles(counts)
+    epochs = padded(*singles, counts, 400)
+    blended = torch.ones(len(counts), dtype=torch.bool)
+    _, images, scalars = refit(no_fit(8, epochs[0][:, -1]), counts, *epochs, blended)
+    for k, n in enumerate(counts.tolist()):
+        alone = [x[k : k + 1, :n] for x in singles]
+        _, image, scalar = refit(no_fit(1, alone[0][:, -1]), n, *alone, blended[:1])
+        torch.testing.assert_close(images[k : k + 1], image, rtol=0, atol=1e-5)
+        torch.testing.assert_close(scalars[k : k + 1], scalar, rtol=0, atol=1e-5)
+
+
+def test_refits_of_different_ages_are_made_alike_to_the_last_bit_in_any_company():
+    counts = 8 * torch.arange(1, 33)
+    epochs = padded(*offset_singles(counts), counts, 256)
+    before, blended = no_fit(32, epochs[0][:, -1]), torch.ones(32, dtype=torch.bool)
+    together = refit(before, counts, *epochs, blended)
+    for k in (0, 1, 7, 31):
+        own = slice(k, k + 1)
+        parts = (x[own] for x in (counts, *epochs, blended))
+        alone = refit(type(before)(*(x[own] for x in before)), *parts)
+        for a, b in zip((*together[0], *together[1:]), (*alone[0], *alone[1:]), strict=True):
+            assert torch.equal(a[own], b)
