@@ -48,7 +48,7 @@ class Fits(NamedTuple):
 
 def next_refit(count: int) -> int:
     """The first count of epochs above `count` at which a curve is refitted."""
-    step = 8 if count < 128 else 16 if count < 256 else 48
+    step = 8 if count < 128 else 16 if count < 256 else 24
     origin = 0 if count < 256 else 256
     return origin + ((count - origin) // step + 1) * step
 

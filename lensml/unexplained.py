@@ -34,7 +34,7 @@ __all__ = [
     "residuals",
 ]
 
-SPARED = 256  # epochs within which training leaves no refit out
+SPARED, TRAINED = 256, 0.25  # training makes a quarter of the refits after so many epochs
 PHASE_BINS = 96
 WINDOWS = (4, 16)  # epochs summed before their square is: short anomalies inside a bin
 NUM_IMAGE_CHANNELS = 2 * (3 + len(WINDOWS))
@@ -237,8 +237,8 @@ def refit_curves(
 
     Args:
         observed: The curves.
-        quick: For training, where it does not matter: a seed by which half of the refits after the
-            SPARED first epochs are left out; the others are made in float32.
+        quick: For training, where it does not matter: a seed that picks which refits are made after
+            the SPARED first epochs, a share TRAINED of them. All are then made in float32.
         blended: Whether less than all flux may be lensed, (B,) or of all. Where it is known that
             all is, the second model is the first again.
     """
@@ -246,7 +246,7 @@ def refit_curves(
     counts = schedule(observed.valid.shape[1])
     if quick is not None:
         chooser = random.Random(quick)
-        counts = [n for n in counts if n <= SPARED or chooser.random() < 0.5]
+        counts = [n for n in counts if n <= SPARED or chooser.random() < TRAINED]
         times = observed.times - observed.times[:, :1]
         observed = observed._replace(times=times.float())
     if observed.valid.is_cuda:
