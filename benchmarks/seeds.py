@@ -1,9 +1,12 @@
 """How much of a result is the seed of a training run: several runs on the same fresh events.
 
     python benchmarks/seeds.py RUN [RUN ...] [--pairs 1000] [--quick]
+    python benchmarks/seeds.py RUN [RUN ...] --only baseline_at_100_mmag --name seeds_baseline
 
 Each RUN is a run folder of `lensml train`, or `shipped`. All read the same pairs under the same
-noise, and refits are made once for all of them. Kept are, of each quantity, the mean over runs with
+noise, and refits are made once for all of them; `--only` and `--name` are for networks that were
+trained for one set alone (`presets.specialised_run(presets.baseline("desk", seed), "baseline")` makes
+or finds one). Kept are, of each quantity, the mean over runs with
 the smallest and the largest beside it, and of the first run its 95 % interval over pairs. An event
 that any of the runs was trained on is refused.
 """
@@ -36,7 +39,10 @@ CONDITIONS = {
     "stellar_at_100_mmag": ("stellar", 0.1),
     "planetary_at_10_mmag": ("planetary", 0.01),
     "distinct_at_100_mmag": ("distinct", 0.1),
+    "planetary_at_100_mmag": ("planetary", 0.1),
 }
+USUAL = tuple(name for name in CONDITIONS if name != "planetary_at_100_mmag")
+NAMES = ("seeds", "seeds_baseline", "seeds_distinct", "seeds_stellar", "seeds_planetary")
 BATCH = 256
 
 
@@ -97,6 +103,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--pairs", type=int)
+    parser.add_argument("--only", nargs="+", choices=CONDITIONS, default=USUAL)
+    parser.add_argument("--name", default="seeds", choices=NAMES)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     started = time.time()
@@ -106,7 +114,8 @@ def main() -> None:
     networks = [network for network, _ in loaded]
     numbers, marks, by_run = {"runs": len(networks), "pairs": pairs}, {}, {}
     with tempfile.TemporaryDirectory() as scratch:
-        for condition, (preset, sigma) in CONDITIONS.items():
+        for condition in args.only:
+            preset, sigma = CONDITIONS[condition]
             simulation = Simulation(
                 preset=preset, num_pairs=pairs, seed=SEED, survey=Survey(sigma=sigma)
             )
@@ -149,7 +158,7 @@ def main() -> None:
     for row in described:
         row["run"] = Path(row["run"]).name
     keep_benchmark(
-        "seeds", numbers, marks, seed=SEED, started=started, quick=args.quick,
+        args.name, numbers, marks, seed=SEED, started=started, quick=args.quick,
         by_run=by_run, described=described,
     )  # fmt: skip
 
