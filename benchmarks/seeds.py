@@ -4,11 +4,11 @@
     python benchmarks/seeds.py RUN [RUN ...] --only baseline_at_100_mmag --name seeds_baseline
 
 Each RUN is a run folder of `lensml train`, or `shipped`. All read the same pairs under the same
-noise, and refits are made once for all of them; `--only` and `--name` are for networks that were
-trained for one set alone (`presets.specialised_run(presets.baseline("desk", seed), "baseline")` makes
-or finds one). Kept are, of each quantity, the mean over runs with
-the smallest and the largest beside it, and of the first run its 95 % interval over pairs. An event
-that any of the runs was trained on is refused.
+noise, and refits are made once for all of them. `--only` and `--name` are for networks trained for
+one set alone; `presets.specialised_run(presets.baseline("desk", seed), "baseline")` makes or finds
+one. Kept are, of each quantity, the mean over runs with the smallest and the largest beside it, and
+of the first run its 95 % interval over pairs. An event that any of the runs was trained on is
+refused.
 """
 
 import argparse
