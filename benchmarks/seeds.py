@@ -1,7 +1,7 @@
 """How much of a result is the seed of a training run: several runs on the same fresh events.
 
     python benchmarks/seeds.py RUN [RUN ...] [--pairs 1000] [--quick]
-    python benchmarks/seeds.py RUN [RUN ...] --only baseline_at_100_mmag --name seeds_baseline
+    python benchmarks/seeds.py RUN [RUN ...] --only baseline_at_100_mmag --name baseline_seeds
 
 Each RUN is a run folder of `lensml train`, or `shipped`. All read the same pairs under the same
 noise, and refits are made once for all of them. `--only` and `--name` are for networks trained for
@@ -42,7 +42,7 @@ CONDITIONS = {
     "planetary_at_100_mmag": ("planetary", 0.1),
 }
 USUAL = tuple(name for name in CONDITIONS if name != "planetary_at_100_mmag")
-NAMES = ("seeds", "seeds_baseline", "seeds_distinct", "seeds_stellar", "seeds_planetary")
+NAMES = ("seeds", "baseline_seeds", "distinct_seeds", "stellar_seeds", "planetary_seeds")
 BATCH = 256
 
 
