@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from lensml.benchmark import keep_benchmark
+from lensml.linearise import MAG
 from lensml.magnification import binary_magnification
 from lensml.paths import available_cores
 from lensml.priors import PARAMETER_SETS, draw_binary, parameter_set
-from lensml.pspl import MAG, fit_pspl, starting_points
+from lensml.pspl import fit_pspl, starting_points
 from lensml.seeds import event_generator
 from lensml.simulate import worker_pool
 from lensml.speed import resampled

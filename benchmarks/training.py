@@ -1,14 +1,16 @@
 """Training beside the thesis' recipe in the same run, and beside what the device could do.
 
-    python benchmarks/training.py [--quick] [--turns N] [--rows R] [--seed 0]
+    python benchmarks/training.py [--quick] [--plain] [--turns N] [--rows R] [--seed 0]
 
 The recipe: a torch DataLoader over rows of an .npz, float32, the network as it is written (eager),
 AdamW without fusing, denormal numbers as they come. It gets our features, which are cheaper than
 its own would be. Each has a process of its own and they work in turns, so that a busy machine slows
 both alike: in batches of the command's default and, on a CPU, of 128. Then, for ours alone: shares
 of a step, precision, threads, growth with the epochs of a curve; and the roofline: operations and
-bytes of a curve, the rates of this device measured here, the fraction reached. Runs unchanged on a
-GPU.
+bytes of a curve, the rates of this device measured here, the fraction reached. All that is of the
+network without its expert, for the recipe makes no refits. Last, the network as it ships: its pace
+in batches of R, and what refits take of a step. Runs unchanged on a GPU, where torch.compile is
+used unless `--plain`; with `--quick` in the race alone, for each shape takes long to compile.
 """
 
 import argparse
@@ -16,12 +18,13 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
@@ -40,7 +43,9 @@ from lensml.survey import Survey, draw_torch, observe
 from lensml.train import keep_freed_memory
 
 LENGTHS = (375, 750, 1500, 3000)  # epochs a curve, for the growth
+BARE = NetworkConfig(opinion=0)  # as the recipe trains it: nothing is refitted
 KINDS = {  # of operations in a profile, by words in their names
+    "fused": ("triton_",),  # by the compiler; first, for these names list what went into them
     "products": ("convolution", "addmm", "::mm", "::bmm"),
     "layer_norms": ("layer_norm",),
     "activations": ("gelu", "clamp_min", "relu", "threshold"),
@@ -82,7 +87,7 @@ def recipe_steps(path: Path, rows: int) -> Iterator[None]:
     """The thesis' recipe, one step at a time, without end."""
     device = find_device()
     torch.manual_seed(0)
-    network = Network().to(device)
+    network = Network(BARE).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=False)
     rows_of_set = Rows(path)
     times = np.tile(rows_of_set.curves.time, (rows, 1))
@@ -100,12 +105,12 @@ def recipe_steps(path: Path, rows: int) -> Iterator[None]:
                 yield
 
 
-def prepared(data: Resident, rows: int, **changes) -> Run:
+def prepared(data: Resident, rows: int, network: NetworkConfig = BARE, **changes) -> Run:
     """Our training on data that lie on the device; nothing is written."""
     torch.set_flush_denormal(True)
     if find_device().type == "cpu":
         keep_freed_memory()
-    config = TrainingConfig(batch_size=rows, learning_rate=1e-4, **changes)
+    config = TrainingConfig(batch_size=rows, learning_rate=1e-4, network=network, **changes)
     return Run(config, data, Path(), find_device())
 
 
@@ -116,43 +121,55 @@ def one_step(run: Run, step: int, survey: Survey | None = None) -> None:
     run.step(*run.batch(pairs, step, survey or run.data.survey))
 
 
-def our_steps(path: Path, rows: int) -> Iterator[None]:
+def our_steps(path: Path, rows: int, compile: bool | None) -> Iterator[None]:
     """Ours, one step at a time, without end."""
-    run, step = prepared(load_resident([path], 0.05, find_device()), rows), 0
+    run, step = prepared(load_resident([path], 0.05, find_device()), rows, compile=compile), 0
     while True:
         one_step(run, step)
         step += 1
         yield
 
 
-def _serve(name: str, path: Path, rows: int, threads: int, pipe) -> None:
+def _serve(steps: Iterator[None], pipe) -> None:
+    with suppress(EOFError):  # the other end was closed
+        while True:
+            number = pipe.recv()
+            pipe.send(seconds_of(lambda: next(steps), number))
+
+
+def _contestant(name: str, path: Path, rows: int, plain: bool, threads: int, pipe) -> None:
     torch.set_num_threads(threads)
-    steps = {"recipe": recipe_steps, "ours": our_steps}[name](path, rows)
-    while (number := pipe.recv()) is not None:
-        pipe.send(seconds_of(lambda: next(steps), number))
+    if name == "recipe":
+        _serve(recipe_steps(path, rows), pipe)
+    else:
+        _serve(our_steps(path, rows, False if plain else None), pipe)
 
 
 @contextmanager
-def contestants(path: Path, rows: int, threads: int) -> Iterator[dict]:
+def contestants(path: Path, rows: int, plain: bool) -> Iterator[dict]:
     """Both trainings, each in a process of its own; each answers a number of steps by its time."""
     context = multiprocessing.get_context("spawn")
-    pipes, processes = {}, []
-    for name in ("recipe", "ours"):
-        pipes[name], theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(name, path, rows, threads, theirs))
-        process.start()
-        processes.append(process)
-    yield pipes
-    for pipe in pipes.values():
-        pipe.send(None)
-    for process in processes:
-        process.join()
+    pipes, processes, threads = {}, [], torch.get_num_threads()
+    try:
+        for name in ("recipe", "ours"):
+            pipes[name], theirs = context.Pipe()
+            given = (name, path, rows, plain, threads, theirs)
+            process = context.Process(target=_contestant, args=given)
+            process.start()
+            theirs.close()  # or nobody would learn that the process has failed
+            processes.append(process)
+        yield pipes
+    finally:
+        for pipe in pipes.values():
+            pipe.close()
+        for process in processes:
+            process.join()
 
 
-def race(path: Path, rows: int, turns: int, steps: int) -> dict:
+def race(path: Path, rows: int, turns: int, steps: int, plain: bool) -> dict:
     """Curves a second of both in batches of `rows`, and their ratio with its interval."""
     seconds = {"recipe": [], "ours": []}
-    with contestants(path, rows, torch.get_num_threads()) as pipes:
+    with contestants(path, rows, plain) as pipes:
         for turn in range(turns + 1):
             for name, pipe in pipes.items():
                 pipe.send(steps)
@@ -191,7 +208,7 @@ def shares(run: Run, repeats: int) -> tuple[dict[str, float], float]:
         features = run.attempt(lambda encoder, o=observed: encoder(o), encode)
         mark()
         with run.cast:
-            logits = run.model(features)
+            logits = run.attempt(lambda network, f=features: network(f), run.model)
         loss = loop._loss(logits, data.labels[rows], observed.valid)
         mark()
         run.optimizer.zero_grad(set_to_none=True)
@@ -209,13 +226,16 @@ def shares(run: Run, repeats: int) -> tuple[dict[str, float], float]:
 def kinds(run: Run) -> dict[str, float]:
     """Share of a step's network by kind of operation, from a profile."""
     activity = ProfilerActivity.CUDA if run.device.type == "cuda" else ProfilerActivity.CPU
-    features, labels, valid = batch_of(run)
-    run.gradients(features, labels, valid)
+    batch = batch_of(run)
+    run.gradients(*batch)
     with profile(activities=list({ProfilerActivity.CPU, activity})) as recorded:
-        run.gradients(features, labels, valid)
+        run.gradients(*batch)
+        synchronize()
     device = "self_device_time_total" if run.device.type == "cuda" else "self_cpu_time_total"
     found = dict.fromkeys([*KINDS, "others"], 0.0)
     for event in recorded.key_averages():
+        if event.device_type != DeviceType.CPU:
+            continue  # a GPU's kernel, whose time the operation that launched it has already
         kind = next((k for k, words in KINDS.items() if any(w in event.key for w in words)), None)
         found[kind or "others"] += getattr(event, device)
     total = sum(found.values())
@@ -259,15 +279,16 @@ class Traffic(TorchDispatchMode):
 
 def counted(run: Run) -> dict[str, float]:
     """Operations and bytes of a curve, by formula and as counted."""
-    features, labels, valid = batch_of(run)
-    rows, length = valid.shape
+    batch = batch_of(run)
+    rows, length = batch[2].shape
+    compiling, run.compiling = run.compiling, False  # what is fused is not seen
     # The written-out gradient is one operation to the counter; it can see through the plain one.
     with patch.object(model, "_train_by_convolution", lambda x: False):
         with FlopCounterMode(display=False) as counter:
-            run.gradients(features, labels, valid)
-    run.compiling = False
+            run.gradients(*batch)
     with Traffic() as traffic:
-        run.gradients(features, labels, valid)
+        run.gradients(*batch)
+    run.compiling = compiling
     # No gradient is asked for the features: the first layer has a product less.
     first = 2 * length * run.config.network.num_features * run.config.network.stem_channels
     operations_here = 3 * operations(run.config.network, length) - first
@@ -304,17 +325,23 @@ def ceilings(rows: int, length: int) -> dict[str, float]:
     return {name: amount / least[name] / 1e9 for name, (amount, _) in works.items()}
 
 
-def growth(rows: int, repeats: int) -> dict[int, list[float]]:
+def growth(rows: int, repeats: int, compile: bool | None) -> dict[int, list[float]]:
     """Seconds of a step by the epochs of a curve."""
-    runs, seconds = {}, {length: [] for length in LENGTHS}
+    runs, seconds, device = {}, {length: [] for length in LENGTHS}, find_device()
     for length in LENGTHS:
-        survey = Survey(num_epochs=length)
-        clean = -torch.rand(rows, length, device=find_device())
-        labels = torch.tensor([0.0, 1.0], device=find_device()).repeat(rows // 2)
-        time_ = torch.from_numpy(survey.times).to(find_device())
-        pairs = np.arange(rows // 2)
-        data = Resident(labels, time_, survey, pairs, pairs[:1], [], [], clean)
-        runs[length] = prepared(data, rows)
+        survey, pairs = Survey(num_epochs=length), np.arange(rows // 2)
+        data = Resident(
+            labels=torch.tensor([0.0, 1.0], device=device).repeat(rows // 2),
+            time=torch.from_numpy(survey.times).to(device),
+            survey=survey,
+            train_pairs=pairs,
+            validation_pairs=pairs[:1],
+            trained_on=[],
+            validated_on=[],
+            blended=torch.zeros(rows, dtype=torch.bool, device=device),
+            clean=-torch.rand(rows, length, device=device),
+        )
+        runs[length] = prepared(data, rows, compile=compile)
         one_step(runs[length], 0)
     for k in range(repeats):
         for length, run in runs.items():
@@ -340,25 +367,48 @@ def variants(run: Run, plain: Run, repeats: int) -> dict[str, dict]:
     return found
 
 
+def with_expert(run: Run, repeats: int) -> dict[str, float]:
+    """Pace of the network as it ships, and what it takes to make its refits."""
+    refits, whole, made = run.network.refits, [], []
+
+    def timed(*args):
+        found = []
+        made.append(seconds_of(lambda: found.append(refits(*args))))
+        return found[0]
+
+    warm = 3 if run.compiling else 1  # the number of refits varies: the compiler needs a few
+    with patch.object(run.network, "refits", timed):
+        for k in range(warm + repeats):
+            whole.append(seconds_of(lambda k=k: one_step(run, k)))
+    whole, made = np.array(whole[warm:]), np.array(made[warm:])
+    return {
+        "expert_curves_per_s": 2 * run.pairs_per_batch / float(np.median(whole)),
+        "refits_share": float(made.sum() / whole.sum()),
+        "refits_ms": 1e3 * float(np.median(made)),
+    }
+
+
 def measure(args: argparse.Namespace) -> tuple[dict, dict]:
     """All numbers of the benchmark, and the seconds its growth comes from."""
     turns, repeats = (2, 3) if args.quick else (args.turns, 12)
-    device, batch = find_device(), 256 if args.quick else TrainingConfig().batch_size
+    batch = max(args.rows, 256 if args.quick else TrainingConfig().batch_size)
+    compile = False if args.plain or args.quick else None  # outside the race
     with tempfile.TemporaryDirectory() as scratch:
         simulation = Simulation(preset="distinct", num_pairs=batch, seed=args.seed)
         path = simulate(Path(scratch) / "set.npz", simulation, progress=False)
-        numbers = race(path, batch, turns, 1)
+        numbers = race(path, batch, turns, 1, args.plain)
         if args.rows != batch:
-            small = race(path, args.rows, turns, batch // args.rows)
+            small = race(path, args.rows, turns, batch // args.rows, args.plain)
             numbers |= {f"{name}_in_{args.rows}s": value for name, value in small.items()}
-        data = load_resident([path], 0.05, device)
-    run = prepared(data, args.rows)
+        data = load_resident([path], 0.05, find_device())
+    run = prepared(data, args.rows, compile=compile)
     parts, network_seconds = shares(run, 2 * repeats)
     data_path = sum(parts[k] for k in ("draw", "observe", "compact", "encode"))
     numbers["data_share"] = data_path / sum(parts.values())
     numbers |= {f"{name}_ms": 1e3 * s for name, s in parts.items()}
-    numbers |= variants(run, prepared(data, args.rows, mixed_precision=False), repeats)
-    seconds = growth(128 if args.quick else 512, max(2, repeats // 4))
+    in_float32 = prepared(data, args.rows, mixed_precision=False, compile=compile)
+    numbers |= variants(run, in_float32, repeats)
+    seconds = growth(128 if args.quick else 512, max(2, repeats // 4), compile)
     sizes = np.repeat(list(seconds), [len(s) for s in seconds.values()])
     numbers["growth_exponent"] = growth_exponent(sizes, np.concatenate(list(seconds.values())))
     numbers |= counted(run) | kinds(run)
@@ -374,6 +424,8 @@ def measure(args: argparse.Namespace) -> tuple[dict, dict]:
         "gigabytes_per_s_moved": moved,
         "hours_per_million_x_50": 50e6 / numbers["curves_per_s"] / 3600,
     }
+    shipped = prepared(data, args.rows, NetworkConfig(), compile=compile)
+    numbers |= with_expert(shipped, repeats)
     return numbers, {"epochs": seconds}
 
 
@@ -381,6 +433,7 @@ def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="under a minute; not kept")
+    parser.add_argument("--plain", action="store_true", help="without torch.compile")
     parser.add_argument("--turns", type=int, default=8)
     on_gpu = torch.cuda.is_available()
     parser.add_argument("--rows", type=int, default=512 if on_gpu else 128)
@@ -392,7 +445,8 @@ def main() -> None:
     marks |= {"growth_exponent": "1.00 +- 0.05"}
     marks |= {name: ">= 3" for name in numbers if name.startswith("over_recipe_in")}
     marks |= {"matrix_fraction_of_products": ">= 0.35"} if on_gpu else {}
-    kept = dict(quick=args.quick, rows=args.rows, threads=torch.get_num_threads(), seconds=seconds)
+    kept = dict(quick=args.quick, plain=args.plain, rows=args.rows, seconds=seconds)
+    kept["threads"] = torch.get_num_threads()
     keep_benchmark("training", numbers, marks, seed=args.seed, started=started, **kept)
 
 

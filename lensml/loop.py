@@ -7,7 +7,7 @@ several processes with the same global batch follow the trajectory of one.
 import csv
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lensml.checkpoint import load_network, load_tensors, save_network, save_tensors
-from lensml.features import compact, encode
+from lensml.features import Observed, compact, encode
 from lensml.metrics import roc_auc
 from lensml.model import Network, NetworkConfig
 from lensml.paths import WEIGHTS, InputError, atomic_path
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 LAST = "last.safetensors"
 NAMED_WEIGHTS = {"shipped": None, "first_stage": WEIGHTS / "first_stage"}  # values of `start_from`
 EPOCHS_AT_ONCE = 320_000  # through the network on a CPU; fewer are slower, more only take memory
+GPU_CURVES = 8192  # of which a GPU makes the refits together
 LENGTH_STEP = 16  # curves of a batch are padded to a multiple: shapes recur
 HISTORY = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate", "seconds")
 
@@ -167,32 +168,69 @@ class Run:
         self.cast = torch.autocast(device.type, torch.bfloat16) if use_bf16 else nullcontext()
         self.pairs_per_batch = max(1, config.batch_size // 2 // self.world) * self.world
         self.steps = max(1, len(data.train_pairs) // self.pairs_per_batch)
+        at_once = GPU_CURVES // (2 * self.pairs_per_batch) if device.type == "cuda" else 1
+        self.batches_at_once = max(1, at_once)
         self.easiest = data.easiest_first()
         self.history: list[dict] = []
         self.best = math.inf
 
     def batch(self, pairs: Tensor, seed: int, survey: Survey | None) -> tuple[Tensor, ...]:
         """Features, labels, validity and refits of a process' share of a global batch of pairs."""
-        share = slice(self.rank * len(pairs) // self.world, None)
-        share = slice(share.start, (self.rank + 1) * len(pairs) // self.world)
-        rows = torch.stack([2 * pairs[share], 2 * pairs[share] + 1], dim=1).flatten()
-        if survey is None:
-            delta, sigma, seen = self.data.as_observed(rows)
-        else:
-            generator = torch.Generator(self.device).manual_seed(seed)
-            outliers = survey.outlier_fraction > 0
-            draws = draw_torch(len(pairs), self.data.num_epochs, generator, outliers=outliers)
-            mine = slice(2 * share.start, 2 * share.stop)
-            of_rows = (d if d is None else d[mine] for d in draws[1:])
-            draws = type(draws)(draws.pair[share], *of_rows)
-            delta, sigma, seen = observe(self.data.clean[rows], draws, survey, self.data.time)
-        length = self.padded_length(seen, survey)
-        observed = compact(delta, sigma, seen, self.data.time, length)
+        return self.batches([(pairs, seed, survey)])[0]
+
+    def batches(self, wanted: Sequence[tuple[Tensor, int, Survey | None]]) -> list[tuple]:
+        """As `batch`, of several batches whose refits are made together.
+
+        They are many small operations, which a GPU starts more slowly than it does them.
+        """
+        seen = [self.seen(*one) for one in wanted]
+        length = max(self.padded_length(s[2], one[2]) for s, one in zip(seen, wanted, strict=True))
+        each = [compact(*s, self.data.time, length) for s in seen]
+        observed = each[0]
+        if len(each) > 1:
+            observed = Observed(*(torch.cat(columns) for columns in zip(*each, strict=True)))
         features = self.attempt(lambda encoder: encoder(observed), encode)
-        quick = seed % 2**32 if self.network.training else None
-        told = self.blended(pairs, seed, survey)[2 * share.start : 2 * share.stop]
+        quick = wanted[0][1] % 2**32 if self.network.training else None
+        told = torch.cat([self.blended(*one)[self.rows_of(one[0])] for one in wanted])
         refits = self.network.refits(observed, quick, told)
-        return features, self.data.labels[rows], observed.valid, refits
+        found, first = [], 0
+        for pairs, *_ in wanted:
+            labels = self.data.labels[self.rows_of_set(pairs)]
+            part = slice(first, first + len(labels))
+            first = part.stop
+            found.append(
+                (features[part], labels, observed.valid[part], refits and refits.rows(part))
+            )
+        return found
+
+    def share(self, pairs: Tensor) -> slice:
+        """Which pairs of a global batch are this process' own."""
+        first = self.rank * len(pairs) // self.world
+        return slice(first, (self.rank + 1) * len(pairs) // self.world)
+
+    def rows_of(self, pairs: Tensor) -> slice:
+        """Their rows in the batch."""
+        share = self.share(pairs)
+        return slice(2 * share.start, 2 * share.stop)
+
+    def rows_of_set(self, pairs: Tensor) -> Tensor:
+        """Their rows in the set: single lens, binary, single lens, ..."""
+        own = pairs[self.share(pairs)]
+        return torch.stack([2 * own, 2 * own + 1], dim=1).flatten()
+
+    def seen(
+        self, pairs: Tensor, seed: int, survey: Survey | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """This process' share of a batch as `observe` returns it."""
+        rows = self.rows_of_set(pairs)
+        if survey is None:
+            return self.data.as_observed(rows)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        outliers = survey.outlier_fraction > 0
+        draws = draw_torch(len(pairs), self.data.num_epochs, generator, outliers=outliers)
+        of_rows = (d if d is None else d[self.rows_of(pairs)] for d in draws[1:])
+        draws = type(draws)(draws.pair[self.share(pairs)], *of_rows)
+        return observe(self.data.clean[rows], draws, survey, self.data.time)
 
     def blended(self, pairs: Tensor, seed: int, survey: Survey | None) -> Tensor:
         """Of which rows of a global batch of P pairs the blend is left open, (2 P,).
@@ -299,20 +337,34 @@ class Run:
         order = torch.from_numpy(chooser.permutation(self.data.train_pairs)).to(self.device)
         self.model.train()
         bar = tqdm(range(self.steps), f"epoch {epoch + 1}/{config.epochs}", disable=self.rank > 0)
+        waiting: list[tuple] = []
         for step in bar:
-            progress = (epoch + step / self.steps) / config.epochs
-            rate = _learning_rate(config, progress)
+            if not waiting:
+                ahead = range(step, min(step + self.batches_at_once, self.steps))
+                wanted = [self.wanted(epoch, k, order, chooser) for k in ahead]
+                waiting = self.batches(wanted)
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            pairs = order[step * self.pairs_per_batch : (step + 1) * self.pairs_per_batch]
-            if progress < config.curriculum:
-                pairs = self.easy_pairs(chooser, progress / config.curriculum)
-            seed = derived_seed(config.seed, "noise", epoch, step)
-            loss = self.step(*self.batch(pairs, seed, self.survey_of(chooser, progress)))
+                rate = group["lr"] = _learning_rate(config, self.progress(epoch, step))
+            loss = self.step(*waiting.pop(0))
             if step % 10 == 0 or step == self.steps - 1:  # elsewhere nobody waits for the device
                 read.append(float(loss))
                 bar.set_postfix(loss=f"{read[-1]:.4f}")
         return self.mean_over_processes(sum(read) / len(read)), rate
+
+    def progress(self, epoch: int, step: int) -> float:
+        """Share of the schedule that lies behind a step."""
+        return (epoch + step / self.steps) / self.config.epochs
+
+    def wanted(
+        self, epoch: int, step: int, order: Tensor, chooser: np.random.Generator
+    ) -> tuple[Tensor, int, Survey | None]:
+        """What `batch` is asked for at a step, given the `order` of this epoch's pairs."""
+        progress, num = self.progress(epoch, step), self.pairs_per_batch
+        pairs = order[step * num : (step + 1) * num]
+        if progress < self.config.curriculum:
+            pairs = self.easy_pairs(chooser, progress / self.config.curriculum)
+        seed = derived_seed(self.config.seed, "noise", epoch, step)
+        return pairs, seed, self.survey_of(chooser, progress)
 
     def mean_over_processes(self, value: float) -> float:
         """Mean of a number over all processes; their shares of a batch are equal."""

@@ -7,9 +7,10 @@ from math import log
 import torch
 from torch import Tensor
 
+from lensml.linearise import MAG, linearise, marquardt_step
+
 __all__ = ["PsplFit", "fit_prefixes", "fit_pspl", "pspl_delta_mag", "starting_points"]
 
-MAG = 2.5 / log(10.0)  # magnitudes per natural logarithm
 LOW = (-torch.inf, log(1e-7), log(1e-3), 1e-3)  # t0, ln u0, ln tE, f_s
 HIGH = (torch.inf, log(30.0), log(1e5), 1.0)
 # Epochs kept, iterations, valleys kept: cheap first. With f_s free the valleys are long and flat.
@@ -19,7 +20,6 @@ BLENDS, GIVEN_BLENDS = (0.3, 0.1, 0.01), (0.5, 0.1)  # f_s of further starts whe
 HOPELESS = 100.0  # times the best cost on thinned epochs: such a valley is left
 SAME = 0.02  # ends closer than this in t0 / (u0 tE), ln u0, ln tE and f_s are one valley
 GAIN = 1e-6  # of the cost: a descent that gains less has arrived
-CACHED = 2**16  # values worked on at once, on a CPU: what is derived from them stays in its cache
 DROP = 0.75  # rows still moving are gathered once they are at most this share
 
 
@@ -58,77 +58,6 @@ def pspl_delta_mag(times: Tensor, t0: Tensor, u0: Tensor, tE: Tensor, f_s: Tenso
     x = u0[:, None] ** 2 + ((times - t0[:, None]) / tE[:, None]) ** 2
     excess = 2 / (torch.sqrt(x * (x + 4)) * (torch.sqrt(x * (x + 4)) + x + 2)) * 2
     return -MAG * torch.log1p(f_s[:, None] * excess)
-
-
-def linearise(
-    theta: Tensor, times: Tensor, data: Tensor, root: Tensor | None, blended: bool
-) -> Tensor:
-    """`_linearise_rows` of all rows, on a CPU as many at once as its cache holds."""
-    at_once = len(theta) if theta.is_cuda else max(1, CACHED // data.shape[1])
-    if at_once >= len(theta):
-        return _linearise_rows(theta, times, data, root, blended)
-    parts = [slice(k, k + at_once) for k in range(0, len(theta), at_once)]
-    return torch.cat(
-        [
-            _linearise_rows(
-                theta[p],
-                times[p] if len(times) > 1 else times,
-                data[p],
-                None if root is None else root[p],
-                blended,
-            )
-            for p in parts
-        ]
-    )
-
-
-def _linearise_rows(
-    theta: Tensor, times: Tensor, data: Tensor, root: Tensor | None, blended: bool
-) -> Tensor:
-    """Cost, gradient (P,) and Gauss-Newton matrix (P, P) at `theta` (B, 4): (B, 1 + P + P P).
-
-    With x = u^2 the curve depends on t0, ln u0 and ln tE through x alone, so every product of
-    derivatives is a moment of (dm/dx)^2 in tau: no Jacobian is ever stored. Its factors are floats,
-    because torch converts integers first, which takes as long as the product of a short row.
-    """
-    t0, ln_u0, ln_tE, f_s = theta[:, :, None].unbind(1)
-    rate, u0_squared = (-ln_tE).exp(), (2.0 * ln_u0).exp()
-    tau = (times - t0).mul_(rate)
-    tau2 = tau * tau
-    x = tau2 + u0_squared
-    y = (x + 4.0).mul_(x)
-    root_y = y.sqrt()
-    excess = x.add_(2.0).add_(root_y).mul_(root_y).reciprocal_().mul_(4.0)  # A - 1, no cancellation
-    flux = excess * f_s if blended else excess.clone()
-    flux.add_(1.0)
-    residual = flux.log().mul_(-MAG).sub_(data)
-    g = y.mul_(root_y).mul_(flux).reciprocal_()  # dm/dx
-    g.mul_((4 * MAG) * f_s if blended else 4 * MAG)
-    if root is not None:
-        residual.mul_(root)
-        g.mul_(root)
-    g_tau, g_tau2 = g * tau, g * tau2
-    # The columns of the Jacobian but for the constants of each row, `scale`.
-    columns = [g_tau, g, g_tau2]
-    scale = [-2.0 * rate, 2.0 * u0_squared, torch.full_like(rate, -2.0)]
-    if blended:
-        d = excess.div_(flux).mul_(-MAG)  # dm/df_s
-        columns.append(d if root is None else d.mul_(root))
-        scale.append(torch.ones_like(rate))
-    products = torch.stack([*columns, residual], dim=1)
-    products = products @ products.transpose(1, 2)
-    c = torch.cat(scale, dim=1)
-    gradient, cost = products[:, :-1, -1] * c, products[:, -1, -1:]
-    hessian = products[:, :-1, :-1] * c[:, :, None] * c[:, None, :]
-    return torch.cat([cost, gradient, hessian.flatten(1)], dim=1)
-
-
-def marquardt_step(state: Tensor, damping: Tensor, free: int) -> Tensor:
-    """Marquardt's step: the scale of each parameter is its own diagonal entry."""
-    gradient, hessian = state[:, 1 : 1 + free], state[:, 1 + free :].view(-1, free, free)
-    damped = hessian.clone()
-    damped.diagonal(dim1=1, dim2=2).mul_(1.0 + damping[:, None]).add_(1e-30)
-    return torch.linalg.solve_ex(damped, gradient.unsqueeze(2))[0].squeeze(2).nan_to_num_().neg_()
 
 
 def _descend(

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lensml.pspl import CACHED, MAG, linearise, marquardt_step
+from lensml.linearise import CACHED, MAG, linearise, marquardt_step
 
 __all__ = ["KEEP", "PRIOR_CENTRE", "Fits", "fit_again", "next_refit", "no_fit", "schedule"]
 
@@ -83,7 +83,7 @@ def _constants(free: int, dtype: torch.dtype, device: torch.device) -> tuple[Ten
 
 
 def _add_prior(state: Tensor, theta: Tensor, last: Tensor, free: int) -> Tensor:
-    """Cost, gradient and Gauss-Newton matrix of `pspl.linearise`, the priors added in place."""
+    """What `linearise.linearise` returned, the priors added in place."""
     centre, precision, _, _ = _constants(free, theta.dtype, theta.device)
     off = theta[:, :free] - centre
     off[:, 0].sub_(last)

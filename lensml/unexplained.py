@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lensml.features import Observed
-from lensml.pspl import MAG
+from lensml.linearise import MAG
 from lensml.refit import KEEP, PRIOR_CENTRE, Fits, fit_again, no_fit, schedule
 
 __all__ = [

@@ -22,8 +22,8 @@ from lensml.events import (
     read_photometry,
     seasons,
 )
+from lensml.linearise import MAG
 from lensml.paths import InputError
-from lensml.pspl import MAG
 
 TIME = 2457000 + np.arange(8.0)
 MAGNITUDE = 14 - 0.1 * np.arange(8)

@@ -2,15 +2,19 @@
 
 Simulates the sets of `presets.general` into data/, trains on them into runs/ (a killed run is taken
 up again by the same command) and copies the best weights, in float16, into lensml/weights.
+
+The weights that ship were made in the few minutes that a GPU was at hand, by more of the same:
+`python book/scripts/train_shipped.py --times 4 --epochs 8 --batch_size 512`.
 """
 
 import argparse
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from lensml.checkpoint import MODEL, load_tensors, save_tensors
+from lensml.general import general, general_sets, make_general
 from lensml.paths import DATA, ROOT, SIZES, WEIGHTS, atomic_path
-from lensml.presets import make_general
 
 SHIPPED = ("config.json", "metrics.json", "history.csv", "training.log")
 
@@ -20,10 +24,23 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="desk")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--times", type=float, default=1.0, help="so many times the events of SIZE")
+    parser.add_argument("--epochs", type=int, help="instead of those of SIZE")
+    parser.add_argument("--batch_size", type=int, help="instead of that of SIZE")
+    parser.add_argument("--data", type=Path, default=DATA, help="where the sets are made or found")
+    parser.add_argument("--run", type=Path, help="run folder")
+    parser.add_argument("--only", nargs="*", help="make these sets alone, and train nothing")
     args = parser.parse_args()
-    run = ROOT / "runs" / f"general_{args.size}_seed{args.seed}"
-    make_general(args.size, DATA, run, seed=args.seed, workers=args.workers)
-    ship(run)
+    recipe = general(args.size, args.seed, times=args.times)
+    changes = {k: getattr(args, k) for k in ("epochs", "batch_size") if getattr(args, k)}
+    recipe = replace(recipe, training=replace(recipe.training, **changes))
+    if args.only is not None:
+        general_sets(recipe, args.data, workers=args.workers, only=args.only)
+        return
+    run = args.run or ROOT / "runs" / f"general_{args.size}_seed{args.seed}"
+    make_general(recipe, args.data, run, workers=args.workers)
+    if args.run is None:
+        ship(run)
 
 
 def ship(run: Path) -> None:
