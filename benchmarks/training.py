@@ -300,7 +300,7 @@ def counted(run: Run) -> dict[str, float]:
     }
 
 
-def ceilings(rows: int, length: int) -> dict[str, float]:
+def ceilings(rows: int, length: int, rounds: int) -> dict[str, float]:
     """Rates of this device: products, square and of the network's shapes, and copies.
 
     The fastest of rounds through all of them: a busy moment should not lower one ceiling alone.
@@ -319,7 +319,7 @@ def ceilings(rows: int, length: int) -> dict[str, float]:
     target = torch.empty_like(source)
     works["copy_gigabytes_per_s"] = 8 * len(source), lambda: target.copy_(source)
     least = dict.fromkeys(works, np.inf)
-    for _ in range(10):
+    for _ in range(rounds):
         for name, (_, work) in works.items():
             least[name] = min(least[name], seconds_of(work))
     return {name: amount / least[name] / 1e9 for name, (amount, _) in works.items()}
@@ -412,7 +412,7 @@ def measure(args: argparse.Namespace) -> tuple[dict, dict]:
     sizes = np.repeat(list(seconds), [len(s) for s in seconds.values()])
     numbers["growth_exponent"] = growth_exponent(sizes, np.concatenate(list(seconds.values())))
     numbers |= counted(run) | kinds(run)
-    numbers |= ceilings(args.rows, numbers["padded_epochs"])
+    numbers |= ceilings(args.rows, numbers["padded_epochs"], 2 if args.quick else 10)
     # The fastest step beside the fastest ceilings.
     busy = numbers["share_products"]
     reached = numbers["gigaoperations_per_curve"] * args.rows / network_seconds

@@ -38,6 +38,7 @@ ROW = RECENT + SHIFT
 CHUNK = 512  # events that advance together: what they touch then stays in the cache
 LENGTHS = np.array([256, 512, 1024, KEEP])  # to which prefixes are padded: few, as groups cost most
 REFITTED = 2**17  # epochs, pads included, that are refitted together: bounds the memory
+ON_GPU = 64  # times as many
 SUMS = (3, 3, BINS)
 EPOCH = ("times", "weight", "bright")
 KEPT = ("kept_times", "kept_bright", "kept_sigma")
@@ -267,7 +268,8 @@ class States:
         due = np.flatnonzero(self._is_due[count])
         lengths = _padded(count[due])
         for length in sorted({*lengths.tolist()}):
-            own, most = due[lengths == length], REFITTED // length
+            most = (1 if self.on_cpu else ON_GPU) * REFITTED // length
+            own = due[lengths == length]
             for first in range(0, len(own), most):
                 part = own[first : first + most]
                 self._refit(slots[part], count[part], length)

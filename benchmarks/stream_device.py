@@ -1,0 +1,57 @@
+"""How fast the live stream advances on this machine's device, by the clock on the wall.
+
+    python benchmarks/stream_device.py [--quick]
+
+Events are of all ages; names go in and probabilities come out as Python has them, so that what is
+counted is what a broker would wait for. The reference of the same run is one core of this machine.
+"""
+
+import argparse
+import time
+
+import numpy as np
+import torch
+
+from lensml.benchmark import keep_benchmark
+from lensml.checkpoint import load_network
+from lensml.loop import find_device
+from lensml.model import Network
+from lensml.speed import AGE, aged_stream, fresh_epochs
+from lensml.unexplained import one_thread
+
+MARKS = {"updates_per_s_batch_100000": ">= 1000000"}
+
+
+def rate(network: Network, size: int, calls: int, generator: np.random.Generator) -> float:
+    """Updates a second when `size` events share a call, in the mean over `calls` calls."""
+    stream, names = aged_stream(network, size, generator)
+    seconds = 0.0
+    for k in range(calls):
+        columns = fresh_epochs(generator, size, AGE + k)
+        started = time.perf_counter()
+        stream.update_many(names, *columns)
+        seconds += time.perf_counter() - started
+    return size * calls / seconds
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    started, generator = time.time(), np.random.default_rng(11)
+    with one_thread(), torch.inference_mode():
+        numbers = {"core_updates_per_s": rate(load_network()[0], 1000, 48, generator)}
+    network = load_network()[0].to(find_device())
+    calls = {1000: 48} if args.quick else {1000: 96, 10_000: 48, 100_000: 32}
+    for size, count in calls.items():
+        numbers[f"updates_per_s_batch_{size}"] = rate(network, size, count, generator)
+        print(f"{size} events a call: {numbers[f'updates_per_s_batch_{size}']:.0f} updates/s")
+    best = max(numbers[f"updates_per_s_batch_{size}"] for size in calls)
+    numbers["times_a_core"] = best / numbers["core_updates_per_s"]
+    marks = {name: mark for name, mark in MARKS.items() if name in numbers}
+    keep_benchmark("stream_device", numbers, marks, quick=args.quick, seed=11, started=started)
+
+
+if __name__ == "__main__":
+    main()
