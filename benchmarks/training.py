@@ -34,7 +34,7 @@ from lensml import loop, model
 from lensml.benchmark import growth_exponent, keep_benchmark
 from lensml.dataset import load
 from lensml.features import compact, encode, observed_epochs
-from lensml.loop import Run, TrainingConfig, find_device
+from lensml.loop import Run, TrainingConfig, bf16_supported, find_device
 from lensml.model import PATCH, Network, NetworkConfig
 from lensml.resident import Resident, load_resident
 from lensml.simulate import Simulation, simulate
@@ -114,11 +114,23 @@ def prepared(data: Resident, rows: int, network: NetworkConfig = BARE, **changes
     return Run(config, data, Path(), find_device())
 
 
-def one_step(run: Run, step: int, survey: Survey | None = None) -> None:
-    """What `Run.train_epoch` does once."""
+def wanted(run: Run, step: int) -> tuple:
+    """What the batch of a step is made from: pairs, seed, survey."""
     pairs = np.random.default_rng(step).permutation(len(run.data.labels) // 2)
     pairs = torch.from_numpy(pairs[: run.pairs_per_batch]).to(run.device, non_blocking=True)
-    run.step(*run.batch(pairs, step, survey or run.data.survey))
+    return pairs, step, run.data.survey
+
+
+def one_step(run: Run, step: int) -> None:
+    """What `Run.train_epoch` does once."""
+    run.step(*run.batch(*wanted(run, step)))
+
+
+def steps_together(run: Run, turn: int) -> None:
+    """As many steps as `Run.train_epoch` makes refits for together: several on a GPU."""
+    first, many = turn * run.batches_at_once, run.batches_at_once
+    for batch in run.batches([wanted(run, k) for k in range(first, first + many)]):
+        run.step(*batch)
 
 
 def our_steps(path: Path, rows: int, compile: bool | None) -> Iterator[None]:
@@ -306,13 +318,15 @@ def ceilings(rows: int, length: int, rounds: int) -> dict[str, float]:
     The fastest of rounds through all of them: a busy moment should not lower one ceiling alone.
     """
     device, works = find_device(), {}
-    size = 2048 if device.type == "cpu" else 8192
     tokens = rows * length // PATCH
-    shapes = {"": (size, size, size)}
+    shapes = {}
     for inner, outer, many in ((96, 32, 4), (32, 32, 4), (192, 64, 1), (64, 64, 1)):
         shapes[f"_{inner}x{outer}"] = (many * tokens, inner, outer)
     for name, dtype in (("bf16", torch.bfloat16), ("float32", torch.float32)):
-        for label, (m, k, n) in shapes.items():
+        size = 2048 if device.type == "cpu" else 8192
+        if dtype == torch.bfloat16 and not bf16_supported(device):
+            size = 256  # emulated, some hundred times slower
+        for label, (m, k, n) in ({"": (size, size, size)} | shapes).items():
             x, w = (torch.randn(*s, device=device).to(dtype) for s in ((m, k), (k, n)))
             works[f"{name}_gigaops{label}"] = 2 * m * k * n, lambda x=x, w=w: x @ w
     source = torch.randn(64 * 2**20, device=device)
@@ -368,7 +382,7 @@ def variants(run: Run, plain: Run, repeats: int) -> dict[str, dict]:
 
 
 def with_expert(run: Run, repeats: int) -> dict[str, float]:
-    """Pace of the network as it ships, and what it takes to make its refits."""
+    """Pace of the network as it ships, and what a step spends in making its refits."""
     refits, whole, made = run.network.refits, [], []
 
     def timed(*args):
@@ -379,8 +393,8 @@ def with_expert(run: Run, repeats: int) -> dict[str, float]:
     warm = 3 if run.compiling else 1  # the number of refits varies: the compiler needs a few
     with patch.object(run.network, "refits", timed):
         for k in range(warm + repeats):
-            whole.append(seconds_of(lambda k=k: one_step(run, k)))
-    whole, made = np.array(whole[warm:]), np.array(made[warm:])
+            whole.append(seconds_of(lambda k=k: steps_together(run, k)))
+    whole, made = (np.array(x[warm:]) / run.batches_at_once for x in (whole, made))
     return {
         "expert_curves_per_s": 2 * run.pairs_per_batch / float(np.median(whole)),
         "refits_share": float(made.sum() / whole.sum()),
@@ -415,12 +429,13 @@ def measure(args: argparse.Namespace) -> tuple[dict, dict]:
     numbers |= ceilings(args.rows, numbers["padded_epochs"], 2 if args.quick else 10)
     # The fastest step beside the fastest ceilings.
     busy = numbers["share_products"]
+    peak = numbers["bf16_gigaops" if bf16_supported(run.device) else "float32_gigaops"]
     reached = numbers["gigaoperations_per_curve"] * args.rows / network_seconds
     moved = numbers["megabytes_per_curve"] * args.rows / 1e3 / network_seconds
     numbers |= {
         "gigaops_reached": reached,
-        "matrix_fraction": reached / numbers["bf16_gigaops"],
-        "matrix_fraction_of_products": reached / busy / numbers["bf16_gigaops"],
+        "matrix_fraction": reached / peak,
+        "matrix_fraction_of_products": reached / busy / peak,
         "gigabytes_per_s_moved": moved,
         "hours_per_million_x_50": 50e6 / numbers["curves_per_s"] / 3600,
     }

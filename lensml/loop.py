@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 LAST = "last.safetensors"
 NAMED_WEIGHTS = {"shipped": None, "first_stage": WEIGHTS / "first_stage"}  # values of `start_from`
 EPOCHS_AT_ONCE = 320_000  # through the network on a CPU; fewer are slower, more only take memory
-GPU_CURVES = 8192  # of which a GPU makes the refits together
+GPU_CURVES = 16384  # of which a GPU makes the refits together
 LENGTH_STEP = 16  # curves of a batch are padded to a multiple: shapes recur
 HISTORY = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate", "seconds")
 
