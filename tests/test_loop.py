@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lensml import loop
+from lensml import batches, loop
 from lensml import train as training
+from lensml.batches import _survey_now
 from lensml.features import NUM_FEATURES
-from lensml.loop import Run, TrainingConfig, _learning_rate, _loss, _survey_now
-from lensml.model import NetworkConfig
+from lensml.loop import Run, TrainingConfig, _learning_rate, _loss
+from lensml.model import Network, NetworkConfig
 from lensml.paths import InputError
 from lensml.resident import Resident
 from lensml.simulate import Simulation, simulate
@@ -61,6 +62,7 @@ def test_out_of_memory_names_the_batch_size_to_try(tmp_path, monkeypatch):
 
 CPU = torch.device("cpu")
 SURVEY = Survey(num_epochs=150, sigma=0.02)
+SHORT = replace(SURVEY, missing_fraction=0.6)
 CONFIG = TrainingConfig(
     batch_size=12,
     mixed_precision=False,
@@ -115,7 +117,7 @@ def test_batches_are_padded_to_few_lengths_and_padding_changes_no_gradient(run, 
     features = run.batch(torch.arange(6), 0, SURVEY)[0]
     assert features.shape == (12, 128, NUM_FEATURES)
     padded = gradients(run)
-    monkeypatch.setattr(loop, "LENGTH_STEP", 1)
+    monkeypatch.setattr(batches, "LENGTH_STEP", 1)
     assert run.batch(torch.arange(6), 0, SURVEY)[0].shape[1] < 128
     assert_alike(gradients(run), padded)
 
@@ -197,3 +199,30 @@ def test_some_unblended_pairs_are_not_told_that_they_are(run):
     run.network.eval()
     assert not run.blended(pairs, 0, SURVEY).any()
     assert run.blended(pairs, 0, replace(SURVEY, baseline_error=0.2)).all()
+
+
+def test_batches_made_together_are_those_made_one_by_one(run):
+    wanted = [(torch.arange(3), 7, SURVEY), (torch.tensor([5, 1, 4]), 8, SHORT)]
+    run.network = Network(replace(run.config.network, opinion=8)).eval()
+    for got, one in zip(run.batches(wanted), wanted, strict=True):
+        features, labels, valid, refits = run.batch(*one)
+        length, num = features.shape[1], refits.images.shape[1]
+        assert torch.equal(got[0][:, :length], features) and not got[0][:, length:].any()
+        assert torch.equal(got[1], labels)
+        assert torch.equal(got[2][:, :length], valid) and not got[2][:, length:].any()
+        torch.testing.assert_close(got[3].residuals[:, :length], refits.residuals)
+        torch.testing.assert_close(got[3].images[:, :num], refits.images)
+        torch.testing.assert_close(got[3].scalars[:, :num], refits.scalars)
+        assert torch.equal(got[3].in_force[:, :length][valid], refits.in_force[valid])
+
+
+def test_an_epoch_of_batches_made_together_sees_every_pair_once(run, monkeypatch):
+    run.config, taken, made = replace(CONFIG, curriculum=0.0), [], []
+    run.batches_at_once, run.pairs_per_batch, run.steps = 2, 2, 3
+    together = run.batches
+    monkeypatch.setattr(run, "batches", lambda wanted: made.append(wanted) or together(wanted))
+    monkeypatch.setattr(run, "step", lambda *batch: taken.append(batch) or torch.zeros(()))
+    run.train_epoch(0)
+    assert len(taken) == run.steps == sum(map(len, made)) and len(made) == -(-run.steps // 2)
+    pairs = torch.cat([pairs for wanted in made for pairs, *_ in wanted])
+    assert len(pairs.unique()) == len(pairs) == run.steps * run.pairs_per_batch

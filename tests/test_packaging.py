@@ -13,11 +13,11 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(p.stem for p in (ROOT / "lensml").glob("*.py") if p.stem != "__init__")
 READING_ORDER = """
     paths seeds critical sampling magnification caustics priors kernels linearise pspl survey
-    dataset simulate features refit unexplained model checkpoint resident metrics loop train
-    limits baselines anomaly classical early calibration plots alert_plots pictures prefixes
-    ideal alerts evaluate step state snapshot export stream feed events rescale protocol
-    verdicts explorer results benchmark assess compare classical_plots null impostors speed
-    general presets preflight chapters publish __main__
+    dataset simulate features refit unexplained model checkpoint resident metrics batches loop
+    train limits baselines anomaly classical early calibration plots alert_plots pictures
+    prefixes ideal alerts evaluate step state snapshot export stream feed events rescale
+    protocol verdicts explorer results benchmark assess compare classical_plots null impostors
+    speed general presets preflight chapters publish __main__
 """.split()
 
 
