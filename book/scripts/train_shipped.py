@@ -4,7 +4,7 @@ Simulates the sets of `presets.general` into data/, trains on them into runs/ (a
 up again by the same command) and copies the best weights, in float16, into lensml/weights.
 
 The weights that ship were made in the few minutes that a GPU was at hand, by more of the same:
-`python book/scripts/train_shipped.py --times 4 --epochs 8 --batch_size 512`.
+`python book/scripts/train_shipped.py --times 4 --epochs 8 --batch_size 1024`.
 """
 
 import argparse
