@@ -1,7 +1,8 @@
 """What a training run is asked to do, and the batches that follow from it.
 
 Every random number follows from (seed, epoch, step). Several processes draw the same global batch
-and keep their shares of it.
+and keep their shares of it. On a GPU the batches of a group also share the choice of refits that
+training leaves out, and how many make a group depends on the card's memory.
 """
 
 import logging
@@ -23,7 +24,8 @@ from lensml.survey import Survey, draw_torch, observe
 __all__ = ["Batches", "TrainingConfig"]
 
 log = logging.getLogger(__name__)
-GPU_CURVES = 16384  # of which a GPU makes the refits together
+GPU_CURVES = 16384  # of which a GPU makes the refits together, if it has the memory
+BYTES_PER_CURVE = 2**21  # that this may take, three times what it took on an H100
 LENGTH_STEP = 16  # curves of a batch are padded to a multiple: shapes recur
 
 
@@ -71,6 +73,14 @@ def _survey_now(survey: Survey, config: TrainingConfig, progress: float) -> Surv
     return replace(survey, sigma=(min(low, config.sigma_floor), float(ceiling)))
 
 
+def _curves_at_once(device: torch.device) -> int:
+    """Of how many curves refits are made together; on a CPU a batch at a time."""
+    if device.type != "cuda":
+        return 0
+    room = torch.cuda.get_device_properties(device).total_memory // BYTES_PER_CURVE
+    return min(GPU_CURVES, 2 ** int(np.log2(max(1, room))))
+
+
 class Batches:
     """Batches of one process of a training run."""
 
@@ -84,8 +94,7 @@ class Batches:
         self.compiling, self.compiled = wanted, {}
         self.pairs_per_batch = max(1, config.batch_size // 2 // self.world) * self.world
         self.steps = max(1, len(data.train_pairs) // self.pairs_per_batch)
-        at_once = GPU_CURVES // (2 * self.pairs_per_batch) if device.type == "cuda" else 1
-        self.batches_at_once = max(1, at_once)
+        self.batches_at_once = max(1, _curves_at_once(device) // (2 * self.pairs_per_batch))
         self.easiest = data.easiest_first()
 
     def batch(self, pairs: Tensor, seed: int, survey: Survey | None) -> tuple[Tensor, ...]:

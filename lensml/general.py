@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lensml.dataset import save
 from lensml.impostors import impostor_training_set
-from lensml.paths import check_size
+from lensml.paths import InputError, check_size
 from lensml.simulate import Simulation, simulate
 from lensml.survey import Survey
 from lensml.train import TrainingConfig, train
@@ -108,11 +108,16 @@ def general_sets(
     `only` names some: several processes may make different ones at once.
     """
 
+    known = [*recipe.sets, *recipe.impostors]
+    for name in only or ():
+        if name not in known:
+            raise InputError(f"`only` names {name!r}, but one of {known} was expected")
+
     def wanted(name: str) -> bool:
         return only is None or name in only
 
     folders = [
-        simulate(data / f"train_{name}", simulation, workers=workers)
+        simulate(data / f"train_{name}_{simulation.num_pairs}", simulation, workers=workers)
         for name, simulation in recipe.sets.items()
         if wanted(name)
     ]

@@ -1,11 +1,10 @@
-"""One process' share of training: configuration, loss, epochs, what is saved to resume.
+"""One process' share of training: loss, epochs, what is saved to resume.
 
 Every random number follows from (seed, epoch, step), so a killed run resumes to the same bits, and
 several processes with the same global batch follow the trajectory of one.
 """
 
 import csv
-import logging
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -30,7 +29,6 @@ from lensml.unexplained import Refits
 
 __all__ = ["HISTORY", "LAST", "Run", "TrainingConfig", "bf16_supported", "find_device"]
 
-log = logging.getLogger(__name__)
 LAST = "last.safetensors"
 NAMED_WEIGHTS = {"shipped": None, "first_stage": WEIGHTS / "first_stage"}  # values of `start_from`
 EPOCHS_AT_ONCE = 320_000  # through the network on a CPU; fewer are slower, more only take memory

@@ -1,6 +1,6 @@
 """Make the weights that ship with the package: `python book/scripts/train_shipped.py`.
 
-Simulates the sets of `presets.general` into data/, trains on them into runs/ (a killed run is taken
+Simulates the sets of `lensml.general` into data/, trains on them into runs/ (a killed run is taken
 up again by the same command) and copies the best weights, in float16, into lensml/weights.
 
 The weights that ship were made in the few minutes that a GPU was at hand, by more of the same:
@@ -28,16 +28,21 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="instead of those of SIZE")
     parser.add_argument("--batch_size", type=int, help="instead of that of SIZE")
     parser.add_argument("--data", type=Path, default=DATA, help="where the sets are made or found")
-    parser.add_argument("--run", type=Path, help="run folder")
+    parser.add_argument("--run", type=Path, help="run folder; what is trained there is not shipped")
     parser.add_argument("--only", nargs="*", help="make these sets alone, and train nothing")
     args = parser.parse_args()
     recipe = general(args.size, args.seed, times=args.times)
-    changes = {k: getattr(args, k) for k in ("epochs", "batch_size") if getattr(args, k)}
+    changes = {
+        k: getattr(args, k) for k in ("epochs", "batch_size") if getattr(args, k) is not None
+    }
     recipe = replace(recipe, training=replace(recipe.training, **changes))
     if args.only is not None:
         general_sets(recipe, args.data, workers=args.workers, only=args.only)
         return
-    run = args.run or ROOT / "runs" / f"general_{args.size}_seed{args.seed}"
+    size = args.size + "".join(
+        f"_{k}{value:g}" for k, value in {"x": args.times, **changes}.items() if value != 1
+    )
+    run = args.run or ROOT / "runs" / f"general_{size}_seed{args.seed}"
     make_general(recipe, args.data, run, workers=args.workers)
     if args.run is None:
         ship(run)
