@@ -30,7 +30,8 @@ __all__ = [
 BENCHMARKS = RESULTS / "benchmarks"  # one folder a device, one file a benchmark and date
 BENCHMARK_NAMES = ("simulation", "pspl_fit", "training", "inference", "stream", "memory")
 # Kept and quoted alike, but need data, programs or a GPU that do not come with the package.
-ON_DEMAND = ("real_events", "rtmodel", "search", "seeds", "baseline_seeds", "stream_device")
+TUNED = ("baseline_seeds", "distinct_seeds", "stellar_seeds")
+ON_DEMAND = ("real_events", "rtmodel", "search", "seeds", *TUNED, "stream_device")
 QUICK = ROOT / "_build" / "benchmarks"  # short runs are for the eye and are not kept
 MARK = re.compile(r"(>=|<=|<|>) *([\d.,]+)|([\d.]+) *\+- *([\d.]+)")
 Number = float | Mapping[str, float]
