@@ -26,31 +26,17 @@ class GeneralNetwork:
 # The thesis' grid with gaps; the same thinned to coarser cadences with nights and a season's gap;
 # and what real surveys add: photon-limited errors that are quoted too small, outliers, and a
 # baseline known only from a finite number of epochs.
+COARSE = {"missing_fraction": (0.05, 0.4), "keep_every": (1, 24), "night": (0.3, 1.0)}
+REAL = {
+    "photon_noise": True,
+    "error_scale": (0.9, 1.8),
+    "outlier_fraction": 0.01,
+    "baseline_error": 0.2,
+}
 GENERAL_SURVEYS = (
     (0.60, Survey(sigma=(0.003, 0.2), missing_fraction=(0.05, 0.6))),
-    (
-        0.20,
-        Survey(
-            sigma=(0.003, 0.2),
-            missing_fraction=(0.05, 0.4),
-            keep_every=(1, 24),
-            night=(0.3, 1.0),
-            season_gap=(0.0, 40.0),
-        ),
-    ),
-    (
-        0.20,
-        Survey(
-            sigma=(0.005, 0.2),
-            missing_fraction=(0.05, 0.4),
-            keep_every=(1, 24),
-            night=(0.3, 1.0),
-            photon_noise=True,
-            error_scale=(0.9, 1.8),
-            outlier_fraction=0.01,
-            baseline_error=0.2,
-        ),
-    ),
+    (0.20, Survey(sigma=(0.003, 0.2), season_gap=(0.0, 40.0), **COARSE)),
+    (0.20, Survey(sigma=(0.005, 0.2), **COARSE, **REAL)),
 )
 
 
