@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lensml.benchmark import keep_benchmark
-from lensml.checkpoint import load_network
-from lensml.dataset import LightCurves, load
-from lensml.model import Network, probabilities
-from lensml.simulate import Simulation, simulate
-from lensml.speed import batch_speed
+from lensml.experiments.benchmark import keep_benchmark
+from lensml.experiments.speed import batch_speed
+from lensml.network.checkpoint import load_network
+from lensml.network.model import Network, probabilities
+from lensml.simulation.lightcurves import LightCurves, load
+from lensml.simulation.simulator import Simulation, simulate
 
 PREFIXES = 10
 MARKS = {"gain_over_reading_again": ">= 100"}

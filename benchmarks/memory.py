@@ -16,9 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from lensml.benchmark import keep_benchmark
+from lensml.experiments.benchmark import keep_benchmark
+from lensml.experiments.speed import peak_memory
 from lensml.paths import available_cores
-from lensml.speed import peak_memory
 
 SHARD = 10_000  # the default, events with their twins
 EPOCHS = 1500

@@ -19,16 +19,16 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from lensml.benchmark import keep_benchmark
-from lensml.linearise import MAG
-from lensml.magnification import binary_magnification
+from lensml.experiments.benchmark import keep_benchmark
+from lensml.experiments.speed import resampled
+from lensml.lensing.magnification import binary_magnification
+from lensml.lensing.normal_equations import MAG
+from lensml.lensing.pspl import fit_pspl, starting_points
 from lensml.paths import available_cores
-from lensml.priors import PARAMETER_SETS, draw_binary, parameter_set
-from lensml.pspl import fit_pspl, starting_points
 from lensml.seeds import event_generator
-from lensml.simulate import worker_pool
-from lensml.speed import resampled
-from lensml.survey import Survey
+from lensml.simulation.priors import PARAMETER_SETS, draw_binary, parameter_set
+from lensml.simulation.simulator import worker_pool
+from lensml.simulation.survey import Survey
 
 MARKS = {"times_scipy": ">= 50", "share_same_optimum": ">= 0.99"}
 LOOPS = {

@@ -27,14 +27,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from lensml import pictures, protocol, verdicts
-from lensml.benchmark import keep_benchmark
-from lensml.checkpoint import load_network, weights_hash
-from lensml.events import Photometry, pspl_fit_observed, read_photometry
+from lensml.experiments import protocol, verdicts
+from lensml.experiments.benchmark import keep_benchmark
+from lensml.experiments.protocol import Call, Case
+from lensml.experiments.results import format_number, load_results
+from lensml.network.checkpoint import load_network, weights_hash
 from lensml.paths import ROOT, InputError
-from lensml.protocol import Call, Case
-from lensml.rescale import rescaled_errors
-from lensml.results import format_number, load_results
+from lensml.photometry.readers import Photometry, pspl_fit_observed, read_photometry
+from lensml.photometry.rescale import rescaled_errors
+from lensml.plotting import events as pictures
 
 HERE = Path(__file__).parent
 LIST, CAUSES = HERE / "real_events.json", HERE / "real_causes.json"

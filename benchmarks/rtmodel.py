@@ -27,11 +27,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lensml.benchmark import QUICK, keep_benchmark
-from lensml.dataset import LightCurves, load
-from lensml.pspl import fit_pspl
-from lensml.simulate import Simulation, simulate
-from lensml.survey import Survey
+from lensml.experiments.benchmark import QUICK, keep_benchmark
+from lensml.lensing.pspl import fit_pspl
+from lensml.simulation.lightcurves import LightCurves, load
+from lensml.simulation.simulator import Simulation, simulate
+from lensml.simulation.survey import Survey
 
 SURVEY = Survey(sigma=0.03, keep_every=(6, 6))
 CHOSEN = {  # label: set, delta-chi2 of the pair, the same with a free blend, class of the row

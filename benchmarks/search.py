@@ -25,16 +25,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lensml import limits, metrics
-from lensml.benchmark import keep_benchmark
-from lensml.dataset import LightCurves, load, observe_again
-from lensml.features import encode, observed_epochs
-from lensml.loop import bf16_supported
-from lensml.model import PATCH, Network, NetworkConfig, delayed
-from lensml.simulate import Simulation, simulate
-from lensml.survey import Survey
-from lensml.train import keep_freed_memory
-from lensml.unexplained import Refits, refit_curves
+from lensml.evaluation import ideal_observer as limits
+from lensml.evaluation import metrics
+from lensml.experiments.benchmark import keep_benchmark
+from lensml.network.features import encode, observed_epochs
+from lensml.network.model import PATCH, Network, NetworkConfig, delayed
+from lensml.network.residual_maps import Refits, refit_curves
+from lensml.simulation.lightcurves import LightCurves, load, observe_again
+from lensml.simulation.simulator import Simulation, simulate
+from lensml.simulation.survey import Survey
+from lensml.training.run import keep_freed_memory
+from lensml.training.trainer import bf16_supported
 
 SEED = 8642
 BATCH = 128

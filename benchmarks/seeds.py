@@ -20,16 +20,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lensml import limits, metrics
-from lensml.benchmark import keep_benchmark
-from lensml.checkpoint import load_network, weights_hash
-from lensml.dataset import LightCurves, load
-from lensml.evaluate import refuse_seen_events
-from lensml.features import encode, observed_epochs
-from lensml.model import Network
-from lensml.simulate import Simulation, simulate
-from lensml.survey import Survey
-from lensml.unexplained import refit_curves
+from lensml.evaluation import ideal_observer as limits
+from lensml.evaluation import metrics
+from lensml.evaluation.evaluate import refuse_seen_events
+from lensml.experiments.benchmark import keep_benchmark
+from lensml.network.checkpoint import load_network, weights_hash
+from lensml.network.features import encode, observed_epochs
+from lensml.network.model import Network
+from lensml.network.residual_maps import refit_curves
+from lensml.simulation.lightcurves import LightCurves, load
+from lensml.simulation.simulator import Simulation, simulate
+from lensml.simulation.survey import Survey
 
 SEED = 7777
 CONDITIONS = {

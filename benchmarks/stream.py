@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lensml.benchmark import growth_exponent, keep_benchmark
-from lensml.checkpoint import load_network
-from lensml.export import ExportedStep, export_step
-from lensml.model import Network
-from lensml.speed import AGE, aged_stream, fresh_epochs, stream_seconds_in_batches
-from lensml.stream import Stream, classify_curve
+from lensml.experiments.benchmark import growth_exponent, keep_benchmark
+from lensml.experiments.speed import AGE, aged_stream, fresh_epochs, stream_seconds_in_batches
+from lensml.network.checkpoint import load_network
+from lensml.network.model import Network
+from lensml.streaming.classifier import Stream, classify_curve
+from lensml.streaming.export import ExportedStep, export_step
 
 MARKS = {
     "updates_per_s_batch_1000": ">= 20000",

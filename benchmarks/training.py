@@ -30,17 +30,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from lensml import loop, model
-from lensml.benchmark import growth_exponent, keep_benchmark
-from lensml.dataset import load
-from lensml.features import compact, encode, observed_epochs
-from lensml.loop import Run, TrainingConfig, bf16_supported, find_device
-from lensml.model import PATCH, Network, NetworkConfig
-from lensml.resident import Resident, load_resident
-from lensml.simulate import Simulation, simulate
-from lensml.speed import resampled
-from lensml.survey import Survey, draw_torch, observe
-from lensml.train import keep_freed_memory
+from lensml.experiments.benchmark import growth_exponent, keep_benchmark
+from lensml.experiments.speed import resampled
+from lensml.network import model
+from lensml.network.features import compact, encode, observed_epochs
+from lensml.network.model import PATCH, Network, NetworkConfig
+from lensml.simulation.lightcurves import load
+from lensml.simulation.simulator import Simulation, simulate
+from lensml.simulation.survey import Survey, draw_torch, observe
+from lensml.training import trainer as loop
+from lensml.training.data import Resident, load_resident
+from lensml.training.run import keep_freed_memory
+from lensml.training.trainer import Run, TrainingConfig, bf16_supported, find_device
 
 LENGTHS = (375, 750, 1500, 3000)  # epochs a curve, for the growth
 BARE = NetworkConfig(opinion=0)  # as the recipe trains it: nothing is refitted

@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _preflight(_: argparse.Namespace) -> int:
-    from lensml.preflight import preflight
+    from lensml.experiments.preflight import preflight
 
     report = preflight()
     for name, value in report["facts"].items():
@@ -84,8 +84,8 @@ def _preflight(_: argparse.Namespace) -> int:
 
 
 def _simulate(args: argparse.Namespace) -> int:
-    from lensml.simulate import Simulation, simulate
-    from lensml.survey import Survey
+    from lensml.simulation.simulator import Simulation, simulate
+    from lensml.simulation.survey import Survey
 
     if args.n_pspl != args.n_binary:
         raise InputError(
@@ -108,8 +108,8 @@ def _simulate(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from lensml.plots import history
-    from lensml.train import TrainingConfig, train
+    from lensml.plotting.scores import history
+    from lensml.training.run import TrainingConfig, train
 
     config = TrainingConfig(epochs=args.epochs, batch_size=args.batch_size, seed=args.seed)
     run = train(args.data, args.output, config, name=args.experiment_name, resume=args.resume)
@@ -132,7 +132,7 @@ def _write_history_figure(run: Path, draw) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from lensml.evaluate import evaluate
+    from lensml.evaluation.evaluate import evaluate
 
     metrics = evaluate(args.data, args.output_dir, args.model, early_detection=args.early_detection)
     for name in ("accuracy", "roc_auc", "average_precision", "ece"):
@@ -142,9 +142,9 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _classify(args: argparse.Namespace) -> int:
-    from lensml.checkpoint import load_network
-    from lensml.events import read_photometry
-    from lensml.stream import classify_curve
+    from lensml.network.checkpoint import load_network
+    from lensml.photometry.readers import read_photometry
+    from lensml.streaming.classifier import classify_curve
 
     photometry = read_photometry(args.lightcurve)
     if photometry.dropped:
@@ -168,10 +168,10 @@ def _classify(args: argparse.Namespace) -> int:
 
 
 def _stream(args: argparse.Namespace) -> int:
-    from lensml.checkpoint import load_network
-    from lensml.export import exported_step
-    from lensml.feed import serve
-    from lensml.stream import Stream
+    from lensml.network.checkpoint import load_network
+    from lensml.streaming.classifier import Stream
+    from lensml.streaming.export import exported_step
+    from lensml.streaming.server import serve
 
     network = load_network(args.model)[0]
     stream = Stream(network, step=exported_step(network, args.model))
@@ -181,14 +181,14 @@ def _stream(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from lensml.chapters import run
+    from lensml.experiments.notebooks import run
 
     run(args.chapter, args.size, dict(args.parameter), args.workers)
     return OK
 
 
 def _book(args: argparse.Namespace) -> int:
-    from lensml.publish import book
+    from lensml.experiments.book import book
 
     book(args.size, args.workers)
     return OK

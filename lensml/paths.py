@@ -12,6 +12,7 @@ __all__ = [
     "FIGURES",
     "InputError",
     "NOTEBOOKS",
+    "PACKAGE",
     "RESULTS",
     "ROOT",
     "SIZES",

@@ -7,13 +7,14 @@ the rank sum under no difference, sqrt((2 n + 1) / (12 n^2)) for n rows of each 
 import numpy as np
 import pytest
 
-from lensml import baselines, limits, metrics
-from lensml.checkpoint import load_network
-from lensml.dataset import load, observe_again
-from lensml.model import probabilities
-from lensml.null import null_pairs
-from lensml.simulate import Simulation, simulate
-from lensml.survey import Survey
+from lensml.evaluation import baselines, metrics
+from lensml.evaluation import ideal_observer as limits
+from lensml.network.checkpoint import load_network
+from lensml.network.model import probabilities
+from lensml.simulation.lightcurves import load, observe_again
+from lensml.simulation.null import null_pairs
+from lensml.simulation.simulator import Simulation, simulate
+from lensml.simulation.survey import Survey
 
 PAIRS = 160
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from lensml.__main__ import main
-from lensml.checkpoint import load_network
-from lensml.dataset import load, save
-from lensml.simulate import Simulation, simulate
-from lensml.survey import Survey
+from lensml.network.checkpoint import load_network
+from lensml.simulation.lightcurves import load, save
+from lensml.simulation.simulator import Simulation, simulate
+from lensml.simulation.survey import Survey
 
 PHOT = "\n".join(f"{2457000 + k} {18 + 0.01 * (k % 5):.3f} 0.02 1 1" for k in range(40))
 

@@ -12,9 +12,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from lensml.checkpoint import MODEL, load_tensors, save_tensors
-from lensml.general import general, general_sets, make_general
+from lensml.network.checkpoint import MODEL, load_tensors, save_tensors
 from lensml.paths import DATA, ROOT, SIZES, WEIGHTS, atomic_path
+from lensml.training.recipes import general, general_sets, make_general
 
 SHIPPED = ("config.json", "metrics.json", "history.csv", "training.log")
 

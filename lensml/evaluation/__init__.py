@@ -1,0 +1,1 @@
+"""Metrics, the ideal observer, early detection, alerts, baseline methods."""

@@ -1,0 +1,249 @@
+"""Single-lens refits of prefixes, and a scan of what they leave for anomalies.
+
+The scan is in the manner of KMTNet's AnomalyFinder (Zang et al. 2021, AJ 162, 163): templates of
+every place and duration are fitted to the residuals of the best single lens. Axes: n rows, T
+epochs, F fractions of the window, S durations.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lensml.evaluation import metrics
+from lensml.evaluation.ideal_observer import within
+from lensml.lensing.pspl import fit_prefixes, pspl_delta_mag
+from lensml.simulation.lightcurves import FRACTIONS, LightCurves
+
+__all__ = [
+    "DURATIONS",
+    "RULES",
+    "AnomalyScan",
+    "Refits",
+    "Search",
+    "anomaly_scan",
+    "at_fixed_thresholds",
+    "observed",
+    "refit",
+    "residuals",
+    "search",
+]
+
+CHUNK = 256  # rows fitted and scanned together
+DURATIONS = tuple(float(0.3 * 1.5**k) for k in range(10))  # t_eff of the templates, to 11.5 [day]
+REACH = 3.0  # half a template's window, in t_eff
+STEP = 1 / 3  # between templates, in t_eff
+FEWEST = 3  # epochs a window must hold
+# What calls an event anomalous: delta-chi2 against no anomaly, and against a flat residual.
+RULES = {
+    "delta-chi2 > 120": ((120.0, -np.inf),),
+    "delta-chi2 > 120, or 75 and 35 against flat": ((120.0, -np.inf), (75.0, 35.0)),
+    "delta-chi2 > 75": ((75.0, -np.inf),),
+    "delta-chi2 > 35": ((35.0, -np.inf),),
+}
+
+
+@dataclass(frozen=True)
+class Refits:
+    """Best single lens of each prefix of the noisy observed data, the baseline known."""
+
+    parameters: NDArray  # (n, F, 4) t0 [day], u0 [theta_E], tE [day], f_s
+    chi2: NDArray  # (n, F)
+    dof: NDArray  # (n, F) observed epochs less free parameters
+
+    @property
+    def score(self) -> NDArray:
+        """Chi2 above its expectation in its standard deviations, (n, F)."""
+        return (self.chi2 - self.dof) / np.sqrt(2 * np.maximum(self.dof, 1))
+
+
+@dataclass(frozen=True)
+class AnomalyScan:
+    """Best template of each duration in the residuals of a single lens, each (n, S)."""
+
+    dchi2: NDArray  # chi2 gained over no anomaly
+    flat: NDArray  # chi2 gained over a constant residual by the same template
+    centre: NDArray  # where it lies [day]
+
+    @property
+    def score(self) -> NDArray:
+        """The most that any template gains, (n,)."""
+        return self.dchi2.max(axis=1)
+
+    def called(self, rule: Sequence[tuple[float, float]]) -> NDArray:
+        """Rows in which a template passes one of the pairs of thresholds of `RULES`, (n,) bool."""
+        passes = [(self.dchi2 > zero) & (self.flat > flat) for zero, flat in rule]
+        return np.any(passes, axis=(0, 2))
+
+
+@dataclass(frozen=True)
+class Search:
+    """Refits and scans of every prefix of a set of curves."""
+
+    curves: LightCurves
+    refits: Refits
+    residual: NDArray  # (n, T) of the last prefix, in units of the error
+    scans: list[AnomalyScan]  # F of them
+
+    @property
+    def scan_score(self) -> NDArray:
+        """The most that any template gains, (n, F)."""
+        return np.stack([scan.score for scan in self.scans], axis=1)
+
+
+def observed(curves: LightCurves) -> tuple[NDArray, NDArray, NDArray]:
+    """Epochs [day], magnitude change (NaN = not observed) and errors [mag], each (n, T) float64."""
+    delta = np.asarray(curves.X, dtype=float) - np.asarray(curves.m_base, dtype=float)[:, None]
+    return np.array(curves.times()), delta, np.asarray(curves.sigmas(), dtype=float)
+
+
+def refit(
+    curves: LightCurves, fractions: Sequence[float] = FRACTIONS, *, device: str | None = None
+) -> Refits:
+    """Fit a single lens to each prefix, from several starts and from its neighbours' best fits.
+
+    Args:
+        curves: Any set; only X, time, sigma and m_base are used (and whether f_s is free).
+        fractions: Of the window, rising (F,).
+        device: Where the fits run; CPU by default.
+    """
+    blended = bool((curves.param("f_s") < 1).any())
+    parameters, chi2, seen = [], [], []
+    for start in range(0, len(curves), CHUNK):
+        times, delta, sigma = observed(curves.rows(slice(start, start + CHUNK)))
+        weight = np.where(np.isfinite(delta), sigma**-2.0, 0.0)
+        prefixes = [within(times, fraction) for fraction in fractions]
+        fits = fit_prefixes(
+            torch.as_tensor(times, device=device),
+            torch.as_tensor(np.nan_to_num(delta), device=device),
+            [torch.as_tensor(prefix) for prefix in prefixes],
+            weight=torch.as_tensor(weight, device=device),
+            blended=blended,
+        )
+        parameters.append(torch.stack([fit.start()[:, 0] for fit in fits], dim=1).cpu().numpy())
+        chi2.append(torch.stack([fit.chi2 for fit in fits], dim=1).cpu().numpy())
+        seen.append(np.stack([((weight > 0) & p).sum(axis=1) for p in prefixes], axis=1))
+    free = 4 if blended else 3
+    return Refits(np.concatenate(parameters), np.concatenate(chi2), np.concatenate(seen) - free)
+
+
+def residuals(curves: LightCurves, parameters: NDArray, until: float = 1.0) -> NDArray:
+    """(Data - fitted curve) / error up to a fraction of the window, (n, T); NaN elsewhere.
+
+    Args:
+        curves: The rows fitted.
+        parameters: Their fits (n, 4), as in `Refits`.
+        until: Fraction of the window.
+    """
+    result = np.empty(curves.X.shape, dtype=np.float32)
+    for start in range(0, len(curves), CHUNK):
+        rows = slice(start, start + CHUNK)
+        times, delta, sigma = observed(curves.rows(rows))
+        model = pspl_delta_mag(
+            torch.from_numpy(times), *torch.from_numpy(parameters[rows]).unbind(1)
+        )
+        result[rows] = np.where(within(times, until), (delta - model.numpy()) / sigma, np.nan)
+    return result
+
+
+def shapes(tau: NDArray) -> NDArray:
+    """The two anomalies of Kim et al. (2018) at (t - t0) / t_eff, (w, 2): u0 -> 0 and u0 = 1."""
+    q = 1 + tau**2
+    return np.stack([q**-0.5, (1 - (q / 2 + 1) ** -2.0) ** -0.5 - 1], axis=-1)
+
+
+def anomaly_scan(
+    curves: LightCurves, residual: NDArray, durations: Sequence[float] = DURATIONS
+) -> AnomalyScan:
+    """Fit templates of every place and duration to the residuals of the best single lens.
+
+    A template is f1 A(t) + f0 in a window of three t_eff to either side, its two factors free. In
+    residual magnitudes, so that an anomaly of a per cent weighs the same at the peak and beside it.
+
+    Args:
+        curves: The rows, for their epochs and errors.
+        residual: Residuals in units of the error (n, T), NaN = not observed; of `residuals`.
+        durations: t_eff of the templates, S of them [day].
+    """
+    one_grid = curves.time.ndim == 1
+    result = np.zeros((3, len(curves), len(durations)))
+    for start in range(0, len(curves), CHUNK if one_grid else 1):
+        rows = slice(start, start + CHUNK if one_grid else start + 1)
+        sigma = np.asarray(curves.sigmas()[rows], dtype=float)
+        seen = np.isfinite(residual[rows])
+        weight = np.where(seen, sigma**-2.0, 0.0)
+        data = np.where(seen, residual[rows] * sigma, 0.0)
+        times = curves.time if one_grid else curves.time[start]
+        for k, duration in enumerate(durations):
+            result[:, rows, k] = best_template(times, data, weight, duration)
+    return AnomalyScan(*result)
+
+
+def best_template(times: NDArray, data: NDArray, weight: NDArray, duration: float) -> NDArray:
+    """Gain over nothing, gain over flat and place of the best template of one duration, (3, m)."""
+    best = np.zeros((3, len(data)))
+    weighted, counted = weight * data, (weight > 0).astype(float)
+    for centre in np.arange(times[0], times[-1] + duration * STEP, duration * STEP):
+        first, last = np.searchsorted(times, [centre - REACH * duration, centre + REACH * duration])
+        if last - first < FEWEST:
+            continue
+        window = slice(first, last)
+        shape = shapes((times[window] - centre) / duration)
+        enough = counted[:, window].sum(axis=1) >= FEWEST
+        one = np.ones((last - first, 1))
+        w, w1, w2, w11, w22 = (weight[:, window] @ np.hstack([one, shape, shape**2])).T
+        d, d1, d2 = (weighted[:, window] @ np.hstack([one, shape])).T
+        flat = d**2 / np.maximum(w, 1e-300)
+        for a, aa, b in ((w1, w11, d1), (w2, w22, d2)):
+            # Left over once the constant is taken out: the gain of the shape alone.
+            variance, slope = aa - a * a / np.maximum(w, 1e-300), b - a * d / np.maximum(w, 1e-300)
+            shaped = slope**2 / np.maximum(variance, 1e-300) * (variance > 1e-9 * aa)
+            better = enough & (flat + shaped > best[0])
+            best[0][better], best[1][better] = (flat + shaped)[better], shaped[better]
+            best[2][better] = centre
+    return best
+
+
+def search(
+    curves: LightCurves, fractions: Sequence[float] = FRACTIONS, *, device: str | None = None
+) -> Search:
+    """Refit every prefix and scan its residuals for anomalies; see `refit` and `anomaly_scan`."""
+    refits, scans = refit(curves, fractions, device=device), []
+    for k, fraction in enumerate(fractions):
+        residual = residuals(curves, refits.parameters[:, k], fraction)
+        scans.append(anomaly_scan(curves, residual))
+    return Search(curves, refits, residual, scans)
+
+
+def at_fixed_thresholds(
+    scan: AnomalyScan, y: NDArray, dchi2: NDArray, rate: float = 0.01
+) -> dict[str, dict]:
+    """What the surveys' own thresholds find on these rows, and what `rate` false positives allow.
+
+    Returns:
+        By rule of `RULES`: `false_positives`, the share of single lenses called; `recall`, of all
+        binaries; `recall_by_dchi2`, as `metrics.recall_by_dchi2` but for the threshold. Then, under
+        "1 % false positives" or the like, the same at the pooled threshold,
+        with `threshold`.
+    """
+    calls = {name: (scan.called(rule), None) for name, rule in RULES.items()}
+    threshold = metrics.threshold_at_fpr(scan.score[y == 0], rate)
+    calls[f"{100 * rate:g} % false positives"] = (scan.score > threshold, threshold)
+    result = {}
+    for name, (called, threshold) in calls.items():
+        result[name] = {
+            "false_positives": metrics.share(called[y == 0]),
+            "recall": metrics.share(called[y == 1]),
+            "recall_by_dchi2": [
+                {
+                    "bin": metrics.bin_label(low, high),
+                    "binaries": int(rows.sum()),
+                    "recall": metrics.share(called[rows]),
+                }
+                for low, high in metrics.DCHI2_BINS
+                for rows in [metrics.in_bin(dchi2, low, high) & (y == 1)]
+            ],
+        } | ({} if threshold is None else {"threshold": float(threshold)})
+    return result

@@ -1,0 +1,104 @@
+"""One network on one set, as a chapter needs it: the numbers, and the rows to look at."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from lensml.evaluation.evaluate import predict, refuse_seen_events, summary
+from lensml.evaluation.ideal_observer import ideal_log_ratio
+from lensml.experiments.results import flatten, format_number, plain
+from lensml.network.checkpoint import load_network
+from lensml.simulation.lightcurves import LightCurves, load
+
+__all__ = ["Assessment", "assess", "check_bound", "headline", "prose", "table"]
+
+HEADLINE = (
+    "balanced_accuracy",
+    "roc_auc",
+    "average_precision",
+    "recall_at_1pct",
+    "recall_at_0.1pct",
+    "dchi2_at_half_recall",
+)
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """One network on one set."""
+
+    curves: LightCurves
+    p: NDArray  # (n,) float32, P(binary) when the window is over
+    ideal: NDArray | None  # (n,) log-likelihood ratio of the ideal observer, None without twins
+    report: dict[str, Any]  # of `evaluate.summary`
+
+
+def assess(
+    data: Path, run: Path | None = None, *, num_bootstrap: int = 200, seed: int = 0
+) -> Assessment:
+    """Score a network on a set like `evaluate`, at the end of the window only; nothing is written.
+
+    Args:
+        data: Set in the exchange format.
+        run: Run folder of the network; None = the one that ships with the package.
+        num_bootstrap, seed: Resamples of pairs behind each interval.
+
+    Raises:
+        InputError: If the network has seen one of the events.
+        AssertionError: If a number lies above the ideal observer (`check_bound`).
+    """
+    network, config = load_network(run, "cuda" if torch.cuda.is_available() else "cpu")
+    curves = load(data)
+    refuse_seen_events(curves, config, data)
+    p = predict(network, curves, season_rows=1).p[:, -1]
+    ideal = ideal_log_ratio(curves) if (curves.pair >= 0).any() else None
+    report = summary(curves, p, ideal, num=num_bootstrap, seed=seed)
+    check_bound(report)
+    return Assessment(curves, p, ideal, report)
+
+
+def check_bound(report: Mapping[str, Any]) -> None:
+    """Refuse a number more than three standard errors above the ideal observer: it is a leak."""
+    for name, excess in (report["bound_excess"] or {}).items():
+        assert not excess["z"] > 3, f"{name} lies {excess['z']:.1f} sigma above the ideal: a leak"
+
+
+def headline(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What a chapter keeps of a report: intervals, calibration, recall table, the ideal beside."""
+    ideal = report["ideal_observer"]
+    chosen = {name: report["intervals"][name] for name in HEADLINE if name in report["intervals"]}
+    chosen |= {name: report[name] for name in ("ece", "ece_debiased", "brier", "recall_by_dchi2")}
+    if ideal["kind"]:
+        beside = ideal.get("intervals") or ideal
+        chosen["ideal"] = {name: beside[name] for name in HEADLINE if beside.get(name) is not None}
+    if report["bound_excess"]:
+        chosen["above_ideal_in_sigma"] = {k: v["z"] for k, v in report["bound_excess"].items()}
+    return chosen
+
+
+def prose(text: str, numbers: Mapping[str, Any]):
+    """Markdown whose every ``{{ name }}`` is a number of the chapter, as the book prints it.
+
+    Raises:
+        KeyError: If the chapter has no such number.
+    """
+    from IPython.display import Markdown
+
+    flat = flatten(plain(numbers))
+    return Markdown(re.sub(r"\{\{ (\w+) \}\}", lambda m: format_number(flat[m[1]]), text))
+
+
+def table(rows: Mapping[str, Mapping[str, Any]], columns: Sequence[str]):
+    """Markdown table of numbers or intervals: one row a name; a dash where there is none."""
+    from IPython.display import Markdown
+
+    lines = [" | ".join(["", *(c.replace("_", " ") for c in columns)])]
+    lines.append("|".join(["---"] * (len(columns) + 1)))
+    for name, row in rows.items():
+        cells = (format_number(plain(row[c])) if c in row else "-" for c in columns)
+        lines.append(" | ".join([name, *cells]))
+    return Markdown("\n".join(f"| {line} |" for line in lines))

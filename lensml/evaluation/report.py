@@ -1,0 +1,324 @@
+"""The same events under several conditions: network and ideal observer side by side, and what
+each of them loses. Axes: n rows, P pairs."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
+
+from lensml.evaluation import early_detection as early
+from lensml.evaluation import ideal_observer as limits
+from lensml.evaluation import metrics
+from lensml.experiments.results import Comparison, format_number, plain
+from lensml.network.model import Network, probabilities
+from lensml.simulation.lightcurves import LightCurves, observe_again
+from lensml.simulation.survey import Survey
+
+__all__ = [
+    "HOPELESS",
+    "Scored",
+    "check_bound",
+    "check_falling",
+    "found",
+    "information_kept",
+    "kept_table",
+    "key",
+    "loss",
+    "percent",
+    "millimag",
+    "score",
+    "share_beyond",
+    "shares_table",
+    "shortfall",
+    "summary",
+    "table",
+    "under_surveys",
+    "worst",
+]
+
+CHUNK = 2048  # rows whose calls at every epoch are held at a time
+HOPELESS = float(ndtri(0.99) ** 2)  # delta-chi2 below which the ideal finds under half at 1 % false
+Interval = dict[str, float]
+STATISTICS: dict[str, Callable[..., float]] = {  # of class, score, probability, delta-chi2
+    "roc_auc": lambda y, s, p, d: metrics.roc_auc(y, s),
+    "balanced_accuracy": lambda y, s, p, d: metrics.balanced_accuracy(y, p),
+    "recall_at_1pct": lambda y, s, p, d: metrics.recall_at_fpr(y, s, 0.01),
+    "dchi2_at_half_recall": lambda y, s, p, d: metrics.dchi2_at_half_recall(y, s, d),
+}
+HEADINGS = {
+    "roc_auc": "ROC area",
+    "balanced_accuracy": "balanced accuracy",
+    "recall_at_1pct": "recall at 1 % false",
+    "dchi2_at_half_recall": "delta-chi2 at half recall",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What network and ideal observer say about every row at the end of its window."""
+
+    y: NDArray  # (n,) class
+    pair: NDArray  # (n,)
+    dchi2: NDArray  # (n,)
+    epochs: NDArray  # (n,) epochs observed
+    p: NDArray  # (n,) P(binary) of the network
+    ideal: NDArray  # (n,) log-likelihood ratio of the ideal observer
+
+    @property
+    def binary(self) -> NDArray:
+        """Rows of binaries, (n,) bool."""
+        return np.asarray(self.y) == 1
+
+
+def score(network: Network, curves: LightCurves) -> Scored:
+    """Call every row of a matched set once, at the end; on a GPU if there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    calls = []
+    for start in range(0, len(curves), CHUNK):
+        rows = curves.rows(slice(start, start + CHUNK))
+        epochs = probabilities(network, rows, device=device)
+        calls.append(early.at_fractions(epochs, rows.times(), (1.0,))[:, 0])
+    return Scored(
+        y=curves.y,
+        pair=curves.pair,
+        dchi2=curves.dchi2,
+        epochs=np.isfinite(curves.X).sum(axis=1),
+        p=np.concatenate(calls),
+        ideal=limits.ideal_log_ratio(curves),
+    )
+
+
+def under_surveys(
+    network: Network, curves: LightCurves, surveys: Mapping[str, Survey], seed: int
+) -> dict[str, Scored]:
+    """Score the same events, with the same random numbers, through each survey.
+
+    With one seed the surveys differ in nothing but themselves: the epochs left at 40 % missing are
+    among those left at 5 %, and the noise at 0.2 mag is twenty times that at 0.01 mag.
+    """
+    return {k: score(network, observe_again(curves, v, seed)) for k, v in surveys.items()}
+
+
+def summary(scored: Scored, *, num: int, seed: int = 0) -> dict[str, Any]:
+    """Headline numbers of network and ideal observer, with intervals over pairs, and the bound.
+
+    Returns:
+        `pairs`; `epochs`, the mean number observed; `network` and `ideal`, each with the four
+        `STATISTICS` as {"value", "low", "high"}; `bound_z`, the largest excess of the network over
+        the realised ideal observer in bootstrap standard errors; `hopeless`, the share of binaries
+        below `HOPELESS`.
+    """
+    sides = {
+        "network": (scored.p, scored.p),
+        "ideal": (scored.ideal, limits.ideal_probability(scored.ideal)),
+    }
+    binaries = scored.dchi2[scored.binary]
+    result: dict[str, Any] = {"pairs": binaries.size, "epochs": float(scored.epochs.mean())}
+    for name, (rank, probability) in sides.items():
+        columns = [scored.y, rank, probability, scored.dchi2]
+        result[name] = {
+            k: metrics.bootstrap(of, columns, scored.pair, num=num, seed=seed)
+            for k, of in STATISTICS.items()
+        }
+    excess = limits.bound_excess(scored.p, scored.ideal, scored.y, scored.pair, num=num, seed=seed)
+    result |= worst(excess)
+    result["hopeless"] = share_beyond(binaries, (HOPELESS,), num=num, seed=seed, below=True)[0]
+    return result
+
+
+def share_beyond(
+    dchi2: ArrayLike, levels: Sequence[float], *, num: int, seed: int = 0, below: bool = False
+) -> list[Interval]:
+    """Share of binaries whose delta-chi2 (P,) lies above (or below) each level, with intervals."""
+    dchi2 = np.asarray(dchi2, dtype=float)
+    sides = [(dchi2 < level) if below else (dchi2 > level) for level in levels]
+    alone = np.arange(dchi2.size)
+    return [metrics.bootstrap(np.mean, [hit], alone, num=num, seed=seed) for hit in sides]
+
+
+def hopeless_by(
+    strengths: Mapping[str, NDArray], groups: Mapping[str, NDArray], *, num: int, seed: int = 0
+) -> dict[str, dict[str, Interval]]:
+    """Share of hopeless binaries by condition (delta-chi2 (P,)) and group (mask (P,))."""
+    return {
+        condition: {
+            group: share_beyond(dchi2[mask], (HOPELESS,), num=num, seed=seed, below=True)[0]
+            for group, mask in groups.items()
+        }
+        for condition, dchi2 in strengths.items()
+    }
+
+
+def found(y: ArrayLike, rank: ArrayLike, rate: float = 0.01) -> NDArray:
+    """Whether each binary ranks above the threshold that `rate` of the singles pass, (P,) bool."""
+    binary, rank = np.asarray(y) == 1, np.asarray(rank)
+    return rank[binary] > metrics.threshold_at_fpr(rank[~binary], rate)
+
+
+def loss(
+    before: Scored, after: Scored, *, statistic: str = "roc_auc", num: int, seed: int = 0
+) -> dict[str, Interval]:
+    """What a worse survey costs on the same events, split by whose fault it is.
+
+    Args:
+        before, after: The same rows through two surveys.
+        statistic: One of `STATISTICS`.
+        num, seed: Resamples of pairs; a pair is drawn in both surveys at once.
+
+    Returns:
+        `total`, what the network's statistic falls by; `data`, what the ideal observer's falls by:
+        the information that was not recorded; `network`, the difference. Each {"value", "low",
+        "high"}.
+    """
+    if not np.array_equal(before.pair, after.pair) or not np.array_equal(before.y, after.y):
+        raise ValueError("`before` and `after` must hold the same events in the same order")
+    of = STATISTICS[statistic]
+
+    def network(y, p0, i0, d0, p1, i1, d1):
+        return of(y, p0, p0, d0) - of(y, p1, p1, d1)
+
+    def ideal(y, p0, i0, d0, p1, i1, d1):
+        expit = limits.ideal_probability
+        return of(y, i0, expit(i0), d0) - of(y, i1, expit(i1), d1)
+
+    columns = [before.y, before.p, before.ideal, before.dchi2, after.p, after.ideal, after.dchi2]
+    parts = {
+        "total": network,
+        "data": ideal,
+        "network": lambda *c: network(*c) - ideal(*c),
+    }
+    return {
+        name: metrics.bootstrap(part, columns, before.pair, num=num, seed=seed)
+        for name, part in parts.items()
+    }
+
+
+def shortfall(
+    scored: Scored, statistic: str = "recall_at_1pct", *, num: int, seed: int = 0
+) -> Interval:
+    """Ideal observer less network on the same rows, with its paired interval over pairs."""
+    of = STATISTICS[statistic]
+
+    def gap(y, p, i, d):
+        return of(y, i, limits.ideal_probability(i), d) - of(y, p, p, d)
+
+    columns = [scored.y, scored.p, scored.ideal, scored.dchi2]
+    return metrics.bootstrap(gap, columns, scored.pair, num=num, seed=seed)
+
+
+def information_kept(before: Scored, after: Scored, level: float = 25.0) -> dict[str, float]:
+    """What share of its delta-chi2 a visible anomaly keeps in a worse survey of the same events.
+
+    Returns:
+        `epochs`, the share of epochs kept; `median`, `p16`, `p84` of the share of delta-chi2 over
+        binaries above `level` before; `binaries`, how many those are.
+    """
+    rows = before.binary & (before.dchi2 > level)
+    share = after.dchi2[rows] / before.dchi2[rows]
+    quantiles = np.quantile(share, [0.5, 0.16, 0.84]) if share.size else np.full(3, np.nan)
+    return {
+        "epochs": float(after.epochs.mean() / before.epochs.mean()),
+        **dict(zip(("median", "p16", "p84"), map(float, quantiles), strict=True)),
+        "binaries": int(rows.sum()),
+    }
+
+
+def kept_table(kept: Mapping[str, Mapping[str, float]]) -> Comparison:
+    """`information_kept` of several surveys, one row each, for display."""
+    headings = ["", "epochs kept", "delta-chi2 kept, median", "16 %", "84 %", "binaries"]
+    rows = [[name, *map(format_number, plain(row).values())] for name, row in kept.items()]
+    return Comparison(headings, rows, "Shares of what the first survey has.")
+
+
+def shares_table(shares: Mapping[str, Sequence[Interval]], levels: Sequence[float]) -> Comparison:
+    """`share_beyond` of several sets or surveys, one row each, for display."""
+    headings = ["", *(f"delta-chi2 > {level:g}" for level in levels)]
+    rows = [[name, *map(format_number, plain(row))] for name, row in shares.items()]
+    return Comparison(headings, rows, "Share of all binaries, with 95 % intervals.")
+
+
+def millimag(sigma: float) -> str:
+    """Name of an error level [mag] as a result's key: 0.05 becomes "50_mmag"."""
+    return f"{1000 * sigma:g}_mmag"
+
+
+def percent(fraction: str) -> str:
+    """Name of a fraction of the window as a result's key: "0.25" becomes "25_pct"."""
+    return f"{100 * float(fraction):g}_pct"
+
+
+def slug(name: str) -> str:
+    """Name of a group as a result's key: "wide, s > 3" becomes "wide_s_3_above"."""
+    side = "_above" if ">" in name else "_below" if "<" in name else ""
+    words = re.sub(r"[^a-z0-9]+", "_", name.lower().replace(".", "p").replace("_", "")).strip("_")
+    return words + side
+
+
+def names_of(kind: Callable[[float, float], str], s: ArrayLike, q: ArrayLike) -> NDArray:
+    """`kind(s, q)` of each binary, (P,) of strings."""
+    return np.array([kind(float(a), float(b)) for a, b in zip(s, q, strict=True)])
+
+
+def key(name: str) -> str:
+    """Name of a condition as a result's key: "5 % missing" becomes "5_pct_missing"."""
+    return "_".join(name.replace("%", "pct").replace(".", "p").replace(",", "").split())
+
+
+def worst(excess: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The largest of the excesses that `limits.bound_excess` gives, as `check_bound` reads it."""
+    return {"bound_z": max(e["z"] for e in excess.values())}
+
+
+def check_bound(summaries: Mapping[str, Mapping[str, Any]], limit: float = 3.0) -> None:
+    """Stop if any condition lies above the realised ideal observer: that would be a leak."""
+    for name, row in summaries.items():
+        assert row["bound_z"] <= limit, (
+            f"{name}: the network is {row['bound_z']:.1f} standard errors above the ideal observer"
+        )
+
+
+def check_falling(
+    scored: Mapping[str, Scored],
+    *,
+    statistic: str = "roc_auc",
+    num: int,
+    seed: int = 0,
+    limit: float = 3.0,
+) -> dict[str, float]:
+    """Stop if a worse condition gives a better score: the signature of a leak.
+
+    Args:
+        scored: Conditions from best to worst, same rows.
+        statistic: One of `STATISTICS`, larger being better.
+        num, seed: Resamples of pairs.
+        limit: Standard errors by which the score may rise.
+
+    Returns:
+        For each step, "a -> b", the network's change in standard errors; negative is a fall.
+    """
+    names, steps = list(scored), {}
+    for better, worse in zip(names[:-1], names[1:], strict=True):
+        fall = loss(scored[better], scored[worse], statistic=statistic, num=num, seed=seed)["total"]
+        error = (fall["high"] - fall["low"]) / (2 * ndtri(0.975))
+        z = -fall["value"] / error if error > 0 else np.sign(-fall["value"]) * np.inf
+        z = 0.0 if fall["value"] == 0 else float(z)
+        steps[f"{better} -> {worse}"] = z
+        assert z <= limit, f"{statistic} rises by {z:.1f} standard errors from {better} to {worse}"
+    return steps
+
+
+def table(summaries: Mapping[str, Mapping[str, Any]], note: str = "") -> Comparison:
+    """Network and ideal observer of each condition, one row each, for display."""
+    headings = ["", "observer", *HEADINGS.values(), "network above ideal [standard errors]"]
+    rows = []
+    for name, row in summaries.items():
+        for side in ("network", "ideal"):
+            cells = [format_number(v) for v in plain(row[side]).values()]
+            last = format_number(plain(row["bound_z"])) if side == "network" else ""
+            rows.append([name, side, *cells, last])
+    return Comparison(headings, rows, note)

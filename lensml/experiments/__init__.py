@@ -1,0 +1,1 @@
+"""Chapters: presets, results, papermill, the book."""

@@ -1,0 +1,154 @@
+"""Compile prose and executed chapters into the book; numbers in prose come from stored results."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from lensml.experiments.benchmark import BENCHMARK_NAMES, ON_DEMAND, newest_benchmark
+from lensml.experiments.notebooks import LOGS, STAGE, chapter_names, read_record, run_all
+from lensml.experiments.results import flatten, format_number, load_results, show_committed
+from lensml.paths import BOOK, FIGURES, ROOT, InputError, check_size
+
+__all__ = ["book", "build_book"]
+
+QUOTED = re.compile(r"\{\{ ([a-z]\w*) \}\}")  # with the blanks, which LaTeX does not have
+BENCHMARKED = BENCHMARK_NAMES + ON_DEMAND
+SOURCE = re.compile(rf"(r\d\d|b_(?:{'|'.join(BENCHMARKED)}))_")
+
+
+def book(size: str = "smoke", workers: int = 0) -> Path:
+    """Run all chapters at `size`, then build the book. See `run_all` and `build_book`."""
+    check_size(size)
+    run_all(size, workers)
+    return build_book()
+
+
+def build_book() -> Path:
+    """Compile prose and executed chapters; any warning is an error.
+
+    Returns:
+        The first page, which opens from disk without a network.
+    """
+    stage_book()
+    command = ["-c", "from jupyter_book.cli.main import main; main()", "build", str(STAGE)]
+    options = ["--toc", str(STAGE / "_toc.yml"), "--config", str(STAGE / "_config.yml")]
+    log = LOGS / "book.log"
+    LOGS.mkdir(parents=True, exist_ok=True)
+    with open(log, "w") as stream:
+        status = subprocess.run(
+            [sys.executable, *command, *options, "-W", "-n", "--keep-going"],
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+        ).returncode
+    text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text())
+    if status:
+        found = [line for line in text.splitlines() if re.search("WARNING|ERROR", line)]
+        lines = found or text.splitlines()[-15:]
+        raise SystemExit("\n".join(["the book was not built:", *lines, f"log {log}"]))
+    first = STAGE / "_build" / "html" / "index.html"
+    print(f"the book is at {first.as_uri()}")
+    return first
+
+
+def stage_book() -> None:
+    """Lay out, in `_build/book`, a mirror of the repository that holds the executed chapters."""
+    missing = [n for n in chapter_names() if not (STAGE / "notebooks" / f"{n}.ipynb").exists()]
+    if missing:
+        raise InputError(f"not run yet: {', '.join(missing)}; `lensml run all` comes first")
+    for executed in (STAGE / "notebooks").glob("*.ipynb"):
+        if executed.stem not in chapter_names():
+            executed.unlink()
+    shutil.rmtree(STAGE / "book", ignore_errors=True)
+    shutil.rmtree(STAGE / "_build" / "html", ignore_errors=True)
+    shutil.copytree(BOOK, STAGE / "book")
+    if FIGURES.exists():
+        shutil.copytree(FIGURES, STAGE / "figures", dirs_exist_ok=True)
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copyfile(ROOT / name, STAGE / name)
+    values = quotable()
+    for page in (STAGE / "book").glob("*.md"):
+        page.write_text(fill(page.read_text(), values, page.name))
+
+
+def quotable() -> dict[str, str]:
+    """What prose may quote as ``{{ name }}``.
+
+    r02_<number> from the results of chapter 02, b_stream_<number> from the newest benchmark of that
+    name on any device, and tables made at build.
+    """
+    values = {"status_table": status_table(), "results_tables": results_tables()}
+    for name in chapter_names():
+        if found := load_results(name):
+            values[f"r{name[:2]}"] = name  # says that this chapter has a committed result
+            for key, value in flatten(found["numbers"]).items():
+                values[f"r{name[:2]}_{key}"] = format_number(value)
+    for name in BENCHMARKED:
+        if record := newest_benchmark(name):
+            values[f"b_{name}"] = name
+            values[f"b_{name}_device"] = record["provenance"]["device"]
+            for key, value in record["numbers"].items():
+                values[f"b_{name}_{key}"] = format_number(value)
+    return values
+
+
+def fill(text: str, values: Mapping[str, str], page: str) -> str:
+    """Put numbers into a page; a paragraph whose chapter has no committed result says so.
+
+    Raises:
+        InputError: If a chapter has a result, but not the number that is quoted.
+    """
+    paragraphs = []
+    for paragraph in re.split(r"\n{2,}", text):
+        wanted = QUOTED.findall(paragraph)
+        sources = {m[1] for n in wanted if (m := SOURCE.match(n))}
+        if waits := sorted(source for source in sources if source not in values):
+            named = [f"chapter {w[1:]}" if w[0] == "r" else f"benchmark {w[2:]}" for w in waits]
+            paragraph = f"*Waits for a committed result of {', '.join(named)}.*"
+        elif unknown := [name for name in wanted if name not in values]:
+            source = (SOURCE.match(unknown[0]) or unknown[0])[0]
+            known = sorted(name for name in values if name.startswith(source))
+            raise InputError(
+                f"{page} quotes {unknown[0]!r}, but no committed result has it; "
+                f"known are {', '.join(known)}"
+            )
+        paragraphs.append(QUOTED.sub(lambda m: values[m[1]], paragraph) if not waits else paragraph)
+    return "\n\n".join(paragraphs)
+
+
+def status_table() -> str:
+    """Markdown table of how each chapter in this book was run, and with which versions."""
+    records = {name: line for name in chapter_names() if (line := read_record(name))}
+    lines = ["| chapter | size | run time | device | commit | date |", "|---|---|---|---|---|---|"]
+    versions: dict[str, list[str]] = {}
+    for name, line in records.items():
+        commit = line["commit"][:10] + (" (modified)" if line["modified"] else "")
+        cells = (line["size"], f"{line['wall_time_s']:.0f} s", line["device"], commit, line["date"])
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+        used = {"Python": line["python"], **line["versions"]}
+        versions.setdefault(", ".join(f"{k} {v}" for k, v in used.items()), []).append(name)
+    for used, names in versions.items():
+        lines.append(f"\n{'All' if names == list(records) else ', '.join(names)}: {used}.")
+    return "\n".join(lines)
+
+
+def results_tables() -> str:
+    """Markdown list of the committed result of every chapter, with its origin."""
+    sections = []
+    for name in chapter_names():
+        table = show_committed(name)
+        rows = "".join(f"| {' | '.join(row)} |\n" for row in table.rows)
+        head = f"| {' | '.join(table.headings)} |\n|---|---|\n" if table.rows else ""
+        sections.append(f"**{name}**\n\n{head}{rows}\n{table.note}\n\n{committed_figures(name)}")
+    return "\n\n".join(sections)
+
+
+def committed_figures(name: str) -> str:
+    """Markdown of the figures that belong to a chapter's committed result, folded away."""
+    wanted = (load_results(name) or {}).get("figures", [])
+    files = [next(iter(sorted(FIGURES.glob(f"{stem}.*g"))), None) for stem in wanted]
+    images = "\n\n".join(f"![{f.stem}](../figures/{f.name})" for f in files if f)
+    return f":::{{dropdown}} Its figures\n{images}\n:::\n" if images else ""

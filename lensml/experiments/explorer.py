@@ -1,0 +1,250 @@
+"""Drag s, q, u0, alpha: caustics, track, light curve, and P(binary) along it."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from lensml.lensing.caustics import caustic_curves, topology, track
+from lensml.lensing.magnification import BinaryLens, binary_magnification
+from lensml.lensing.pspl import fit_pspl
+from lensml.network.checkpoint import load_network
+from lensml.network.model import Network
+from lensml.plotting.scores import BINARY, SINGLE, canvas, styled
+from lensml.streaming.classifier import classify_curve
+
+if TYPE_CHECKING:
+    from ipywidgets import VBox
+
+__all__ = ["Scene", "draw", "explore", "frames", "observe_scene", "skies", "snapshot"]
+
+TIMES = np.linspace(-60.0, 60.0, 900)  # the default survey's cadence, centred on the event [day]
+T0, TE, RHO = 0.0, 20.0, 2e-3  # what the sliders leave alone [day, day, theta_E]
+M_BASE = 18.0
+DEFAULTS = {"s": 1.1, "q": 0.1, "u0": 0.15, "alpha": 1.0, "sigma": 0.05}
+RANGES = {
+    "s": (0.1, 10),
+    "q": (1e-4, 1),
+    "u0": (0.001, 1),
+    "alpha": (0, 6.283),
+    "sigma": (3e-3, 0.2),
+}
+LABELS = {
+    "s": "separation s",
+    "q": "mass ratio q",
+    "u0": "impact u0",
+    "alpha": "angle alpha [rad]",
+    "sigma": "error [mag]",
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One event, seen once."""
+
+    event: BinaryLens
+    sigma: float  # [mag]
+    binary: NDArray  # (T,) noise-free magnitude
+    twin: NDArray  # (T,) best single lens [mag]
+    observed: NDArray  # (T,) [mag]
+    p: NDArray  # (T,) P(binary) from the epochs so far
+    dchi2: float
+
+    @property
+    def caption(self) -> str:
+        """The numbers of the picture in one line."""
+        kind = topology(self.event.s, self.event.q)
+        return (
+            f"{kind} binary, delta-chi2 against its twin {self.dchi2:,.1f}, "
+            f"P(binary) at the end {self.p[-1]:.3f}"
+        )
+
+
+@lru_cache(maxsize=1)
+def _network() -> Network:
+    return load_network()[0]
+
+
+def observe_scene(
+    s: float = DEFAULTS["s"],
+    q: float = DEFAULTS["q"],
+    u0: float = DEFAULTS["u0"],
+    alpha: float = DEFAULTS["alpha"],
+    sigma: float = DEFAULTS["sigma"],
+    *,
+    seed: int = 0,
+) -> Scene:
+    """Simulate one event on TIMES, observe it, and let the shipped network read it.
+
+    Args:
+        s, q, u0, alpha: As in `BinaryLens` [theta_E, -, theta_E, rad].
+        sigma: 1-sigma error of each epoch [mag].
+        seed: Of the noise; the same for every position of the sliders, so that only the event
+            changes under the reader's hand.
+    """
+    event = BinaryLens(t0=T0, u0=u0, tE=TE, rho=RHO, s=s, q=q, alpha=alpha)
+    delta = -2.5 * np.log10(binary_magnification(event, TIMES))
+    grid = torch.from_numpy(TIMES)
+    fit = fit_pspl(grid, torch.from_numpy(delta)[None], starts=torch.tensor([[[T0, u0, TE]]]))
+    single = fit.delta_mag(grid)[0].numpy()
+    noise = sigma * np.random.default_rng(seed).standard_normal(TIMES.size)
+    observed = M_BASE + delta + noise
+    p = classify_curve(TIMES, observed, np.full(TIMES.size, sigma), M_BASE, _network())
+    dchi2 = float((((delta - single) / sigma) ** 2).sum())
+    return Scene(event, sigma, M_BASE + delta, M_BASE + single, observed, p, dchi2)
+
+
+@styled
+def draw(scene: Scene) -> Figure:
+    """Caustics and track on the left; light curve, residual and P(binary) on the right."""
+    figure, _ = canvas(4.2)
+    figure.clear()
+    axes = figure.subplot_mosaic(
+        [["sky", "light"], ["sky", "residual"], ["sky", "call"]],
+        width_ratios=[1, 1.5],
+        height_ratios=[2.2, 1, 1.2],
+    )
+    _draw_sky(axes["sky"], scene.event)
+    look = {"ls": "", "marker": ".", "ms": 1.5, "color": "0.6", "rasterized": True}
+    axes["light"].plot(TIMES, scene.observed, **look)
+    axes["light"].plot(TIMES, scene.twin, color=SINGLE, lw=1, label="twin")
+    axes["light"].plot(TIMES, scene.binary, color=BINARY, lw=1, label="binary")
+    axes["light"].set(ylabel="magnitude")
+    axes["light"].legend()
+    axes["residual"].plot(TIMES, scene.observed - scene.twin, **look)
+    axes["residual"].plot(TIMES, scene.binary - scene.twin, color=BINARY, lw=1)
+    axes["residual"].set(ylabel="less twin")
+    axes["call"].plot(TIMES, scene.p, color=BINARY)
+    axes["call"].set(ylim=(-0.03, 1.03), ylabel="P(binary)", xlabel="time [d]")
+    for name in ("light", "residual"):
+        axes[name].invert_yaxis()
+        axes[name].tick_params(labelbottom=False)
+    for name in ("light", "residual", "call"):
+        axes[name].set_xlim(TIMES[0], TIMES[-1])
+    figure.suptitle(scene.caption, fontsize=9)
+    return figure
+
+
+@styled
+def skies(events: Sequence[BinaryLens], titles: Sequence[str] = ()) -> Figure:
+    """Caustics, lenses and track of several events, three in a row."""
+    tall = -(-len(events) // 3)
+    figure, grid = canvas(2.4 * tall, tall, 3)
+    for k, axes in enumerate(grid.flat):
+        axes.set_visible(k < len(events))
+        if k < len(events):
+            _draw_sky(axes, events[k], tall=1.0)
+            axes.set(xlabel="", ylabel="")
+            axes.set_title(titles[k] if k < len(titles) else "", fontsize=8)
+    figure.supxlabel(r"$x$ [$\theta_\mathrm{E}$]", fontsize=9)
+    figure.supylabel(r"$y$ [$\theta_\mathrm{E}$]", fontsize=9)
+    return figure
+
+
+def _draw_sky(axes: Axes, event: BinaryLens, tall: float = 2.0) -> None:
+    """A field around the closest approach, always to the same scale, `tall` times its width."""
+    path = track(event, event.t0 + event.tE * np.linspace(-3, 3, 601))
+    total = 1 + event.q
+    lenses = np.array([-event.s * event.q / total, event.s / total])
+    for curve in caustic_curves(event.s, event.q):
+        axes.plot(*curve, ".", ms=1, color=BINARY, rasterized=True)
+    axes.plot(*path, color=SINGLE, lw=1)
+    middle = path.shape[1] // 2
+    arrow = {"arrowstyle": "->", "color": SINGLE}
+    axes.annotate("", path[:, middle + 8], path[:, middle], arrowprops=arrow)
+    axes.plot(lenses, [0, 0], "k+", ms=8)
+    centre, reach = path[:, middle], 1.5
+    axes.set(xlim=(centre[0] - reach, centre[0] + reach), aspect="equal")
+    axes.set(ylim=(centre[1] - tall * reach, centre[1] + tall * reach))
+    axes.set(xlabel=r"$x$ [$\theta_\mathrm{E}$]", ylabel=r"$y$ [$\theta_\mathrm{E}$]")
+
+
+def snapshot(
+    s: float = DEFAULTS["s"],
+    q: float = DEFAULTS["q"],
+    u0: float = DEFAULTS["u0"],
+    alpha: float = DEFAULTS["alpha"],
+    sigma: float = DEFAULTS["sigma"],
+) -> Figure:
+    """What `explore` shows at this position of its sliders, for a page that is not live."""
+    return draw(observe_scene(s, q, u0, alpha, sigma))
+
+
+def _png(scene: Scene) -> bytes:
+    buffer = io.BytesIO()
+    draw(scene).savefig(buffer, format="png", dpi=90)
+    return buffer.getvalue()
+
+
+def explore(
+    s: float = DEFAULTS["s"],
+    q: float = DEFAULTS["q"],
+    u0: float = DEFAULTS["u0"],
+    alpha: float = DEFAULTS["alpha"],
+    sigma: float = DEFAULTS["sigma"],
+) -> "VBox":
+    """Sliders over a picture that follows them; needs a running kernel.
+
+    Returns:
+        A box of the sliders (s, q, u0, alpha, sigma), a line of numbers and the picture.
+    """
+    from ipywidgets import HTML, FloatLogSlider, FloatSlider, Image, Layout, VBox
+
+    start = {"s": s, "q": q, "u0": u0, "alpha": alpha, "sigma": sigma}
+    sliders = {}
+    for name, value in start.items():
+        low, high = RANGES[name]
+        wide = {"layout": Layout(width="34em"), "style": {"description_width": "9em"}}
+        look = {"description": LABELS[name], "continuous_update": False, **wide}
+        if name in ("u0", "alpha"):
+            sliders[name] = FloatSlider(value, min=low, max=high, step=(high - low) / 500, **look)
+            sliders[name].readout_format = ".3f"
+        else:
+            low, high = np.log10([low, high])
+            sliders[name] = FloatLogSlider(
+                value, min=low, max=high, step=(high - low) / 200, readout_format=".4g", **look
+            )
+    numbers, picture = HTML(), Image(format="png")
+
+    def follow(_=None) -> None:
+        scene = observe_scene(**{name: slider.value for name, slider in sliders.items()})
+        numbers.value, picture.value = scene.caption, _png(scene)
+
+    for slider in sliders.values():
+        slider.observe(follow, names="value")
+    follow()
+    return VBox([*sliders.values(), numbers, picture])
+
+
+def frames(name: str, values: NDArray, **fixed: float) -> "VBox":
+    """One slider over pictures made beforehand: on a published page it moves without a kernel.
+
+    Args:
+        name: Parameter that the slider changes, one of s, q, u0, alpha, sigma.
+        values: Its positions, (K,).
+        fixed: The other parameters, where they differ from the defaults.
+    """
+    from ipywidgets import Image, IntSlider, Layout, Stack, VBox, jslink
+
+    if name not in DEFAULTS:
+        raise ValueError(f"`name` is {name!r}, but one of {', '.join(DEFAULTS)} was expected")
+    pictures = [_png(observe_scene(**{**fixed, name: float(v)})) for v in values]
+    stack = Stack([Image(value=png, format="png") for png in pictures], selected_index=0)
+    slider = IntSlider(
+        0,
+        min=0,
+        max=len(pictures) - 1,
+        description=f"{LABELS[name]}, {values[0]:.3g} to {values[-1]:.3g}",
+        readout=False,
+        layout=Layout(width="40em"),
+        style={"description_width": "20em"},
+    )
+    jslink((slider, "value"), (stack, "selected_index"))
+    return VBox([slider, stack])

@@ -1,0 +1,281 @@
+"""Execute the chapters with papermill: parameters checked, errors refused, results recorded."""
+
+import ast
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lensml.experiments.results import (
+    OUTPUT_VARIABLE,
+    provenance,
+)
+from lensml.paths import (
+    BUILD,
+    NOTEBOOKS,
+    PACKAGE,
+    ROOT,
+    WEIGHTS,
+    InputError,
+    atomic_path,
+    available_cores,
+    check_size,
+)
+
+__all__ = ["LOGS", "STAGE", "chapter_names", "read_record", "run", "run_all", "run_chapter"]
+
+STAGE = BUILD / "book"  # mirrors the repository, so that launch buttons point at committed sources
+LOGS = BUILD / "logs"
+RECORDS = BUILD / "records"  # one JSON a chapter: what the status page shows
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class ChapterError(Exception):
+    """A chapter did not run to its end; the message says which cell and where the log is."""
+
+
+def chapter_names() -> list[str]:
+    """File stems of all chapters in their order."""
+    return sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def find_chapter(name: str) -> str:
+    """File stem of the chapter that `name` means: "2", "02", "02_baseline" or a path to it."""
+    wanted = Path(name).stem
+    number = wanted.zfill(2) if wanted.isdigit() else None
+    for stem in chapter_names():
+        if stem == wanted or stem[:2] == number:
+            return stem
+    raise InputError(
+        f"chapter {name!r} does not exist; expected all or one of {', '.join(chapter_names())}"
+    )
+
+
+def run(
+    chapter: str, size: str = "smoke", parameters: Mapping[str, Any] | None = None, workers: int = 0
+) -> None:
+    """Run one chapter, or all of them.
+
+    Args:
+        chapter: "all", or what `find_chapter` understands.
+        size: "smoke", "desk" or "full".
+        parameters: Values for names of the chapter's `parameters` cell; strings are read as
+            Python literals where they are one. A run with any is kept out of `data/results`.
+        workers: Chapters at a time; 0 for two, or one on a single core.
+
+    Raises:
+        InputError: If the chapter, the size or a parameter is not known.
+        SystemExit: With status 1 and one line a chapter, if any failed.
+    """
+    check_size(size)
+    values = {name: literal(value) for name, value in (parameters or {}).items()}
+    if chapter == "all":
+        run_all(size, workers, values)
+        return
+    try:
+        run_chapter(find_chapter(chapter), size, values, progress=True)
+    except ChapterError as error:
+        raise SystemExit(str(error)) from None
+
+
+def literal(value: Any) -> Any:
+    """Read a command-line string as the Python literal it spells, or leave it a string."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+
+
+def check_parameters(name: str, parameters: Iterable[str]) -> None:
+    """Refuse names that the chapter's `parameters` cell does not set; papermill would not."""
+    from papermill import inspect_notebook
+
+    known = list(inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb")))
+    if "size" in parameters:
+        raise InputError("parameter 'size' was given with -p; use --size for it")
+    for unknown in sorted(set(parameters) - set(known)):
+        raise InputError(
+            f"chapter {name} has no parameter {unknown!r}; it knows {', '.join(known) or 'none'}"
+        )
+
+
+def run_chapter(
+    name: str, size: str, parameters: Mapping[str, Any] | None = None, *, progress: bool = False
+) -> float:
+    """Execute one chapter in a fresh kernel; the executed copy appears whole or not at all.
+
+    Returns:
+        Wall time [s].
+
+    Raises:
+        InputError: If a parameter is not known.
+        ChapterError: If a cell failed; the copy up to there stays beside the log.
+    """
+    from papermill import execute_notebook
+    from papermill.exceptions import PapermillException
+
+    parameters = dict(parameters or {})
+    check_parameters(name, parameters)
+    final, log = STAGE / "notebooks" / f"{name}.ipynb", LOGS / f"{name}.log"
+    failed = LOGS / f"{name}.failed.ipynb"
+    started, key = time.time(), fingerprint(name, size, parameters)
+    LOGS.mkdir(parents=True, exist_ok=True)
+    with logged(log), written_to(BUILD / "custom" if parameters else None):
+        try:
+            with atomic_path(final) as temporary:
+                execute_notebook(
+                    str(NOTEBOOKS / f"{name}.ipynb"),
+                    str(failed),
+                    parameters={**parameters, "size": size},
+                    cwd=str(NOTEBOOKS),
+                    kernel_name="python3",
+                    start_timeout=600,  # a busy machine needs more than the usual minute
+                    progress_bar={"desc": name} if progress else False,
+                    log_output=True,
+                    extra_arguments=["--log-level=ERROR"],  # no remarks of the kernel's own
+                )
+                if errors := error_outputs(failed):
+                    raise ChapterError(errors[0])
+                shutil.copyfile(failed, temporary)
+        except (PapermillException, ChapterError, RuntimeError) as error:
+            raise ChapterError(
+                f"{name}: {last_line(error)}; log {log}, copy up to the error {failed}"
+            ) from None
+    failed.unlink()
+    record(name, size, parameters, started, key)
+    return time.time() - started
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of a message, without terminal colours: that of the traceback is its point."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    return text.splitlines()[-1] if text else type(error).__name__
+
+
+def error_outputs(path: Path) -> list[str]:
+    """Errors saved in an executed notebook; the book would print them without a warning."""
+    cells = json.loads(path.read_text())["cells"]
+    outputs = [(i, output) for i, cell in enumerate(cells) for output in cell.get("outputs", [])]
+    return [
+        f"cell {i} ended in {output['ename']}: {output['evalue']}"
+        for i, output in outputs
+        if output["output_type"] == "error"
+    ]
+
+
+@contextmanager
+def logged(path: Path):
+    """Send papermill's account of the run, with all output of the cells, to `path`."""
+    logger = logging.getLogger("papermill")
+    handler = logging.FileHandler(path, mode="w")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    level, logger.propagate = logger.level, False
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()
+
+
+@contextmanager
+def written_to(folder: Path | None):
+    """Let the kernel write results and figures below `folder` instead of the repository."""
+    if folder is None:
+        yield
+        return
+    before = os.environ.get(OUTPUT_VARIABLE)
+    os.environ[OUTPUT_VARIABLE] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop(OUTPUT_VARIABLE)
+        if before is not None:
+            os.environ[OUTPUT_VARIABLE] = before
+
+
+def fingerprint(name: str, size: str, parameters: Mapping[str, Any]) -> str:
+    """Digest of all that decides what a chapter computes: itself, the package, the weights."""
+    digest = hashlib.sha256(json.dumps([size, dict(parameters)], sort_keys=True).encode())
+    weights = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    package = [*PACKAGE.rglob("*.py"), *weights]
+    for path in [NOTEBOOKS / f"{name}.ipynb", *sorted(package)]:
+        digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def record(name: str, size: str, parameters: Mapping[str, Any], started: float, key: str) -> None:
+    """Write the chapter's line of the status page."""
+    line = provenance(size=size, seed=(), started=started)
+    with atomic_path(RECORDS / f"{name}.json") as temporary:
+        temporary.write_text(json.dumps({**line, "parameters": dict(parameters), "key": key}))
+
+
+def read_record(name: str) -> dict[str, Any]:
+    """What `record` wrote; empty before the first run."""
+    path = RECORDS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def is_current(name: str, size: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether the executed copy was made by exactly this chapter, package and arguments."""
+    executed = STAGE / "notebooks" / f"{name}.ipynb"
+    return executed.exists() and read_record(name).get("key") == fingerprint(name, size, parameters)
+
+
+def run_all(
+    size: str, workers: int = 0, parameters: Mapping[str, Any] | None = None
+) -> dict[str, float]:
+    """Run every chapter, several at a time; those that are current since an earlier run are kept.
+
+    Returns:
+        Wall time of each chapter that was run [s].
+
+    Raises:
+        SystemExit: With status 1 and one line a chapter, if any failed; the others are finished.
+    """
+    parameters = dict(parameters or {})
+    names = chapter_names()
+    for name in names:
+        check_parameters(name, parameters)
+    todo = [name for name in names if not is_current(name, size, parameters)]
+    if kept := [name for name in names if name not in todo]:
+        print(f"kept, unchanged since their last run at this size: {', '.join(kept)}")
+    # The longest first, so that no worker waits at the end for one late long chapter.
+    todo.sort(key=lambda name: -read_record(name).get("wall_time_s", 1e9))
+    workers = workers or min(2, available_cores())
+    threads = max(1, available_cores() // workers)
+    times, failures = {}, []
+    # A spawned worker has imported nothing yet, so the thread limits reach all libraries.
+    with ProcessPoolExecutor(workers, get_context("spawn"), limit_threads, (threads,)) as pool:
+        jobs = {pool.submit(run_chapter, name, size, parameters): name for name in todo}
+        for job in (bar := tqdm(as_completed(jobs), total=len(jobs), desc=f"chapters, {size}")):
+            try:
+                times[jobs[job]] = job.result()
+                bar.write(f"{jobs[job]:24s} {times[jobs[job]]:7.0f} s")
+            except ChapterError as error:
+                failures.append(str(error))
+                bar.write(str(error))
+    if failures:
+        raise SystemExit(f"{len(failures)} of {len(jobs)} chapters failed\n" + "\n".join(failures))
+    return times
+
+
+def limit_threads(threads: int) -> None:
+    """Let this process and its kernels use so many threads each."""
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))

@@ -1,0 +1,296 @@
+"""One function per experiment: what is simulated, observed and trained, in three sizes."""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lensml.network.checkpoint import weights_hash
+from lensml.paths import DATA, check_size
+from lensml.simulation.lightcurves import load, observe_again, save
+from lensml.simulation.simulator import Simulation, simulate
+from lensml.simulation.survey import Survey
+from lensml.training.run import TrainingConfig, train
+
+__all__ = [
+    "Experiment",
+    "baseline",
+    "cadence",
+    "distinct",
+    "early_detection",
+    "observed_set",
+    "photometric_error",
+    "physical_limits",
+    "planetary_stellar",
+    "rival_set",
+    "simulated_events",
+    "specialised_run",
+    "test_set",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One chapter: fresh events to test on, ways to observe them, networks made for them."""
+
+    name: str
+    size: str
+    seed: int
+    tests: Mapping[str, Simulation]
+    surveys: Mapping[str, Survey] = field(default_factory=dict)  # of the same events
+    specialised: Mapping[str, tuple[Simulation, TrainingConfig]] = field(default_factory=dict)
+    num_bootstrap: int = 400
+    num_refits: int = 0  # binaries whose prefixes are refitted, chapter 7
+    rivals: Simulation | None = None  # events that classical methods learn from, chapter 8
+    num_searched: int = 0  # pairs on which they meet the network
+    num_impostors: int = 0  # of each arm of `impostors`, chapter 7
+    num_singles: int = 0  # of the population that set an alert's threshold; as many measure it
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("size", self.size),
+            ("seed", self.seed),
+            *((f"test set {k}", _one_line(v)) for k, v in self.tests.items()),
+            *((f"survey {k}", _survey_line(v)) for k, v in self.surveys.items()),
+            *(
+                (f"network for {k}", f"{_one_line(s)}; {c.epochs} epochs of it, {_start(c)}")
+                for k, (s, c) in self.specialised.items()
+            ),
+            ("bootstrap", f"{self.num_bootstrap} resamplings of pairs"),
+        ]
+        body = "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in rows)
+        return f"<table>{body}</table>"
+
+
+def _start(config: TrainingConfig) -> str:
+    return "from the shipped weights" if config.start_from else "from scratch"
+
+
+def _survey_line(survey: Survey) -> str:
+    default = Survey().describe()
+    changed = {k: v for k, v in survey.describe().items() if v != default[k]}
+    shown = {"sigma": survey.sigma, "missing_fraction": survey.missing_fraction} | changed
+    return ", ".join(f"{k} = {v}" for k, v in shown.items())
+
+
+def _one_line(simulation: Simulation) -> str:
+    kind = "binaries and unrelated singles" if simulation.population else "matched pairs"
+    return (
+        f"{simulation.num_pairs} {kind} of {simulation.preset}, seed {simulation.seed}, "
+        f"{_survey_line(simulation.survey)}"
+    )
+
+
+PAIRS = {"smoke": 48, "desk": 2000, "full": 50_000}  # in a test set
+TRAINING_PAIRS = {"smoke": 48, "desk": 4000, "full": 500_000}  # for a specialised network
+TEST_SEED, TRAINING_SEED = 7000, 9000  # plus the chapter's seed: no set meets another
+
+
+def _tests(preset: str, size: str, seed: int, **changes) -> Simulation:
+    base = Simulation(preset=preset, num_pairs=PAIRS[check_size(size)], seed=TEST_SEED + seed)
+    return replace(base, **changes)
+
+
+def _specialised(preset: str, size: str, seed: int) -> tuple[Simulation, TrainingConfig]:
+    """Training events of one set, and how a network for it alone is trained.
+
+    At `full` from scratch; below, from the shipped general weights, at a small learning rate.
+    """
+    check_size(size)
+    simulation = Simulation(
+        preset=preset, num_pairs=TRAINING_PAIRS[size], seed=TRAINING_SEED + seed
+    )
+    if size == "full":
+        return simulation, TrainingConfig(epochs=50, batch_size=1024, unsure=0.0, seed=seed)
+    tuned = TrainingConfig(
+        epochs=2 if size == "desk" else 1,
+        batch_size=128 if size == "desk" else 32,
+        learning_rate=3e-4 if size == "desk" else 1e-5,
+        validation_fraction=0.05,
+        curriculum=0.0,
+        unsure=0.0,
+        seed=seed,
+        start_from="shipped",
+    )
+    return simulation, tuned
+
+
+def _bootstrap(size: str) -> int:
+    return 50 if size == "smoke" else 400
+
+
+def simulated_events(size: str = "full", seed: int = 0) -> Experiment:
+    """Chapter 1: the four sets themselves, and whether anything but the anomaly separates them."""
+    return Experiment(
+        name="simulated_events",
+        size=size,
+        seed=seed,
+        tests={
+            k: _tests(k, size, seed + 500) for k in ("baseline", "distinct", "planetary", "stellar")
+        },
+        num_bootstrap=_bootstrap(size),
+    )
+
+
+def baseline(size: str = "full", seed: int = 0) -> Experiment:
+    """Chapter 2: the whole range of binaries at the default survey, matched and not matched."""
+    return Experiment(
+        name="baseline",
+        size=size,
+        seed=seed,
+        tests={
+            "matched": _tests("baseline", size, seed),
+            "population": _tests("baseline", size, seed, population=True),
+            "blended": _tests("baseline", size, seed + 50, blending=(0.1, 1.0)),
+        },
+        specialised={"baseline": _specialised("baseline", size, seed)},
+        num_bootstrap=_bootstrap(size),
+    )
+
+
+def distinct(size: str = "full", seed: int = 0) -> Experiment:
+    """Chapter 3: binaries whose source crosses a caustic."""
+    return Experiment(
+        name="distinct",
+        size=size,
+        seed=seed,
+        tests={"matched": _tests("distinct", size, seed)},
+        specialised={"distinct": _specialised("distinct", size, seed)},
+        num_bootstrap=_bootstrap(size),
+    )
+
+
+def cadence(size: str = "full", seed: int = 0) -> Experiment:
+    """Chapter 4: how much coverage can the classifier lose? The same events throughout."""
+    surveys = {f"{int(100 * f)} % missing": Survey(missing_fraction=f) for f in (0.05, 0.2, 0.4)}
+    surveys["nights of 8 h"] = Survey(missing_fraction=0.05, night=1 / 3)
+    surveys["one epoch a day"] = Survey(missing_fraction=0.05, keep_every=(7, 7))
+    surveys["one epoch in three days"] = Survey(missing_fraction=0.05, keep_every=(22, 22))
+    return Experiment(
+        name="cadence",
+        size=size,
+        seed=seed,
+        tests={"matched": _tests("baseline", size, seed + 100)},
+        surveys=surveys,
+        num_bootstrap=_bootstrap(size),
+    )
+
+
+def photometric_error(size: str = "full", seed: int = 0) -> Experiment:
+    """Chapter 5: what does precision buy? The same events at every error level."""
+    return Experiment(
+        name="photometric_error",
+        size=size,
+        seed=seed,
+        tests={"matched": _tests("baseline", size, seed + 200)},
+        surveys={f"{sigma:g} mag": Survey(sigma=sigma) for sigma in (0.01, 0.05, 0.1, 0.2)},
+        num_bootstrap=_bootstrap(size),
+    )
+
+
+def planetary_stellar(size: str = "full", seed: int = 0) -> Experiment:
+    """Chapter 6: planets against stars as companions."""
+    return Experiment(
+        name="planetary_stellar",
+        size=size,
+        seed=seed,
+        tests={k: _tests(k, size, seed) for k in ("planetary", "stellar")},
+        surveys={f"{sigma:g} mag": Survey(sigma=sigma) for sigma in (0.01, 0.1)},
+        specialised={k: _specialised(k, size, seed) for k in ("planetary", "stellar")},
+        num_bootstrap=_bootstrap(size),
+    )
+
+
+def early_detection(size: str = "full", seed: int = 0) -> Experiment:
+    """Chapter 7: what was known when? Distinct and baseline events, and unrelated singles.
+
+    The set `calibration` is fitted on and judged nowhere.
+    """
+    num_singles = {"smoke": 48, "desk": 10_000, "full": 50_000}[check_size(size)]
+    num_fitted = {"smoke": 48, "desk": 6000, "full": 50_000}[size]
+    return Experiment(
+        name="early_detection",
+        size=size,
+        seed=seed,
+        tests={
+            "distinct": _tests("distinct", size, seed + 300),
+            "baseline": _tests("baseline", size, seed + 300),
+            "calibration": _tests("baseline", size, seed + 350, num_pairs=num_fitted),
+            "population": _tests(
+                "baseline", size, seed + 300, population=True, num_pairs=2 * num_singles
+            ),
+        },
+        num_bootstrap=_bootstrap(size),
+        num_refits={"smoke": 8, "desk": 500, "full": 5000}[size],
+        num_singles=num_singles,
+        num_impostors={"smoke": 24, "desk": 1000, "full": 20_000}[size],
+    )
+
+
+def physical_limits(size: str = "full", seed: int = 0) -> Experiment:
+    """Chapter 8: which binaries nobody can see, and how near the network comes to the rest."""
+    fewer = max(48, PAIRS[check_size(size)] // 3)
+    most = 10_000  # at which intervals on recalls are a per cent wide
+    return Experiment(
+        name="physical_limits",
+        size=size,
+        seed=seed,
+        tests={
+            "baseline": _tests("baseline", size, seed + 400),
+            "stellar": _tests("stellar", size, seed + 400, num_pairs=fewer),
+            "planetary": _tests("planetary", size, seed + 400, num_pairs=fewer),
+        },
+        surveys={f"{sigma:g} mag": Survey(sigma=sigma) for sigma in (0.01, 0.05, 0.1)},
+        rivals=Simulation(
+            num_pairs=min(TRAINING_PAIRS[size], 2 * most), seed=TRAINING_SEED + seed + 400
+        ),
+        num_searched=min(PAIRS[size], most),
+        num_bootstrap=_bootstrap(size),
+    )
+
+
+def test_set(experiment: Experiment, name: str, *, workers: int | None = None) -> Path:
+    """Simulate the test set `name`, or find it where an earlier run left it."""
+    return _made(experiment.tests[name], workers)
+
+
+def rival_set(experiment: Experiment, *, workers: int | None = None) -> Path:
+    """Simulate the events that classical methods learn from, or find them."""
+    return _made(experiment.rivals, workers)
+
+
+def _made(simulation: Simulation, workers: int | None) -> Path:
+    """A set as one file under `data/sets`."""
+    kind = "population" if simulation.population else "matched"
+    stem = f"{simulation.preset}_{kind}_{simulation.num_pairs}_seed{simulation.seed}"
+    workers = workers or _workers(simulation)
+    return simulate(DATA / "sets" / f"{stem}.npz", simulation, workers=workers)
+
+
+test_set.__test__ = False  # not a test, whatever pytest makes of the name
+
+
+def _workers(simulation: Simulation) -> int | None:
+    """One process for a set that is made before a second one would have started."""
+    return 1 if simulation.num_pairs < 200 else None
+
+
+def observed_set(experiment: Experiment, name: str, survey: str) -> Path:
+    """The events of test set `name` through the survey called `survey`, made or found."""
+    source = test_set(experiment, name)
+    words = "".join(c if c.isalnum() or c == "." else "_" for c in survey)
+    output = source.with_name(f"{source.stem}_through_{words}.npz")
+    if not output.exists():
+        save(output, observe_again(load(source), experiment.surveys[survey], experiment.seed))
+    return output
+
+
+def specialised_run(experiment: Experiment, name: str, *, workers: int | None = None) -> Path:
+    """Train the network made for `name`, or find it where an earlier run left it; resumes."""
+    simulation, config = experiment.specialised[name]
+    workers = workers or _workers(simulation)
+    stem = f"{simulation.preset}_{simulation.num_pairs}_seed{simulation.seed}"
+    data = simulate(DATA / "sets" / f"train_{stem}", simulation, workers=workers)
+    start = weights_hash() if config.start_from else ""
+    recipe = zlib.crc32(f"{simulation}{config}{start}".encode())  # another recipe, another folder
+    return train(data, DATA / "runs" / f"{stem}_{recipe:08x}", config, name=name, resume=True)

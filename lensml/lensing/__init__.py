@@ -1,0 +1,1 @@
+"""What a lens does to light: lenses, magnification, caustics, point-lens fits."""

@@ -1,0 +1,124 @@
+"""A single lens and its derivatives, summed over epochs: what every fit descends by.
+
+Axes: B curves, n epochs, P parameters: t0, ln u0, ln tE and, where the blend is free, f_s.
+"""
+
+import logging
+from functools import cache
+from math import log as ln
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+__all__ = ["CACHED", "MAG", "linearise", "marquardt_step"]
+
+log = logging.getLogger(__name__)
+MAG = 2.5 / ln(10.0)  # magnitudes per natural logarithm
+CACHED = 2**16  # values worked on at once, on a CPU: what is derived from them stays in its cache
+
+
+@cache
+def _kernels(device: torch.device) -> ModuleType | None:
+    """Kernels for a GPU, where Triton is installed beside torch and they say what torch says."""
+    try:
+        from lensml.lensing import _triton as kernels
+
+        times = torch.linspace(-50, 50, 300, dtype=torch.float64, device=device)[None]
+        theta = times.new_tensor([[1.0, -1.0, 3.0, 0.5]])
+        exact = theta, times, times.sin(), times.cos().exp()
+        for blended in (False, True):
+            expected = _linearise_rows(*exact, blended)
+            for dtype, rtol in ((torch.float64, 1e-9), (torch.float32, 1e-3)):
+                got = kernels.linearised_rows(*(x.to(dtype) for x in exact), blended).double()
+                torch.testing.assert_close(got, expected, rtol=rtol, atol=rtol)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as problem:  # of compilers there are many, each with its own errors
+        first = str(problem).strip().partition("\n")[0]
+        log.warning("no kernel for this GPU (%s): fits are slower", first)
+        return None
+    return kernels
+
+
+def linearise(
+    theta: Tensor, times: Tensor, data: Tensor, root: Tensor | None, blended: bool
+) -> Tensor:
+    """Cost, gradient (P,) and Gauss-Newton matrix (P, P) of single lenses: (B, 1 + P + P P).
+
+    On a CPU as many rows at once as its cache holds, on a GPU in one kernel.
+
+    Args:
+        theta: t0 [day], ln u0, ln tE, f_s, (B, 4).
+        times: Epochs [day], (B, n) or (1, n).
+        data: Magnitude minus baseline [mag], (B, n).
+        root: Square root of their weights, (B, n); None = all equal to 1.
+        blended: Whether f_s is among the P parameters; otherwise it is 1.
+    """
+    if theta.is_cuda and (kernels := _kernels(theta.device)):
+        return kernels.linearised_rows(theta, times, data, root, blended)
+    at_once = len(theta) if theta.is_cuda else max(1, CACHED // data.shape[1])
+    if at_once >= len(theta):
+        return _linearise_rows(theta, times, data, root, blended)
+    parts = [slice(k, k + at_once) for k in range(0, len(theta), at_once)]
+    return torch.cat(
+        [
+            _linearise_rows(
+                theta[p],
+                times[p] if len(times) > 1 else times,
+                data[p],
+                None if root is None else root[p],
+                blended,
+            )
+            for p in parts
+        ]
+    )
+
+
+def _linearise_rows(
+    theta: Tensor, times: Tensor, data: Tensor, root: Tensor | None, blended: bool
+) -> Tensor:
+    """`linearise` of a few rows.
+
+    With x = u^2 the curve depends on t0, ln u0 and ln tE through x alone, so every product of
+    derivatives is a moment of (dm/dx)^2 in tau: no Jacobian is ever stored. Its factors are floats,
+    because torch converts integers first, which takes as long as the product of a short row.
+    """
+    t0, ln_u0, ln_tE, f_s = theta[:, :, None].unbind(1)
+    rate, u0_squared = (-ln_tE).exp(), (2.0 * ln_u0).exp()
+    tau = (times - t0).mul_(rate)
+    tau2 = tau * tau
+    x = tau2 + u0_squared
+    y = (x + 4.0).mul_(x)
+    root_y = y.sqrt()
+    excess = x.add_(2.0).add_(root_y).mul_(root_y).reciprocal_().mul_(4.0)  # A - 1, no cancellation
+    flux = excess * f_s if blended else excess.clone()
+    flux.add_(1.0)
+    residual = flux.log().mul_(-MAG).sub_(data)
+    g = y.mul_(root_y).mul_(flux).reciprocal_()  # dm/dx
+    g.mul_((4 * MAG) * f_s if blended else 4 * MAG)
+    if root is not None:
+        residual.mul_(root)
+        g.mul_(root)
+    g_tau, g_tau2 = g * tau, g * tau2
+    # The columns of the Jacobian but for the constants of each row, `scale`.
+    columns = [g_tau, g, g_tau2]
+    scale = [-2.0 * rate, 2.0 * u0_squared, torch.full_like(rate, -2.0)]
+    if blended:
+        d = excess.div_(flux).mul_(-MAG)  # dm/df_s
+        columns.append(d if root is None else d.mul_(root))
+        scale.append(torch.ones_like(rate))
+    products = torch.stack([*columns, residual], dim=1)
+    products = products @ products.transpose(1, 2)
+    c = torch.cat(scale, dim=1)
+    gradient, cost = products[:, :-1, -1] * c, products[:, -1, -1:]
+    hessian = products[:, :-1, :-1] * c[:, :, None] * c[:, None, :]
+    return torch.cat([cost, gradient, hessian.flatten(1)], dim=1)
+
+
+def marquardt_step(state: Tensor, damping: Tensor, free: int) -> Tensor:
+    """Marquardt's step: the scale of each parameter is its own diagonal entry."""
+    gradient, hessian = state[:, 1 : 1 + free], state[:, 1 + free :].view(-1, free, free)
+    damped = hessian.clone()
+    damped.diagonal(dim1=1, dim2=2).mul_(1.0 + damping[:, None]).add_(1e-30)
+    return torch.linalg.solve_ex(damped, gradient.unsqueeze(2))[0].squeeze(2).nan_to_num_().neg_()

@@ -1,0 +1,1 @@
+"""A light curve in, P(binary) at every epoch out."""

@@ -1,0 +1,307 @@
+"""What refits of a single lens leave unexplained, as the network sees it.
+
+Until the next refit the last one predicts what is to come, with an error of its own; at each refit
+all that it leaves of the past is binned by phase, (t - t0) / tE, into a picture of fixed size.
+Nothing here looks ahead.
+
+Axes: B curves, L observed epochs, J refits, M = 2 models, n epochs of a prefix, K bins of phase.
+"""
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise, repeat
+from math import asinh
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lensml.lensing.normal_equations import MAG
+from lensml.network.features import Observed
+from lensml.network.sequential_fit import KEEP, PRIOR_CENTRE, Fits, fit_again, no_fit, schedule
+
+__all__ = [
+    "NUM_IMAGE_CHANNELS",
+    "NUM_RESIDUALS",
+    "NUM_SCALARS",
+    "PHASE_BINS",
+    "Refits",
+    "one_thread",
+    "refit",
+    "refit_curves",
+    "residuals",
+]
+
+SPARED, TRAINED = 256, 0.25  # training makes a quarter of the refits after so many epochs
+PHASE_BINS = 96
+WINDOWS = (4, 16)  # epochs summed before their square is: short anomalies inside a bin
+NUM_IMAGE_CHANNELS = 2 * (3 + len(WINDOWS))
+NUM_SCALARS = 2 * 8 + 3
+NUM_RESIDUALS = 2 * 5
+NEAR_PHASE, FAR_PHASE = 0.03, 8.0  # phase is binned evenly in asinh(phase / NEAR_PHASE)
+
+
+class Refits(NamedTuple):
+    """What refits say of B curves."""
+
+    residuals: Tensor  # (B, L, NUM_RESIDUALS) float32, each epoch against the fit in force
+    images: Tensor  # (B, J, NUM_IMAGE_CHANNELS, K) float32
+    scalars: Tensor  # (B, J, NUM_SCALARS) float32
+    in_force: Tensor  # (B, L) int64, 1 + the last refit by then; 0 = none yet
+
+    def rows(self, part: slice) -> "Refits":
+        """Some of the curves."""
+        return Refits(*(x[part] for x in self))
+
+
+def _brightening(theta: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """Brightening [mag] and phase of fits (B, 4) at times (B, n)."""
+    t0, ln_u0, ln_tE, ln_f_s = theta[:, :, None].unbind(1)
+    tau = (times - t0) * (-ln_tE).exp()
+    x = tau * tau + (2.0 * ln_u0).exp()
+    root_y = (x * (x + 4.0)).sqrt()
+    return MAG * (1.0 + ln_f_s.exp() * (4.0 / (root_y * (root_y + x + 2.0)))).log(), tau
+
+
+def _sloped(theta: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """Brightening (B, M, n) [mag] and its derivatives (4, B, M, n) in theta (B, M, 4)."""
+    t0, ln_u0, ln_tE, ln_f_s = theta[..., None].unbind(2)
+    rate, u0_squared, f_s = (-ln_tE).exp(), (2.0 * ln_u0).exp(), ln_f_s.exp()
+    tau = (times[:, None] - t0) * rate
+    x = tau * tau + u0_squared
+    y = x * (x + 4.0)
+    root_y = y.sqrt()
+    excess = 4.0 / (root_y * (root_y + x + 2.0))
+    flux = 1.0 + f_s * excess
+    slope = -4 * MAG * f_s / (y * root_y * flux)  # of the brightening in x
+    gradient = (-2.0 * rate * tau * slope, 2.0 * u0_squared * slope, -2.0 * tau * tau * slope)
+    return MAG * flux.log(), torch.stack([*gradient, MAG * f_s * excess / flux])
+
+
+def residuals(fits: Fits, times: Tensor, bright: Tensor, root: Tensor) -> tuple[Tensor, Fits]:
+    """How epochs agree with the fits in force, which were made before them.
+
+    Args:
+        fits: Fits in force of B curves.
+        times, bright, root: Epochs [day], brightening [mag] and 1 / sigma, (B, n) float64.
+
+    Returns:
+        Features (B, n, NUM_RESIDUALS) float64: for each model the residual and the innovation in
+        their errors, the error of the prediction, and sums of innovations and of their squares
+        since the fit; and the fits with those sums brought up to date.
+    """
+    number = fits.count[:, None] + torch.arange(1, times.shape[1] + 1, device=times.device)
+    seen = number[:, None]
+    bright, root = bright[:, None], root[:, None]
+    curve, gradient = _sloped(fits.theta, times)
+    covariance = fits.covariance.unflatten(2, (4, 4)).permute(2, 3, 0, 1)
+    spread = (covariance[..., None] * gradient[None]).sum(1)
+    unsure = ((spread * gradient).sum(0).clamp_min(0)).sqrt() * root
+    off = (bright - curve) * root
+    innovation = (off / (1.0 + unsure * unsure).sqrt()).clamp(-50, 50)
+    both = torch.stack([innovation, innovation * innovation], dim=3)
+    total = fits.since[:, :, None] + torch.cumsum(both, dim=2)
+    columns = [
+        off.asinh(),
+        innovation.asinh(),
+        unsure.clamp(1e-2, 1e2).log10(),
+        (total[..., 0] / seen.sqrt()).asinh(),
+        ((total[..., 1] - seen) / (2.0 * seen).sqrt()).asinh(),
+    ]
+    table = (torch.stack(columns, dim=3) / 2.0).transpose(1, 2).flatten(2)
+    return table, fits._replace(since=total[:, :, -1], count=number[:, -1])
+
+
+def _edges(tau: Tensor) -> Tensor:
+    """Inner edges of the bins of phase, (K - 1,), of the kind of `tau`."""
+    far = asinh(FAR_PHASE / NEAR_PHASE)
+    even = torch.linspace(-far, far, PHASE_BINS + 1, dtype=tau.dtype, device=tau.device)
+    return NEAR_PHASE * torch.sinh(even[1:-1])
+
+
+def _picture(tau: Tensor, off: Tensor, count: Tensor) -> Tensor:
+    """What a fit leaves of `count` (B,) epochs at phases `tau`, `off` in their errors, (B, 5, K).
+
+    Both are (B, n); what lies behind the first `count` of a row are pads.
+    """
+    rows, n = off.shape
+    off = off.clamp(-50, 50)
+    powers = [off, off * off - 1]
+    total = torch.cumsum(torch.nn.functional.pad(off, (1, 0)), dim=1)
+    for width in WINDOWS:
+        summed = torch.zeros_like(off)
+        if n >= width:
+            moving = total[:, width:] - total[:, :-width]
+            first = width // 2  # a window counts where its middle lies
+            power = moving * moving / width - 1
+            number = power.shape[1]
+            whole = torch.arange(number, device=off.device) <= count[:, None] - width
+            summed[:, first : first + number] = torch.where(whole, power, 0.0)
+        powers.append(summed)
+    running = torch.cumsum(torch.nn.functional.pad(torch.stack(powers, dim=1), (1, 0)), dim=2)
+    edges = _edges(tau).expand(rows, -1)
+    inner = torch.searchsorted(tau.contiguous(), edges.contiguous())
+    end = count[:, None]
+    place = torch.cat([torch.zeros_like(end), inner.minimum(end), end], dim=1)
+    sums = torch.diff(running.gather(2, place[:, None].expand(-1, running.shape[1], -1)), dim=2)
+    held = torch.diff(place, dim=1).to(off.dtype)
+    norm = off.new_tensor([1.0, 2.0, *(2.0 * w for w in WINDOWS)])
+    scaled = sums / (held.clamp_min(1)[:, None] * norm[:, None]).sqrt()
+    return torch.cat([torch.asinh(scaled), torch.log1p(held)[:, None] / 4], dim=1)
+
+
+def _described(
+    theta: Tensor, covariance: Tensor, times: Tensor, bright: Tensor, root: Tensor, count: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of fits (B, 4): picture (B, 5, K), scalars (B, 8) and chi-squared (B,)."""
+    curve, tau = _brightening(theta, times)
+    off = (bright - curve) * root
+    n = count.to(off.dtype)
+    _, ln_u0, ln_tE, ln_f_s = theta.unbind(1)
+    error = covariance[:, ::5].clamp_min(1e-12).sqrt()
+    chi2 = (off.clamp(-50, 50) ** 2).sum(1)
+    scalars = [
+        ln_u0 / 3,
+        (ln_tE - PRIOR_CENTRE[2]) / 2,
+        ln_f_s.exp(),
+        torch.asinh(tau[:, -1]),
+        torch.log10(error[:, 1].clamp(1e-4, 1e2)) / 2,
+        torch.log10((error[:, 0] * (-ln_tE).exp()).clamp(1e-4, 1e2)) / 2,
+        torch.asinh((chi2 - n) / (2 * n).sqrt()) / 2,
+        torch.asinh(curve.amax(1) * (root.sum(1) / n)) / 3,
+    ]
+    return _picture(tau, off, count), torch.stack(scalars, dim=1), chi2
+
+
+def refit(
+    fits: Fits, count: int | Tensor, times: Tensor, bright: Tensor, root: Tensor, blended: Tensor
+) -> tuple[Fits, Tensor, Tensor]:
+    """Refit B curves.
+
+    Args:
+        fits: Fits in force.
+        count: Epochs seen so far, of the schedule, by all or by each (B,) int64.
+        times, bright, root: The last min(count, KEEP) of them [day], [mag], 1 / [mag], (B, n);
+            behind the epochs of shorter curves pads, of the last time, 0 and 0.
+        blended: Whether f_s may be less than 1, (B,).
+
+    Returns:
+        The new fits, images (B, NUM_IMAGE_CHANNELS, K) and scalars (B, NUM_SCALARS) float32.
+    """
+    last = times[:, -1]
+    count = torch.as_tensor(count, device=times.device).expand(len(times))
+    own = count.clamp_max(KEEP)
+    theta, covariance = fit_again(fits.theta, times, -bright, root, last, blended, own)
+    rows = blended.nonzero()[:, 0]
+    both = [torch.cat([x[:, 0], x[rows, 1]]) for x in (theta, covariance)]
+    epochs = (torch.cat([x, x[rows]]) for x in (times, bright, root, own))
+    split = [len(times), len(rows)]
+    pairs = [x.split(split) for x in _described(*both, *epochs)]
+    without = [first for first, _ in pairs]
+    within = [first.index_copy(0, rows, second) for first, second in pairs]
+    gain = torch.asinh((without[2] - within[2]) / 4) / 3
+    level = torch.log10(1 / (root.sum(1) / own) / 0.03)
+    further = torch.stack([gain, level, count.to(last.dtype).log() / 5], dim=1)
+    scalars = torch.cat([without[1], within[1], further], dim=1)
+    zeros = theta.new_zeros
+    new = Fits(theta, covariance, zeros(len(theta), 2, 2), zeros(len(theta)))
+    return new, torch.cat([without[0], within[0]], dim=1).float(), scalars.float()
+
+
+@contextmanager
+def one_thread() -> Iterator[int]:
+    """Keep torch to one thread, and say how many it had: operations this small gain nothing.
+
+    On a busy machine two threads that waited for each other took a hundred times as long.
+    """
+    before = torch.get_num_threads()
+    if before == 1:
+        yield before
+        return
+    torch.set_num_threads(1)
+    try:
+        yield before
+    finally:
+        torch.set_num_threads(before)
+
+
+def refit_curves(
+    observed: Observed, quick: int | None = None, blended: Tensor | bool = True
+) -> Refits:
+    """All refits of B curves without gaps, and every epoch against the fit in force.
+
+    Entries of a curve beyond its last epoch mean nothing and are finite. On a CPU each thread takes
+    a share of the rows, for no row depends on another.
+
+    Args:
+        observed: The curves.
+        quick: For training, where it does not matter: a seed that picks which refits are made after
+            the SPARED first epochs, a share TRAINED of them. All are then made in float32.
+        blended: Whether less than all flux may be lensed, (B,) or of all. Where it is known that
+            all is, the second model is the first again.
+    """
+    blended = torch.as_tensor(blended, device=observed.valid.device).expand(len(observed.valid))
+    counts = schedule(observed.valid.shape[1])
+    if quick is not None:
+        chooser = random.Random(quick)
+        counts = [n for n in counts if n <= SPARED or chooser.random() < TRAINED]
+        times = observed.times - observed.times[:, :1]
+        observed = observed._replace(times=times.float())
+    if observed.valid.is_cuda:
+        return _refit_curves(observed, counts, blended)
+    with one_thread() as threads:
+        share = -(-len(observed.valid) // threads)
+        if threads == 1 or share < 8:
+            return _refit_curves(observed, counts, blended)
+        shares = [
+            Observed(*(x[first : first + share] for x in observed))
+            for first in range(0, len(observed.valid), share)
+        ]
+        with ThreadPoolExecutor(threads) as pool:
+            parts = list(pool.map(_refit_curves, shares, repeat(counts), blended.split(share)))
+    return Refits(*(torch.cat(parts) for parts in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def _refit_curves(observed: Observed, counts: list[int], blended: Tensor) -> Refits:
+    rows, length = observed.valid.shape
+    device = observed.valid.device
+    times = observed.times
+    bright = observed.brightening.to(times.dtype)
+    root = 1 / observed.sigma.to(times.dtype).clamp_min(1e-3)
+    lengths = observed.valid.sum(1)
+    out = bright.new_zeros(rows, length, NUM_RESIDUALS, dtype=torch.float32)
+    images = out.new_zeros(rows, len(counts), NUM_IMAGE_CHANNELS, PHASE_BINS)
+    scalars = out.new_zeros(rows, len(counts), NUM_SCALARS)
+    in_force = torch.zeros(length, dtype=torch.int64, device=device)
+    fits = None
+    for j, (count, following) in enumerate(pairwise([*counts, length + 1])):
+        alive = (lengths >= count).nonzero()[:, 0]
+        if not len(alive):
+            break
+        past = slice(max(0, count - KEEP), count)
+        epochs = [x[alive, past] for x in (times, bright, root)]
+        before = no_fit(len(alive), epochs[0][:, -1]) if fits is None else fits.at(alive)
+        new, image, scalar = refit(before, count, *epochs, blended[alive])
+        images[alive, j], scalars[alive, j] = image, scalar
+        ahead = slice(count - 1, following - 1)
+        columns, _ = residuals(new, *(x[alive, ahead] for x in (times, bright, root)))
+        out[alive, ahead] = columns.float()
+        in_force[ahead] = j + 1
+        fits = _Scattered(rows, alive, new)
+    out = out.nan_to_num_(0.0, 0.0, 0.0) * observed.valid[..., None]
+    return Refits(out, images.nan_to_num_(), scalars.nan_to_num_(), in_force.expand(rows, -1))
+
+
+class _Scattered:
+    """Fits of some curves, found by their place among all."""
+
+    def __init__(self, rows: int, alive: Tensor, fits: Fits) -> None:
+        self.place = torch.full((rows,), -1, device=alive.device)
+        self.place[alive] = torch.arange(len(alive), device=alive.device)
+        self.fits = fits
+
+    def at(self, rows: Tensor) -> Fits:
+        return Fits(*(x[self.place[rows]] for x in self.fits))

@@ -1,0 +1,1 @@
+"""Light curves as surveys publish them: strict readers."""

@@ -1,0 +1,400 @@
+"""Real photometry: read any survey's table, name the events at hand, fetch OGLE's, fit one lens."""
+
+import gzip
+import os
+import re
+import tempfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import median_filter
+
+from lensml.lensing.pspl import MAG, fit_pspl, pspl_delta_mag
+from lensml.paths import InputError
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+__all__ = [
+    "Photometry",
+    "baseline_magnitude",
+    "download_ogle",
+    "from_table",
+    "installed_events",
+    "load_installed",
+    "pspl_fit_observed",
+    "read_photometry",
+    "seasons",
+]
+
+FLUX_ZERO_POINT = 22.0  # magnitude of unit flux; only differences of magnitude matter to us
+REFERENCE_FLUX = 10 ** (0.4 * (28 - 20))  # KMTNet's pysis: a reference image of 20 mag, zero at 28
+OGLE_EWS = "https://www.astrouw.edu.pl/ogle/ogle4/ews"
+WANTED = "expected a header time,mag,mag_err (or flux,flux_err) or an OGLE, MOA or KMTNet table"
+INSTALLED = (
+    ("OGLE-2003-BLG-235", "binary", "Bond et al. 2004", "OB03235/OB03235_OGLE.tbl.txt"),
+    ("MOA-2008-BLG-310", "binary", "Janczak et al. 2010", "MB08310/MOA_0300089_PLC_007.tbl"),
+    ("OGLE-2016-BLG-1195", "binary", "Shvartzvald et al. 2017", "OB161195/KCT01I.dat"),
+    ("OGLE-2008-BLG-092", "binary", "Poleski et al. 2014", "OB08092/phot_ob08092_O4.dat"),
+    ("OGLE-2014-BLG-0939", "single", "Yee et al. 2015", "OB140939/ob140939_OGLE.dat"),
+    ("OGLE-2005-BLG-086", "single", "Wyrzykowski et al. 2015", "OB05086/starBLG234.6.I.218982.dat"),
+)
+
+
+@dataclass(frozen=True)
+class Photometry:
+    """Usable epochs of one light curve, in time order, with a count of what was left out."""
+
+    name: str
+    time: NDArray  # (n,) float64, strictly increasing [day]
+    mag: NDArray  # (n,) float64, finite [mag]
+    mag_err: NDArray  # (n,) float64, finite and positive, as published [mag]
+    m_base: float | None = None  # baseline magnitude if the user knows it [mag]
+    dropped: Mapping[str, int] = field(default_factory=dict)  # reason -> number of rows
+    remarks: tuple[str, ...] = ()  # what was assumed on the way: time zero, reference flux
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def summary(self) -> str:
+        """One line: how many epochs, how many rows dropped and why, what was assumed."""
+        why = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
+        rows = f"{sum(self.dropped.values())} rows dropped" + (f" ({why})" if why else "")
+        return "; ".join([f"{self.name}: {len(self)} usable epochs, {rows}", *self.remarks])
+
+
+def read_photometry(
+    path: Path | str, *, m_base: float | None = None, reference_flux: float | None = None
+) -> Photometry:
+    """Read one light curve; the format is recognised by its content, plain or gzipped.
+
+    Recognised are CSV or blank-separated text with a header (also behind `#`), NASA Exoplanet
+    Archive tables, OGLE `phot.dat` (HJD, mag, error, ...), KMTNet tables (HJD, difference flux,
+    error, mag, error, ...) and MOA tables (HJD, difference flux, error). Magnitudes win over flux.
+
+    Flux becomes 22 - 2.5 log10(flux). Difference flux (so named, or with more than a tenth of the
+    first 50 epochs not positive) has no zero of its own: `reference_flux` is added, in the units
+    of the table, by default the 1585 counts by which KMTNet's tables do the same. A reference above
+    the source's flux makes a blended event: the apparent blend changes, no signal-to-noise does.
+
+    Time becomes full HJD where the column's name tells the offset (`mjd`, `HJD-2457000`) or it is
+    plain: (H, B)JD, or a first column without a name, that starts between 400 and 20000 is
+    JD - 2450000. A column called `time` stays as it is. `m_base` [mag] is passed on.
+
+    Raises:
+        InputError: In one line, if the file is missing, unreadable or without one usable row.
+    """
+    names, rows = _parse(_text(Path(path)), str(path))
+    name = re.sub(r"(\.(csv|dat|txt|tbl|gz|pysis))+$", "", Path(path).name)
+    return replace(_clean(names, rows, str(path), reference_flux), name=name, m_base=m_base)
+
+
+def from_table(
+    table: "Table", *, name: str = "table", reference_flux: float | None = None
+) -> Photometry:
+    """Read an astropy `Table` by the rules of `read_photometry`; masked values are not usable."""
+    if not len(table):
+        raise InputError(f"table {name!r} is empty; {WANTED}")
+    rows = np.full((len(table), len(table.columns)), np.nan)
+    for i, column in enumerate(table.itercols()):
+        values = np.ma.asarray(getattr(column, "jd", getattr(column, "value", column)))
+        if np.issubdtype(values.dtype, np.number):
+            rows[:, i] = values.astype(float).filled(np.nan)
+    cleaned = _clean(list(table.colnames), rows, f"table {name!r}", reference_flux)
+    return replace(cleaned, name=name)
+
+
+def _text(path: Path) -> str:
+    """The file's text, or one line about why there is none."""
+    try:
+        raw = path.read_bytes()
+        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read ({reason}); give a text file; {WANTED}") from None
+    text = raw.decode("utf-8-sig", errors="replace")
+    if b"\0" in raw or not text.strip():
+        what = "holds binary data, not text" if raw.strip() else "is empty"
+        raise InputError(f"{path} {what}; {WANTED}; export the light curve as CSV")
+    return text
+
+
+def _number(token: str) -> float:
+    try:
+        return float(token)
+    except ValueError:
+        return np.nan
+
+
+def _split(line: str) -> list[str]:
+    """Fields of one line: by comma or semicolon if there is one, else by blanks."""
+    mark = next((c for c in ",;" if c in line), None)
+    return [token.strip(" \t\"'") for token in line.split(mark)]
+
+
+def _header(line: str) -> list[str]:
+    """Column names of a header line; units in brackets go, `HJD - 2450000` is one name."""
+    line = re.sub(r"[\[(][^\])]*[\])]", "", line.lstrip("# \t"))
+    return _split(re.sub(r"\s*-\s*(?=24\d{5})", "-", line))
+
+
+def _parse(text: str, label: str) -> tuple[list[str] | None, NDArray]:
+    """Column names, None if there are none, and numbers (rows, columns), NaN where not a number."""
+    lines = [line for line in text.splitlines() if line.strip() and line[0] != "\\"]
+    notes = [line for line in lines if line.lstrip()[0] in "#|"]
+    lines = [line for line in lines if line.lstrip()[0] not in "#|"]
+    names, fields = None, list(map(_split, lines))
+    if notes and notes[0][0] == "|":  # IPAC table: its bars say where each field lies
+        edges = [i for i, c in enumerate(notes[0]) if c == "|"]
+        names = [notes[0][a + 1 : b].strip() for a, b in pairwise(edges)]
+        fields = [[line[a : b + 1].strip() for a, b in pairwise(edges)] for line in lines]
+    elif fields and fields[0][0].lower() != "nan" and np.isnan(_number(fields[0][0])):
+        names, fields = _header(lines[0]), fields[1:]
+    elif fields:
+        headers = [h for h in map(_header, notes) if len(h) == len(fields[0])]
+        names = next((h for h in reversed(headers) if "time" in map(_role, h)), None)
+    if not fields:
+        raise InputError(f"{label} has a header but no rows of data; {WANTED}")
+    width = len(names or fields[0])
+    padded = [(row + [""] * width)[:width] for row in fields]
+    return names, np.array([[_number(token) for token in row] for row in padded])
+
+
+def _role(name: str) -> str | None:
+    """What a column holds, by its name."""
+    name = name.lower().replace("image", "").replace("magnif", "")
+    value = next((kind for kind in ("mag", "flux") if kind in name), "")
+    if re.search(r"err|unc|sig|^e_", name):
+        return f"{value}_err".lstrip("_")
+    if re.match(r"(time|date|epoch|t$|[bhm]?jd)", name):
+        return "time"
+    if value == "flux" and re.search(r"del|diff|^d_?flux", name):
+        return "difference"
+    return value or None
+
+
+def _columns(names: list[str] | None, rows: NDArray, label: str) -> tuple[int, int, int, str]:
+    """Positions of time, value and error, and whether the value is mag, flux or difference."""
+    if names is None:
+        return _columns_without_names(rows, label)
+    at = {_role(name): i for i, name in reversed(list(enumerate(names)))}  # the first of a kind
+    values = at.keys() & {"mag", "flux", "difference"}
+    for kind, error in (("mag", "mag_err"), ("flux", "flux_err"), ("difference", "flux_err")):
+        found = [at.get("time"), at.get(kind), at.get(error, at.get("err"))]
+        # An archive table may have a column for either and leave the magnitudes blank.
+        if None not in found and not (len(values - {"mag"}) and np.isnan(rows[:, found[1]]).all()):
+            return *found, kind
+    missing = "time" if "time" not in at else "its error" if values else "magnitude or flux"
+    shown = ", ".join(repr(name[:20]) for name in names[:6]) + (", ..." if len(names) > 6 else "")
+    raise InputError(f"{label} has columns {shown} and none for {missing}; {WANTED}")
+
+
+def _columns_without_names(rows: NDArray, label: str) -> tuple[int, int, int, str]:
+    """OGLE, KMTNet or MOA, told by which pair of columns looks like a magnitude and its error."""
+    if rows.shape[1] < 3:
+        raise InputError(f"{label} has {rows.shape[1]} columns and no header; {WANTED}")
+    for value in (1, 3)[: 1 + (rows.shape[1] >= 5)]:
+        pair = rows[:, value : value + 2]
+        head = pair[np.isfinite(pair).all(axis=1)][:20]
+        mag, error = np.median(head, axis=0) if len(head) else (np.nan, np.nan)
+        if 3 < mag < 35 and 0 < error < 3:
+            return 0, value, value + 1, "mag"
+    return 0, 1, 2, "flux"
+
+
+def _clean(names: list[str] | None, rows: NDArray, label: str, reference: float | None):
+    """Usable rows only, in magnitudes, sorted, every dropped row counted: a `Photometry`."""
+    i, j, k, kind = _columns(names, rows, label)
+    time, value, error = rows[np.argsort(rows[:, i], kind="stable")][:, [i, j, k]].T
+    dropped, remarks = {}, []
+
+    def keep(good: NDArray, reason: str) -> None:
+        nonlocal time, value, error
+        if lost := int((~good).sum()):
+            dropped[reason] = lost
+        time, value, error = time[good], value[good], error[good]
+
+    keep(np.isfinite(time), "time not a number")
+    placeholder = (np.abs(value) > 90) & (kind == "mag")  # 99.999 means not measured
+    keep(np.isfinite(value) & ~placeholder, "magnitude or flux not a number")
+    keep(np.isfinite(error) & (error > 0), "error not positive")
+    if kind != "mag" and len(time):
+        shift = _reference_flux(value, error, kind, label) if reference is None else reference
+        remarks += [f"reference flux {shift:.5g} added"] if shift else []
+        value = value + shift
+        keep(value > 0, "flux not positive")
+        value, error = FLUX_ZERO_POINT - 2.5 * np.log10(value), MAG * error / value
+    if not len(time):
+        why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        raise InputError(f"{label}: none of its {len(rows)} rows is usable ({why}); {WANTED}")
+    keep(np.diff(time, prepend=-np.inf) > 0, "repeated time")
+    zero = _time_zero(names[i] if names else "hjd", time[0])
+    remarks += [f"{zero:.1f} d added to the times"] if zero else []
+    return Photometry(label, time + zero, value, error, None, dropped, tuple(remarks))
+
+
+def _reference_flux(flux: NDArray, error: NDArray, kind: str, label: str) -> float:
+    """What to add to make total flux, decided by the first epochs."""
+    if kind == "flux" and (flux[:50] <= 0).mean() <= 0.1:
+        return 0.0
+    typical = np.median(error[:50])
+    if 1 < typical < REFERENCE_FLUX and (flux + REFERENCE_FLUX <= 0).mean() <= 0.1:
+        return REFERENCE_FLUX
+    raise InputError(
+        f"{label} holds difference flux (typical error {typical:.3g}) in unknown units; expected "
+        "mag or total flux; add the reference image's flux, or pass reference_flux=... in Python"
+    )
+
+
+def _time_zero(name: str, first: float) -> float:
+    """What makes full (H)JD of a column of this name whose times start at `first` [day]."""
+    told, name = re.search(r"24\d{5}(\.\d+)?", name), name.lower()
+    plain = 2450000.0 if "jd" in name and 400 < first < 20000 else 0.0
+    zero = float(told[0]) if told else 2400000.5 if "mjd" in name else plain
+    return zero if first < 2e6 else 0.0
+
+
+def seasons(time: ArrayLike, gap: float = 60.0) -> list[slice]:
+    """Stretches of sorted epochs (n,) [day] without a pause longer than `gap` [day]."""
+    cuts = (np.flatnonzero(np.diff(time) > gap) + 1).tolist()
+    return [slice(a, b) for a, b in pairwise([0, *cuts, len(np.asarray(time))])]
+
+
+def baseline_magnitude(photometry: Photometry) -> float:
+    """Baseline for a figure's axis [mag]: given, or the median season's, or the first fifth's.
+
+    It looks at the whole curve, so no network may see it; `stream` has the causal estimate.
+    """
+    if photometry.m_base is not None:
+        return photometry.m_base
+    medians = [np.median(photometry.mag[s]) for s in seasons(photometry.time)]
+    early = photometry.mag[: max(5, len(photometry) // 5)]
+    return float(np.median(medians if len(medians) >= 3 else early))
+
+
+class InstalledEvent(NamedTuple):
+    """A published event whose photometry comes with MulensModel (MIT licence)."""
+
+    lens: str  # "single" or "binary", as published
+    reference: str
+    files: tuple[Path, ...]  # its data sets, the one to show first
+
+
+def installed_events() -> dict[str, InstalledEvent]:
+    """Real events on this machine, by name."""
+    # Found, not imported: the import is slow, and changes matplotlib's style for every figure.
+    folder = Path(find_spec("MulensModel").origin).parent / "data" / "photometry_files"
+    events = {}
+    for name, lens, reference, first in INSTALLED:
+        tables = sorted(p for p in (folder / first).parent.iterdir() if "README" not in p.name)
+        files = (folder / first, *(path for path in tables if path != folder / first))
+        events[name] = InstalledEvent(lens, reference, files)
+    return events
+
+
+def load_installed(name: str, file: str | None = None) -> Photometry:
+    """Photometry of one of `installed_events`; `file` names a data set other than the first."""
+    if name not in (events := installed_events()):
+        raise InputError(f"no installed event is called {name!r}; choose from {', '.join(events)}")
+    files = {path.name: path for path in events[name].files}
+    if file is not None and file not in files:
+        raise InputError(f"{name} has no data set {file!r}; choose from {', '.join(files)}")
+    return read_photometry(files[file or next(iter(files))])
+
+
+def download_ogle(
+    name: str, *, cache: Path | str | None = None, base_url: str = OGLE_EWS, refresh: bool = False
+) -> Path:
+    """Fetch `phot.dat` of an OGLE-IV early-warning event; a second call finds it in the cache.
+
+    `name` is as in "OGLE-2025-BLG-0001", `cache` a folder (by default the user's), `base_url` the
+    survey's address up to the year; `refresh` fetches anew what is there: events in progress grow.
+    A wrong name or nothing readable is an InputError, and the cache stays as it was.
+    """
+    import pooch  # brings the whole of requests
+
+    known = r"OGLE-(20(?:1[1-9]|[2-9]\d))-(BLG|GD|DG|LMC|SMC)-(\d{4})"
+    if not (parts := re.fullmatch(known, name.strip().upper())):
+        example = "OGLE-2025-BLG-0001, from 2011 on; for others, give the path of a phot.dat"
+        raise InputError(f"{name!r} is no OGLE-IV alert; expected a name such as {example}")
+    folder = Path(cache) if cache is not None else Path(pooch.os_cache("lensml")) / "ogle"
+    final = folder / f"{parts[0]}.dat"
+    if final.exists() and not refresh:
+        return final
+    url = f"{base_url.rstrip('/')}/{parts[1]}/{parts[2].lower()}-{parts[3]}/phot.dat"
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            got = pooch.retrieve(url, None, final.name, scratch)  # gives up after 30 s of silence
+            read_photometry(got)
+            os.replace(got, final)
+    except (OSError, ValueError) as error:  # requests' exceptions are OSErrors
+        what = "no photometry" if isinstance(error, InputError) else type(error).__name__
+        code = getattr(getattr(error, "response", None), "status_code", what)
+        raise InputError(
+            f"{parts[0]}: {url} gave {code}; expected OGLE's phot.dat; check the event's number "
+            "and the network, or download phot.dat elsewhere and give its path"
+        ) from None
+    return final
+
+
+@dataclass(frozen=True)
+class ObservedFit:
+    """Best blended single lens of one observed curve, with its baseline free."""
+
+    t0: float  # [day]
+    u0: float  # [theta_E]
+    tE: float  # [day]
+    f_s: float  # share of the baseline flux that is lensed
+    m_base: float  # fitted baseline [mag]
+    residuals: NDArray | None = None  # (observed - model) / mag_err, shape (n,) [sigma]
+
+    @property
+    def chi2_per_dof(self) -> float:
+        """Sum of squared residuals over epochs less five; published errors are often too small."""
+        return float(self.residuals @ self.residuals) / max(1, len(self.residuals) - 5)
+
+    def magnitude(self, time: ArrayLike) -> NDArray:
+        """Fitted magnitude at `time`, shape (m,) [mag]."""
+        parameters = torch.tensor([self.t0, self.u0, self.tE, self.f_s], dtype=torch.float64)
+        epochs = torch.as_tensor(np.asarray(time, dtype=float))
+        return self.m_base + pspl_delta_mag(epochs, *parameters[:, None])[0].numpy()
+
+
+def pspl_fit_observed(photometry: Photometry) -> ObservedFit:
+    """Fit t0, u0, tE, f_s and the baseline by least squares weighted with 1 / mag_err^2.
+
+    Nine baselines at a time go through the batched fit of `pspl`, from its own starts and some at
+    the peak of a running median; each round closes in on the best. Fewer than six epochs are an
+    InputError: there are five parameters.
+    """
+    if (n := len(photometry)) < 6:
+        raise InputError(f"{photometry.name}: {n} usable epochs; expected 6 or more for a fit")
+    zero, error = photometry.time[0], photometry.mag_err
+    times = torch.as_tensor(photometry.time - zero)
+    weight = torch.as_tensor(error**-2.0).expand(9, -1)
+    centre, step = baseline_magnitude(photometry), 0.02 + 0.25 * float(np.std(photometry.mag))
+    t_peak = float(times[median_filter(photometry.mag, 5, mode="nearest").argmin()])
+    starts = [(t_peak, u0, tE) for u0 in (0.03, 0.5) for tE in (5.0, 20.0, 80.0)]
+    for _ in range(12):
+        trial = centre + step * np.linspace(-1, 1, 9)
+        data = torch.as_tensor(photometry.mag - trial[:, None])
+        begin = torch.tensor(starts, dtype=torch.float64).expand(9, -1, -1)
+        fit = fit_pspl(times, data, weight=weight, starts=begin, blended=True, num_polished=3)
+        best = int(fit.chi2.argmin())
+        t0, u0, tE, f_s = (float(x[best]) for x in (fit.t0, fit.u0, fit.tE, fit.f_s))
+        starts = [*starts[:6], (t0, u0, tE)]
+        centre, step = float(trial[best]), step * (2.0 if best in (0, 8) else 0.25)
+        if step < 1e-4:
+            break
+    model = ObservedFit(t0 + zero, u0, tE, f_s, centre)
+    return replace(model, residuals=(photometry.mag - model.magnitude(photometry.time)) / error)

@@ -1,0 +1,141 @@
+"""Pictures of events: light curves, caustics, priors, real photometry. Style as in `plots`."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from lensml.plotting.scores import BINARY, COLOURS, MARK, SINGLE, SYMBOLS, canvas, few_ticks, styled
+
+__all__ = ["caustics_and_track", "gallery", "impostors", "prior_histograms", "real_event"]
+
+
+@styled
+def gallery(
+    times: NDArray, X: NDArray, clean: NDArray, sigma: NDArray, titles: Sequence[str] = ()
+) -> Figure:
+    """Pairs of curves, and the noise-free binary less its twin with a band of one sigma below.
+
+    `times` (T,) [day]; `X`, `clean` (P, 2, T): twin, binary [mag]; `sigma` (P,) [mag].
+    """
+    wide, tall = min(3, len(X)), -(-len(X) // 3)
+    figure, grid = canvas(2.5 * tall, 2 * tall, wide, sharex=True, height_ratios=[2, 1] * tall)
+    for k, (data, curves, error) in enumerate(zip(X, clean, sigma, strict=True)):
+        top, bottom = grid[2 * (k // wide), k % wide], grid[2 * (k // wide) + 1, k % wide]
+        for i, (name, colour) in enumerate((("twin", SINGLE), ("binary", BINARY))):
+            top.plot(times, data[i], ".", ms=1, color=colour, alpha=0.25, rasterized=True)
+            top.plot(times, curves[i], color=colour, lw=1, label=name)
+        bottom.axhspan(-error, error, color="0.85", lw=0)
+        bottom.plot(times, curves[1] - curves[0], color=BINARY, lw=1)
+        top.invert_yaxis(), bottom.invert_yaxis()
+        top.set_title(titles[k] if k < len(titles) else "", fontsize=8)
+    for axes in grid.flat:
+        axes.set_visible(bool(axes.lines))
+    grid[0, 0].legend()
+    grid[0, 0].set_ylabel("magnitude"), grid[1, 0].set_ylabel("difference")
+    figure.supxlabel("time [d]", fontsize=9)
+    return figure
+
+
+@styled
+def impostors(times: NDArray, clean: Mapping[str, NDArray], sigma: float | None = None) -> Figure:
+    """One event of each arm of the null class beside its best single lens, and what is left of it.
+
+    `times` (T,) [day]; `clean` (2, T) by name: single lens, event [mag from baseline], as two rows
+    of `impostor_pairs`; `sigma` [mag] draws a band below.
+    """
+    figure, grid = canvas(3.4, 2, len(clean), sharex=True, height_ratios=[2, 1])
+    for (top, bottom), (name, (single, event)) in zip(grid.T, clean.items(), strict=True):
+        top.plot(times, event, color=COLOURS[2], lw=1.2, label="event")
+        top.plot(times, single, color=SINGLE, lw=1, ls="--", label="best single lens")
+        bottom.plot(times, event - single, color=COLOURS[2], lw=1)
+        if sigma is not None:
+            bottom.axhspan(-sigma, sigma, color="0.85", lw=0, zorder=0)
+        top.invert_yaxis(), bottom.invert_yaxis()
+        top.set_title(name.replace("_", " "), fontsize=8)
+        top.tick_params(labelsize=7), bottom.tick_params(labelsize=7)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    grid[0, 0].set_ylabel("magnitude"), grid[1, 0].set_ylabel("difference")
+    figure.supxlabel("time [d]", fontsize=9)
+    return figure
+
+
+@styled
+def caustics_and_track(
+    caustics: Sequence[NDArray], track: NDArray, lenses: ArrayLike = (), title: str = ""
+) -> Figure:
+    """Caustic curves (2, K), the source's track (2, T) and lens positions (2,) on the axis."""
+    figure, ((axes,),) = canvas(3.4, width=3.6)
+    for curve in caustics:
+        axes.plot(*curve, ".", ms=1, color=BINARY)
+    axes.plot(*track, color=SINGLE)
+    axes.plot(lenses, np.zeros(len(lenses)), "k+", ms=8)
+    k, arrow = track.shape[1] // 2, {"arrowstyle": "->", "color": SINGLE}
+    axes.annotate("", track[:, k + 1], track[:, k], arrowprops=arrow)
+    reach = 0.3 + max(0.7, *(np.abs(c).max() for c in [*caustics, lenses] if np.size(c)), 0)
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=title)
+    axes.set(xlabel=r"$x$ [$\theta_\mathrm{E}$]", ylabel=r"$y$ [$\theta_\mathrm{E}$]")
+    return figure
+
+
+@styled
+def prior_histograms(samples: Mapping[str, Mapping[str, ArrayLike]]) -> Figure:
+    """Distributions of parameters, {set: {parameter: values}}; logarithmic bins where usual."""
+    names = list(dict.fromkeys(name for columns in samples.values() for name in columns))
+    tall = -(-len(names) // 4)
+    figure, grid = canvas(2.0 * tall, tall, min(4, len(names)))
+    for axes, name in zip(grid.flat, names, strict=False):
+        values = {k: np.asarray(v[name]) for k, v in samples.items() if name in v}
+        whole = np.concatenate([v[np.isfinite(v)] for v in values.values()])
+        log = name in ("tE", "rho", "s", "q")
+        edges = (np.geomspace if log else np.linspace)(whole.min(), whole.max() + 1e-12, 31)
+        for label, v in values.items():
+            axes.hist(v, edges, weights=np.full(v.size, 1 / v.size), histtype="step", label=label)
+        axes.set(
+            xlabel=SYMBOLS.get(name, f"${name}$"), yticks=[], xscale="log" if log else "linear"
+        )
+        few_ticks(axes.xaxis) if log else None
+    for axes in grid.flat[len(names) :]:
+        axes.set_visible(False)
+    grid[0, 0].legend()
+    return figure
+
+
+@styled
+def real_event(
+    time: ArrayLike,
+    mag: ArrayLike,
+    error: ArrayLike,
+    model: ArrayLike,
+    p: ArrayLike,
+    *,
+    threshold: float | None = None,
+    title: str = "",
+    start: float = -np.inf,
+) -> Figure:
+    """Photometry with its single-lens fit, residuals, and P(binary) on one time axis; each (T,).
+
+    `threshold` is that of alerts, `start` the first time to show [day].
+    """
+    columns = np.array([time, mag, error, model, p], dtype=float)
+    time, mag, error, model, p = columns[:, np.isfinite(columns[1]) & (columns[0] >= start)]
+    figure, grid = canvas(4.8, 3, 1, sharex=True, height_ratios=[3, 1.2, 1.5])
+    light, residual, call = grid[:, 0]
+    look = {"fmt": ".", "ms": 2.5, "elinewidth": 0.5, "color": "0.45"}
+    light.errorbar(time, mag, error, label="photometry", **look)
+    light.plot(time, model, color=SINGLE, label="single-lens fit", zorder=3)
+    residual.errorbar(time, mag - model, error, **look)
+    residual.axhline(0, color=SINGLE, zorder=3)
+    top = 1.3 * np.quantile(np.abs(mag - model), 0.995) + 1e-3
+    residual.set(ylim=(top, -top), ylabel="residual [mag]")
+    call.step(time, p, where="post", color=BINARY)
+    call.set(ylim=(-0.03, 1.03), ylabel="P(binary)", xlabel="time [d]")
+    if threshold is not None:
+        call.axhline(threshold, label="alert threshold", **MARK)
+        call.legend(loc="upper left")
+    faint, bright = np.quantile(mag, 0.995), min(mag.min(), model.min())
+    room = 0.08 * (faint - bright) + 0.02  # outliers and their bars may leave the picture
+    light.set(ylim=(faint + room, bright - room), ylabel="magnitude", title=title)
+    light.legend()
+    return figure

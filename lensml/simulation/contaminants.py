@@ -1,0 +1,330 @@
+"""The full null class: events that are no binary lens, and not quite a single lens either.
+
+Each arm adds one effect to a single lens of the binaries' own priors; ranges beside each constant.
+Class 0 everywhere: a call of "binary" on any of these rows is a false alarm.
+"""
+
+from dataclasses import dataclass, fields
+from math import cos, log, sin
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from lensml.evaluation.prefixes import proportion
+from lensml.lensing.magnification import finite_source_magnification, point_lens_magnification
+from lensml.lensing.pspl import fit_pspl
+from lensml.paths import InputError
+from lensml.seeds import check_seed, event_generator
+from lensml.simulation.lightcurves import FRACTIONS, PARAM_NAMES, LightCurves
+from lensml.simulation.priors import draw_single, parameter_set
+from lensml.simulation.simulator import BASELINE_MAG, BLOCK
+from lensml.simulation.survey import Survey, draw_numpy, observe
+
+__all__ = [
+    "ARMS",
+    "Impostor",
+    "draw_impostor",
+    "false_alarm_rates",
+    "impostor_magnification",
+    "impostor_pairs",
+    "impostor_set",
+    "impostor_training_set",
+    "sun_offset",
+]
+
+ARMS = {
+    "point_source": "single lens, point source: the control",
+    "finite_source": "single lens, uniform disc; u0 log-uniform, so that the disc is resolved",
+    "parallax": "single lens seen from the Earth on its orbit, towards the Galactic bulge",
+    "binary_source": "single lens, two sources with their own t0 and u0",
+    "variable_baseline": "single lens whose source pulsates and, every second time, drifts",
+}
+U0_DISC = (1e-3, 1.0)  # of `finite_source`, log-uniform: u0 < rho in a sixth, < 10 rho in half
+# Of `parallax`: log10 normal, direction uniform. A lens of 0.3 solar masses has pi_E of 0.1 in the
+# bulge and 0.2 half-way to it; correlations with tE and the direction of rotation are left out.
+LOG10_PI_E = (-0.8, 0.35)
+PI_E_RANGE = (0.01, 2.0)  # truncated
+FIELD = (270.0, -29.5)  # right ascension and declination, J2000 [deg]
+YEAR = 365.25  # time 0 of the grid falls on any day of it [d]
+FLUX_RATIO = (1e-3, 1.0)  # second source over first, log-uniform; its t0, u0 from the same priors
+AMPLITUDE = (0.01, 0.2)  # half the range of the pulsation, log-uniform [mag]
+PERIOD = (2.0, 200.0)  # log-uniform [day]
+DRIFT = 0.1  # uniform from -DRIFT to DRIFT over 100 d, counted from the first epoch [mag]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Impostor:
+    """A single lens and what else there is; the defaults are a point source and nothing else."""
+
+    t0: float  # [day]
+    u0: float  # of either sign where there is parallax [theta_E]
+    tE: float  # [day]
+    rho: float = 0.0  # [theta_E]
+    pi_E_N: float = 0.0  # parallax to the north [AU / Einstein radius on the observer's plane]
+    pi_E_E: float = 0.0  # and to the east; geocentric at t0
+    date: float = 0.0  # of time 0 of the grid [day after J2000]
+    t0_2: float = 0.0  # second source [day]
+    u0_2: float = 1.0  # [theta_E]
+    flux_ratio: float = 0.0  # second source over first
+    amplitude: float = 0.0  # of the pulsation [mag]
+    period: float = 1.0  # [day]
+    phase: float = 0.0  # at time 0 [rad]
+    drift: float = 0.0  # [mag in 100 d]
+
+
+def _check_arm(arm: str) -> str:
+    if arm not in ARMS:
+        raise InputError(f"`arm` is {arm!r}, but one of {', '.join(ARMS)} was expected")
+    return arm
+
+
+def _log_uniform(generator: np.random.Generator, bounds: tuple[float, float]) -> float:
+    return float(np.exp(generator.uniform(log(bounds[0]), log(bounds[1]))))
+
+
+def draw_impostor(arm: str, seed: int, index: int) -> Impostor:
+    """Event `index` of an arm; t0, tE, u0 and rho are those of the binaries but for `U0_DISC`."""
+    generator = event_generator(check_seed(seed), f"impostor_{_check_arm(arm)}", index)
+    single = draw_single(parameter_set("baseline"), generator)
+    event = {"t0": single.t0, "u0": single.u0, "tE": single.tE}
+    if arm == "finite_source":
+        event |= {"rho": single.rho, "u0": _log_uniform(generator, U0_DISC)}
+    elif arm == "parallax":
+        event |= _draw_parallax(generator, single.u0)
+    elif arm == "binary_source":
+        second = draw_single(parameter_set("baseline"), generator)
+        event |= {"t0_2": second.t0, "u0_2": second.u0}
+        event["flux_ratio"] = _log_uniform(generator, FLUX_RATIO)
+    elif arm == "variable_baseline":
+        event["amplitude"] = _log_uniform(generator, AMPLITUDE)
+        event["period"] = _log_uniform(generator, PERIOD)
+        event["phase"] = generator.uniform(0, 2 * np.pi)
+        drift = generator.uniform(-DRIFT, DRIFT)
+        event["drift"] = drift if generator.random() < 0.5 else 0.0
+    return Impostor(**event)
+
+
+def _draw_parallax(generator: np.random.Generator, u0: float) -> dict[str, float]:
+    while not PI_E_RANGE[0] <= (pi_E := 10 ** generator.normal(*LOG10_PI_E)) <= PI_E_RANGE[1]:
+        pass
+    angle = generator.uniform(0, 2 * np.pi)
+    return {
+        "u0": u0 if generator.random() < 0.5 else -u0,
+        "pi_E_N": pi_E * cos(angle),
+        "pi_E_E": pi_E * sin(angle),
+        "date": generator.uniform(0, YEAR),
+    }
+
+
+def sun_offset(days: ArrayLike, reference: ArrayLike) -> tuple[NDArray, NDArray]:
+    """Where the Sun is, less where it would be had the Earth gone straight on since `reference`.
+
+    Args:
+        days: Dates, (..., T) [day after J2000, JD 2451545].
+        reference: Dates at which offset and its rate vanish, broadcast against `days`.
+
+    Returns:
+        North and east on the sky at `FIELD`, each (..., T) [AU]. Gould (2004), ApJ 606, 319; the
+        orbit of Meeus, Astronomical Algorithms, chapter 25, good to 2e-4 AU.
+    """
+    days, reference = np.asarray(days, dtype=float), np.asarray(reference, dtype=float)
+    at, before, after = (_sun(reference + h) for h in (0.0, -0.25, 0.25))
+    elapsed = days - reference
+    return tuple(
+        now - p - 2 * elapsed * (a - b)
+        for now, p, b, a in zip(_sun(days), at, before, after, strict=True)
+    )
+
+
+def _sun(days: NDArray) -> tuple[NDArray, NDArray]:
+    """The Sun from the Earth, projected on north and east at `FIELD` [AU]."""
+    anomaly = np.radians(357.529 + 0.98560028 * days)
+    s, c = np.sin(anomaly), np.cos(anomaly)
+    centre = np.radians(1.915) * s + np.radians(0.040) * s * c
+    longitude = np.radians(280.459 + 0.98564736 * days) + centre
+    distance = 1.00014 - 0.01671 * c - 0.00014 * (2 * c**2 - 1)
+    tilt, ra, dec = np.radians([23.439, *FIELD])
+    x, in_plane = distance * np.cos(longitude), distance * np.sin(longitude)
+    y, z = np.cos(tilt) * in_plane, np.sin(tilt) * in_plane
+    north = np.cos(dec) * z - np.sin(dec) * (np.cos(ra) * x + np.sin(ra) * y)
+    return north, np.cos(ra) * y - np.sin(ra) * x
+
+
+def impostor_magnification(events: list[Impostor], times: NDArray) -> NDArray[np.float64]:
+    """Flux of each event over its baseline's, everything included, at `times` (T,): (n, T)."""
+    columns = {
+        f.name: np.array([[getattr(e, f.name)] for e in events], dtype=float)
+        for f in fields(Impostor)
+    }
+    u = _separation(columns, times)
+    flux = point_lens_magnification(np.maximum(u, 1e-12))
+    for k in np.flatnonzero(columns["rho"]):
+        flux[k] = finite_source_magnification(u[k], events[k].rho)
+    if (ratio := columns["flux_ratio"]).any():
+        u = np.hypot(columns["u0_2"], (times - columns["t0_2"]) / columns["tE"])
+        flux = (flux + ratio * point_lens_magnification(u)) / (1 + ratio)
+    if columns["amplitude"].any() or columns["drift"].any():
+        angle = 2 * np.pi * times / columns["period"] + columns["phase"]
+        drift = columns["drift"] * (times - times[0]) / 100
+        flux *= 10 ** (-0.4 * (columns["amplitude"] * np.sin(angle) + drift))
+    return flux
+
+
+def _separation(columns: dict[str, NDArray], times: NDArray) -> NDArray:
+    """Of the (first) source from the lens, (n, T) [theta_E]."""
+    t0, u0, date = columns["t0"], columns["u0"], columns["date"]
+    tau = (times - t0) / columns["tE"]
+    pi_N, pi_E = columns["pi_E_N"], columns["pi_E_E"]
+    if not (pi_N.any() or pi_E.any()):
+        return np.hypot(u0, tau)
+    north, east = sun_offset(times + date, t0 + date)
+    return np.hypot(u0 + pi_N * east - pi_E * north, tau + pi_N * north + pi_E * east)
+
+
+def _block(arm: str, seed: int, first: int, stop: int) -> tuple[list[int], list[Impostor]]:
+    """Events first to stop, filled up to BLOCK with copies of the last: a curve's last bits do not
+    depend on how many are asked for."""
+    indices = [min(i, stop - 1) for i in range(first, first + BLOCK)]
+    made = [draw_impostor(arm, seed, i) for i in range(first, min(first + BLOCK, stop))]
+    return indices, made + made[-1:] * (BLOCK - len(made))
+
+
+def impostor_set(arm: str, num_events: int, seed: int, survey: Survey | None = None) -> LightCurves:
+    """One arm as a test set: every row class 0, no twins, `dchi2` NaN.
+
+    Args:
+        arm: One of `ARMS`.
+        num_events: Number of rows; event i is the same in a set of any size.
+        seed: Of events and noise, in streams of the arm's own.
+        survey: How they are observed; None = the default, sigma = 0.1 mag.
+
+    Returns:
+        A set whose `magnification` is the noise-free flux over that of the constant baseline; the
+        `u0` of `params` is its size. All other parameters: `draw_impostor(arm, seed, i)`.
+
+    Raises:
+        InputError: If there is no such arm, or nothing to draw.
+    """
+    _check_arm(arm), _check_count("num_events", num_events)
+    survey = survey or Survey()
+    parts = []
+    for first in range(0, num_events, BLOCK):
+        indices, events = _block(arm, seed, first, num_events)
+        rows = _observed(f"impostor_{arm}", seed, indices, events, survey)
+        parts.append({key: value[: num_events - first] for key, value in rows.items()})
+    rows = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return LightCurves(
+        **rows,
+        y=np.zeros(num_events, dtype=np.int8),
+        time=survey.times,
+        pair=np.full(num_events, -1),
+        dchi2=np.full(num_events, np.nan),
+        dchi2_at=np.full((num_events, len(FRACTIONS)), np.nan),
+        meta={
+            "preset": f"impostor_{arm}",
+            "seed": seed,
+            "survey": survey.describe(),
+            "first_event": 0,
+            "num_events": num_events,
+            "num_rows": num_events,
+        },
+    )
+
+
+def _check_count(name: str, count: int) -> None:
+    if count < 1:
+        raise InputError(f"`{name}` is {count}, but at least 1 was expected")
+
+
+def _observed(
+    preset: str, seed: int, indices: list[int], events: list[Impostor], survey: Survey
+) -> dict[str, NDArray]:
+    """Rows of one block with noise and gaps of their own."""
+    times = survey.times
+    flux = impostor_magnification(events, times)
+    clean = torch.from_numpy(-2.5 * np.log10(flux)).float()
+    draws = draw_numpy([event_generator(seed, preset, i, "noise") for i in indices], len(times))
+    # A survey observes pairs: the second row of each is drawn and dropped.
+    noisy = observe(clean.repeat_interleave(2, dim=0), draws, survey, torch.from_numpy(times))
+    delta, sigma, seen = (x[::2].numpy() for x in noisy)
+    sides = [event_generator(seed, preset, i, "side") for i in indices]
+    m_base = np.array([g.uniform(*BASELINE_MAG) for g in sides], dtype=np.float32)
+    params = np.full((len(events), len(PARAM_NAMES)), np.nan)
+    params[:, :4] = [(e.t0, abs(e.u0), e.tE, e.rho or np.nan) for e in events]
+    params[:, 7] = 1.0  # not blended
+    return {
+        "X": np.where(seen, m_base[:, None] + delta, np.nan).astype(np.float32),
+        "sigma": sigma if survey.photon_noise else sigma[:, 0].copy(),
+        "m_base": m_base,
+        "params": params,
+        "magnification": flux.astype(np.float32),
+    }
+
+
+def impostor_pairs(arm: str, num: int, seed: int, times: NDArray) -> NDArray[np.float32]:
+    """Noise-free rows for training, neither a binary lens: (2 num, T), magnitude less baseline.
+
+    Row 2i + 1 is impostor i of `impostor_set(arm, ..., seed)`, row 2i the point-source single lens
+    (known baseline, not blended) that fits it best in least squares over `times` (T,).
+    """
+    _check_arm(arm), _check_count("num", num)
+    times = np.asarray(times, dtype=float)
+    pairs = np.empty((num, 2, len(times)), dtype=np.float32)
+    grid = torch.from_numpy(times)
+    for first in range(0, num, BLOCK):
+        _, events = _block(arm, seed, first, num)
+        delta = torch.from_numpy(-2.5 * np.log10(impostor_magnification(events, times)))
+        starts = torch.tensor([[[e.t0, abs(e.u0), e.tE]] for e in events], dtype=torch.float64)
+        twin = fit_pspl(grid, delta, starts=starts).delta_mag(grid)
+        wanted = pairs[first : first + BLOCK]
+        wanted[:] = torch.stack([twin, delta], dim=1)[: len(wanted)].numpy()
+    return pairs.reshape(2 * num, -1)
+
+
+def impostor_training_set(arm: str, num: int, seed: int) -> LightCurves:
+    """`impostor_pairs` on the default grid as a set that `train` reads; no row is a binary."""
+    survey = Survey()
+    clean = impostor_pairs(arm, num, seed, survey.times)
+    params = np.full((len(clean), len(PARAM_NAMES)), np.nan)
+    params[:, -1] = 1.0
+    m_base = np.full(len(clean), 18.0, dtype=np.float32)
+    return LightCurves(
+        X=m_base[:, None] + clean,  # noise is drawn afresh from `magnification`
+        y=np.zeros(len(clean), dtype=np.int8),
+        time=survey.times,
+        sigma=np.full(len(clean), survey.sigma, dtype=np.float32),
+        m_base=m_base,
+        pair=np.arange(num).repeat(2),
+        dchi2=np.full(len(clean), np.nan),
+        params=params,
+        meta={"preset": f"impostor_{arm}", "seed": seed, "survey": survey.describe()},
+        magnification=(10 ** (-0.4 * clean)).astype(np.float32),
+    )
+
+
+def false_alarm_rates(
+    p_final: ArrayLike, p_peak: ArrayLike, threshold_final: float, threshold_season: float
+) -> dict[str, dict[str, float] | int]:
+    """False alarms of one arm, with 95 % Wilson intervals.
+
+    Args:
+        p_final: P(binary) of each row at the end of the window, (n,).
+        p_peak: Highest P(binary) each row ever had, (n,), as `early.season_peak` gives.
+        threshold_final, threshold_season: A call above its threshold is an alarm; both were set
+            on other events.
+
+    Returns:
+        `final` and `season`, each {"value", "low", "high"}, and `events`, the number of rows.
+    """
+    p_final, p_peak = np.asarray(p_final), np.asarray(p_peak)
+    if p_final.shape != p_peak.shape:
+        raise InputError(
+            f"`p_final` has shape {p_final.shape} and `p_peak` {p_peak.shape}, but one number a "
+            "row was expected in both"
+        )
+    return {
+        "final": proportion(p_final > threshold_final),
+        "season": proportion(p_peak > threshold_season),
+        "events": int(p_final.size),
+    }

@@ -1,0 +1,306 @@
+"""The exchange format: light-curve sets as `.npz` or folders of shards; who is in them."""
+
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from lensml.paths import InputError, atomic_path
+from lensml.seeds import event_generator
+from lensml.simulation.survey import Survey, clean_delta_mag, draw_numpy, observe
+
+__all__ = [
+    "FRACTIONS",
+    "PARAM_NAMES",
+    "LightCurves",
+    "dchi2_until",
+    "iterate",
+    "load",
+    "merge_shards",
+    "num_rows",
+    "observe_again",
+    "save",
+    "shard_paths",
+]
+
+FRACTIONS = (0.1, 0.25, 0.33, 0.5, 0.67, 0.83, 1.0)  # of the window, for early detection
+PARAM_NAMES = ("t0", "u0", "tE", "rho", "s", "q", "alpha", "f_s")
+SHARED = ("time", "param_names", "meta")  # members that belong to the set, not to a row
+REQUIRED = ("X", "y", "time", "sigma", "m_base", "pair", "dchi2", "params")
+OPTIONAL = ("magnification", "dchi2_at")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LightCurves:
+    """A set of n curves on T epochs; DESIGN section 5 gives the meaning of each member."""
+
+    X: NDArray  # (n, T) float32 observed magnitude, NaN = not observed
+    y: NDArray  # (n,) int8, 0 PSPL, 1 Binary
+    time: NDArray  # (T,) or (n, T) float64 [day]
+    sigma: NDArray  # (n,) or (n, T) float32 [mag]
+    m_base: NDArray  # (n,) float32 [mag]
+    pair: NDArray  # (n,) int64, -1 = none
+    dchi2: NDArray  # (n,) float64, NaN = no twin
+    params: NDArray  # (n, 8) float64, columns PARAM_NAMES
+    meta: dict
+    magnification: NDArray | None = None  # (n, T) float32, noise-free and unblended
+    dchi2_at: NDArray | None = None  # (n, 7) float64 at FRACTIONS
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def param_names(self) -> tuple[str, ...]:
+        """Names of the columns of `params`."""
+        return PARAM_NAMES
+
+    def param(self, name: str) -> NDArray:
+        """One parameter of every row, shape (n,)."""
+        return self.params[:, PARAM_NAMES.index(name)]
+
+    @property
+    def blended(self) -> bool:
+        """Whether the survey leaves open how much of the flux is lensed; the same for all rows.
+
+        What `simulate` says in `meta`; else open unless `f_s` is 1 throughout.
+        """
+        if "blending" in self.meta:
+            return self.meta["blending"] is not None
+        return not (self.param("f_s") == 1).all()
+
+    def times(self) -> NDArray:
+        """Epochs of every row, (n, T), a view [day]."""
+        return np.broadcast_to(self.time, self.X.shape)
+
+    def sigmas(self) -> NDArray:
+        """Error of every epoch, (n, T), a view [mag]."""
+        sigma = self.sigma if self.sigma.ndim == 2 else self.sigma[:, None]
+        return np.broadcast_to(sigma, self.X.shape)
+
+    def clean(self) -> NDArray:
+        """Noise-free magnitudes, (n, T) float64.
+
+        Raises:
+            InputError: If the set does not carry its magnifications.
+        """
+        if self.magnification is None:
+            raise InputError("the set has no `magnification`; make it with `lensml simulate`")
+        f_s = torch.from_numpy(np.nan_to_num(self.param("f_s"), nan=1.0))
+        delta = clean_delta_mag(torch.from_numpy(self.magnification.astype(np.float64)), f_s)
+        return self.m_base[:, None] + delta.numpy()
+
+    def rows(self, index: NDArray | slice) -> "LightCurves":
+        """The rows chosen by a boolean mask, an index array or a slice."""
+        chosen = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            shared = field.name == "meta" or (field.name == "time" and value.ndim == 1)
+            chosen[field.name] = value if shared or value is None else value[index]
+        return LightCurves(**chosen)
+
+    def events(self) -> tuple[str, int, NDArray]:
+        """`(preset, seed, event indices)`: who is in the set, whatever its name, noise or cadence.
+
+        `("unknown", -1, [])` for a set that does not say.
+        """
+        preset, seed = self.meta.get("preset"), self.meta.get("seed")
+        if preset is None or seed is None:
+            return "unknown", -1, np.empty(0, np.int64)
+        index = np.unique(self.pair[self.pair >= 0])
+        if not index.size and "first_event" in self.meta:
+            first = int(self.meta["first_event"])
+            index = np.arange(first, first + int(self.meta["num_events"]))
+        return str(preset), int(seed), index
+
+
+def shard_paths(path: Path | str) -> list[Path]:
+    """The file itself, or the shards of a finished folder in order."""
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise InputError(f"{path}: no such set; `lensml simulate --output {path}` makes one")
+    manifest = path / "manifest.json"
+    shards = sorted(path.glob("part-*.npz"))
+    if not manifest.exists() or not shards:
+        raise InputError(f"{path}: a folder of part-*.npz and manifest.json was expected")
+    expected = json.loads(manifest.read_text())["num_shards"]
+    if len(shards) != expected:
+        raise InputError(
+            f"{path}: {len(shards)} of {expected} shards are there; "
+            "run the same `lensml simulate` command again to finish it"
+        )
+    return shards
+
+
+def _read(path: Path) -> LightCurves:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [key for key in REQUIRED if key not in file.files]
+            if missing:
+                raise InputError(
+                    f"{path}: members {', '.join(missing)} are missing; "
+                    f"a set needs {', '.join(REQUIRED)}"
+                )
+            members = {k: file[k] for k in (*REQUIRED, *OPTIONAL) if k in file.files}
+            meta = json.loads(str(file["meta"])) if "meta" in file.files else {}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not a readable .npz light-curve set ({error})") from None
+    _check_shapes(path, members)
+    return LightCurves(**members, meta=meta)
+
+
+def _check_shapes(path: Path, members: dict[str, NDArray]) -> None:
+    """Reject members that do not fit each other."""
+    shape = members["X"].shape
+    if len(shape) != 2:
+        raise InputError(f"{path}: X has shape {shape}, but (curves, epochs) was expected")
+    n, T = shape
+    row, epoch = {(n,)}, {(n, T)}
+    expected = dict.fromkeys(("y", "m_base", "pair", "dchi2"), row)
+    expected |= {"time": {(T,)} | epoch, "sigma": row | epoch, "magnification": epoch}
+    expected |= {"params": {(n, len(PARAM_NAMES))}, "dchi2_at": {(n, len(FRACTIONS))}}
+    for name, wanted in expected.items():
+        if name in members and members[name].shape not in wanted:
+            raise InputError(
+                f"{path}: {name} has shape {members[name].shape}, but "
+                f"{' or '.join(map(str, sorted(wanted)))} was expected beside X of {shape}"
+            )
+
+
+def iterate(path: Path | str) -> Iterator[LightCurves]:
+    """Shard by shard, so that a set larger than memory can be walked."""
+    for shard in shard_paths(path):
+        yield _read(shard)
+
+
+def num_rows(path: Path | str) -> tuple[int, int]:
+    """`(n, T)` of a set, read from the headers alone."""
+    shapes = []
+    for shard in shard_paths(path):
+        try:
+            with zipfile.ZipFile(shard) as archive, archive.open("X.npy") as member:
+                version = npy.read_magic(member)
+                read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+                shapes.append(read(member)[0])
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise InputError(f"{shard}: not a readable .npz light-curve set ({error})") from None
+    return sum(s[0] for s in shapes), shapes[0][1]
+
+
+def load(path: Path | str) -> LightCurves:
+    """A whole set in memory.
+
+    Raises:
+        InputError: If it is missing, unfinished or not in the exchange format.
+    """
+    shards = list(iterate(path))
+    if len(shards) == 1:
+        return shards[0]
+    joined = {}
+    for field in fields(LightCurves):
+        values = [getattr(s, field.name) for s in shards]
+        shared = field.name == "meta" or (field.name == "time" and values[0].ndim == 1)
+        keep = shared or values[0] is None
+        joined[field.name] = values[0] if keep else np.concatenate(values)
+    joined["meta"] = {**joined["meta"], "num_events": sum(s.meta["num_events"] for s in shards)}
+    return LightCurves(**joined)
+
+
+def _members(curves: LightCurves) -> dict[str, NDArray]:
+    members = {k: getattr(curves, k) for k in (*REQUIRED, *OPTIONAL)}
+    members = {k: v for k, v in members.items() if v is not None}
+    members["param_names"] = np.array(PARAM_NAMES)
+    members["meta"] = np.array(json.dumps(curves.meta, sort_keys=True))
+    return members
+
+
+def save(path: Path | str, curves: LightCurves) -> Path:
+    """Write a set atomically as one `.npz`."""
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **_members(curves))
+    return Path(path)
+
+
+def merge_shards(shards: list[Path], output: Path, meta: dict) -> Path:
+    """One `.npz` from consecutive shards, member by member: never two shards in memory at once."""
+    with np.load(shards[0], allow_pickle=False) as first:
+        names = [k for k in first.files if k not in SHARED]
+        shared = {k: first[k] for k in SHARED}
+    shared["meta"] = np.array(json.dumps(meta, sort_keys=True))
+    with atomic_path(output) as temporary:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            for name in names:
+                parts = (np.load(s, allow_pickle=False)[name] for s in shards)
+                _append_member(archive, name, parts, meta["num_rows"])
+            for name, value in shared.items():
+                _append_member(archive, name, iter([value]), None)
+    return output
+
+
+def _append_member(archive, name: str, parts: Iterator[NDArray], rows: int | None) -> None:
+    array = next(parts)
+    shape = array.shape if rows is None else (rows, *array.shape[1:])
+    header = {"descr": npy.dtype_to_descr(array.dtype), "fortran_order": False, "shape": shape}
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        npy.write_array_header_1_0(member, header)
+        while array is not None:
+            member.write(np.ascontiguousarray(array).tobytes())
+            array = next(parts, None)
+
+
+def dchi2_until(
+    clean: NDArray, seen: NDArray, sigma: NDArray, time: NDArray
+) -> NDArray[np.float64]:
+    """Delta-chi2 of P pairs up to each of FRACTIONS of the window, shape (P, 7).
+
+    Args:
+        clean: Noise-free magnitudes, rows twin, binary, twin, ..., (2 P, T) [mag].
+        seen: Observed epochs, (2 P, T); those of the binary count.
+        sigma: 1-sigma errors, (2 P, T) [mag].
+        time: Grid epochs, (T,) [day].
+    """
+    terms = np.where(seen[1::2], ((clean[1::2] - clean[::2]) / sigma[1::2]) ** 2, 0.0)
+    total = np.cumsum(terms, axis=1, dtype=np.float64)
+    edges = time[0] + np.array(FRACTIONS) * (time[-1] - time[0])
+    return total[:, np.searchsorted(time, edges, side="right") - 1]
+
+
+def observe_again(curves: LightCurves, survey: Survey, seed: int) -> LightCurves:
+    """The same events through another survey: one simulation serves every cadence and error level.
+
+    Args:
+        curves: A matched set with `magnification`, rows in simulated order.
+        survey: The new survey, on the same grid.
+        seed: Seed of noise and gaps, independent of the events' own.
+
+    Returns:
+        The set with `X`, `sigma`, `dchi2`, `dchi2_at` drawn and computed anew.
+    """
+    preset, event_seed, events = curves.events()
+    generators = [event_generator(seed, f"{preset}/{event_seed}", i, "observe") for i in events]
+    clean = torch.from_numpy(curves.clean() - curves.m_base[:, None]).float()
+    X, sigma = np.empty_like(curves.X), np.empty_like(curves.X)
+    for first in range(0, len(events), 512):  # bounded memory for the raw draws
+        rows = slice(2 * first, 2 * (first + 512))
+        draws = draw_numpy(generators[first : first + 512], curves.X.shape[1])
+        delta, errors, seen = observe(clean[rows], draws, survey, torch.from_numpy(curves.time))
+        magnitude = curves.m_base[rows, None] + delta.numpy()
+        X[rows], sigma[rows] = np.where(seen.numpy(), magnitude, np.nan), errors.numpy()
+    until = dchi2_until(curves.clean(), np.isfinite(X), sigma, curves.time).repeat(2, axis=0)
+    return replace(
+        curves,
+        X=X,
+        sigma=sigma if survey.photon_noise else sigma[:, 0].copy(),
+        dchi2=until[:, -1],
+        dchi2_at=until,
+        meta={**curves.meta, "survey": survey.describe(), "observed_with_seed": seed},
+    )

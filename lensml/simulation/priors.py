@@ -1,0 +1,89 @@
+"""From which distributions events are drawn: the four parameter sets of the thesis."""
+
+from dataclasses import dataclass
+from math import log
+
+import numpy as np
+
+from lensml.lensing.caustics import crosses_caustic
+from lensml.lensing.magnification import BinaryLens, PointLens
+from lensml.paths import InputError
+
+__all__ = ["PARAMETER_SETS", "ParameterSet", "draw_binary", "draw_single", "parameter_set"]
+
+T0_RANGE = (-50.0, 50.0)  # [day]
+LOG10_TE = (1.35, 0.35)  # mean and standard deviation of log10(tE / day)
+TE_RANGE = (3.0, 200.0)  # [day]
+RHO_RANGE = (0.001, 0.01)  # [theta_E]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterSet:
+    """Ranges of one experiment; `s`, `q` log-uniform, `u0` uniform."""
+
+    s: tuple[float, float]
+    q: tuple[float, float]
+    u0: tuple[float, float]
+    must_cross: bool = False  # redraw until the track meets a caustic within the survey
+
+
+PARAMETER_SETS: dict[str, ParameterSet] = {
+    "baseline": ParameterSet(s=(0.1, 10), q=(1e-3, 1), u0=(0.001, 1.0)),
+    "distinct": ParameterSet(s=(0.8, 1.5), q=(0.01, 0.5), u0=(0.001, 0.15), must_cross=True),
+    "planetary": ParameterSet(s=(0.1, 10), q=(1e-4, 1e-2), u0=(0.001, 1.0)),
+    "stellar": ParameterSet(s=(0.1, 10), q=(0.3, 1), u0=(0.001, 1.0)),
+}
+
+
+def parameter_set(name: str) -> ParameterSet:
+    """The parameter set called `name`."""
+    if name not in PARAMETER_SETS:
+        raise InputError(
+            f"`binary_params` is {name!r}, but one of {', '.join(PARAMETER_SETS)} was expected"
+        )
+    return PARAMETER_SETS[name]
+
+
+def _log_uniform(generator: np.random.Generator, bounds: tuple[float, float]) -> float:
+    value = np.exp(generator.uniform(log(bounds[0]), log(bounds[1])))
+    return float(np.clip(value, *bounds))  # exp(log(x)) may leave the range by one last bit
+
+
+def _timing(generator: np.random.Generator) -> tuple[float, float]:
+    """`(t0, tE)` of either class [day]."""
+    t0 = generator.uniform(*T0_RANGE)
+    while not TE_RANGE[0] <= (tE := 10 ** generator.normal(*LOG10_TE)) <= TE_RANGE[1]:
+        pass
+    return t0, tE
+
+
+def draw_binary(
+    parameters: ParameterSet, generator: np.random.Generator, window: tuple[float, float]
+) -> BinaryLens:
+    """One binary from its priors; the whole event is redrawn until `must_cross` is met.
+
+    Args:
+        parameters: Ranges of the set.
+        generator: The event's own stream; further draws continue it.
+        window: First and last epoch of the grid [day].
+    """
+    while True:
+        t0, tE = _timing(generator)
+        event = BinaryLens(
+            t0=t0,
+            u0=generator.uniform(*parameters.u0),
+            tE=tE,
+            rho=_log_uniform(generator, RHO_RANGE),
+            s=_log_uniform(generator, parameters.s),
+            q=_log_uniform(generator, parameters.q),
+            alpha=generator.uniform(0, 2 * np.pi),
+        )
+        if not parameters.must_cross or crosses_caustic(event, *window):
+            return event
+
+
+def draw_single(parameters: ParameterSet, generator: np.random.Generator) -> PointLens:
+    """One single lens of a population set: the same priors and the same finite sources."""
+    t0, tE = _timing(generator)
+    u0 = generator.uniform(*parameters.u0)
+    return PointLens(t0=t0, u0=u0, tE=tE, rho=_log_uniform(generator, RHO_RANGE))

@@ -1,0 +1,390 @@
+"""Main job 1: priors x magnification on all cores, twins beside binaries, sharded and resumable."""
+
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from multiprocessing.pool import Pool
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lensml.lensing.magnification import (
+    BinaryLens,
+    PointLens,
+    binary_magnification,
+    finite_source_magnification,
+    point_lens_magnification,
+)
+from lensml.lensing.pspl import fit_pspl
+from lensml.paths import InputError, atomic_path, available_cores, git_commit
+from lensml.seeds import check_seed, event_generator
+from lensml.simulation.lightcurves import PARAM_NAMES, LightCurves, dchi2_until, merge_shards, save
+from lensml.simulation.priors import draw_binary, draw_single, parameter_set
+from lensml.simulation.survey import Survey, draw_numpy, observe
+
+__all__ = ["Simulation", "in_step", "simulate", "worker_pool"]
+
+log = logging.getLogger(__name__)
+BLOCK = 64  # events fitted together; blocks are aligned to multiples of it in the event's index
+CHUNK = BLOCK  # events a worker makes before it hands them over
+AHEAD = 64  # chunks that may wait to be written: more than are made while a shard is written
+BASELINE_MAG = (16.0, 20.0)
+RECIPE = 2  # raised when the same arguments give other bits: 2 = epochs sampled, blocks of 64
+KEEP_FREED_MEMORY = {  # glibc; elsewhere nobody reads them
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation:
+    """Everything that decides the bits of a set."""
+
+    preset: str = "baseline"
+    num_pairs: int = 100_000
+    seed: int = 0
+    survey: Survey = Survey()
+    blending: tuple[float, float] | None = None  # range of f_s, drawn per event
+    population: bool = False  # singles from the priors instead of twins
+    shard_size: int = 10_000  # events a shard
+
+    def __post_init__(self) -> None:
+        parameter_set(self.preset)
+        check_seed(self.seed)
+        for name in ("num_pairs", "shard_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"`{name}` is {getattr(self, name)}, but at least 1 was expected")
+        if self.blending is not None and not 0 < self.blending[0] <= self.blending[1] <= 1:
+            raise InputError(f"`blending` is {self.blending}, but 0 < LO <= HI <= 1 was expected")
+
+    def shards(self) -> list[range]:
+        """Events of each shard, consecutive."""
+        return [
+            range(first, min(first + self.shard_size, self.num_pairs))
+            for first in range(0, self.num_pairs, self.shard_size)
+        ]
+
+    def describe(self) -> dict:
+        """Plain values for JSON; two sets with the same description have the same bits."""
+        return {
+            "preset": self.preset,
+            "seed": self.seed,
+            "population": self.population,
+            "blending": self.blending,
+            "survey": self.survey.describe(),
+            "num_events": self.num_pairs,
+            "shard_size": self.shard_size,
+            "recipe": RECIPE,
+        }
+
+
+def _draw_and_magnify(sim: Simulation, index: int, times: np.ndarray):
+    """One binary and its curve; an event on which the solver fails is redrawn and counted."""
+    generator = event_generator(sim.seed, sim.preset, index)
+    redrawn = 0
+    while True:
+        window = (times[0], times[-1])
+        event = draw_binary(parameter_set(sim.preset), generator, window)
+        try:
+            curve = binary_magnification(event, times)
+        except (RuntimeError, ArithmeticError):
+            curve = np.array([np.nan])
+        if curve.shape == times.shape and np.isfinite(curve).all() and (curve > 0.99).all():
+            return event, curve, redrawn
+        redrawn += 1
+
+
+def _single_curve(event: PointLens, times: np.ndarray) -> np.ndarray:
+    u = np.hypot(event.u0, (times - event.t0) / event.tE)
+    return finite_source_magnification(u, event.rho)
+
+
+def _twins(
+    events: list[BinaryLens], curves: np.ndarray, f_s: np.ndarray, times: np.ndarray, blended: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Best single lens of each of BLOCK binaries: parameters (BLOCK, 8) and curves (BLOCK, T)."""
+    delta = -2.5 * np.log10(1 + f_s[:, None] * (curves - 1))
+    starts = torch.tensor([[[e.t0, e.u0, e.tE]] for e in events], dtype=torch.float64)
+    grid = torch.from_numpy(times)
+    fit = fit_pspl(grid, torch.from_numpy(delta), starts=starts, blended=blended)
+    params = np.full((len(events), len(PARAM_NAMES)), np.nan)
+    for name in ("t0", "u0", "tE", "f_s"):
+        params[:, PARAM_NAMES.index(name)] = getattr(fit, name).numpy()
+    t0, u0, tE = params[:, :3].T
+    return params, point_lens_magnification(
+        np.hypot(u0[:, None], (times - t0[:, None]) / tE[:, None])
+    )
+
+
+def _make_block(sim: Simulation, wanted: range, times: np.ndarray) -> dict[str, np.ndarray]:
+    """Events of one block of BLOCK, of which only those in `wanted` are made.
+
+    The rest are padded with copies: array shapes, and with them the last bits of vectorised
+    logarithms and sums, do not depend on how a set is cut into shards.
+    """
+    slot = np.array([i % BLOCK for i in wanted])
+    pick = np.zeros(BLOCK, dtype=int)
+    pick[slot] = np.arange(len(slot))
+    made = [_draw_and_magnify(sim, i, times) for i in wanted]
+    padded = [made[k] for k in pick]
+    indices = [wanted[k] for k in pick]
+    rows = _pair_up(sim, indices, [e for e, _, _ in padded], np.stack([c for _, c, _ in padded]))
+    rows |= _observe_block(sim, indices, rows, times)
+    keep = np.stack([2 * slot, 2 * slot + 1], axis=1).ravel()
+    rows = {key: value[keep] for key, value in rows.items()}
+    return rows | {"redrawn": np.array([sum(r for _, _, r in made)])}
+
+
+def _pair_up(sim: Simulation, indices: list, events: list, curves: np.ndarray) -> dict:
+    """Class 0 beside class 1: twins, or single lenses of the population."""
+    times = sim.survey.times
+    sides = [event_generator(sim.seed, sim.preset, i, "side") for i in indices]
+    m_base = np.array([g.uniform(*BASELINE_MAG) for g in sides], dtype=np.float32)
+    f_s = np.array([g.uniform(*sim.blending) if sim.blending else 1.0 for g in sides])
+    binary = np.array([[e.t0, e.u0, e.tE, e.rho, e.s, e.q, e.alpha, 1.0] for e in events])
+    binary[:, 7] = f_s
+    if sim.population:
+        parameters = parameter_set(sim.preset)
+        generators = [event_generator(sim.seed, sim.preset, i, "single") for i in indices]
+        singles = [draw_single(parameters, g) for g in generators]
+        other_curves = np.stack([_single_curve(e, times) for e in singles])
+        single = np.full_like(binary, np.nan)
+        single[:, :4] = [[e.t0, e.u0, e.tE, e.rho] for e in singles]
+        single[:, 7] = f_s
+    else:
+        single, other_curves = _twins(events, curves, f_s, times, bool(sim.blending))
+    return {
+        "magnification": _interleave(other_curves, curves),
+        "params": _interleave(single, binary),
+        "m_base": m_base.repeat(2),
+        "pair": (np.full_like(indices, -1) if sim.population else np.array(indices)).repeat(2),
+    }
+
+
+def _interleave(single: np.ndarray, binary: np.ndarray) -> np.ndarray:
+    return np.stack([single, binary], axis=1).reshape(-1, single.shape[1])
+
+
+def _observe_block(sim: Simulation, indices: list, rows: dict, times: np.ndarray) -> dict:
+    f_s = rows["params"][:, PARAM_NAMES.index("f_s")]
+    clean = -2.5 * np.log10(1 + f_s[:, None] * (rows["magnification"] - 1))
+    draws = draw_numpy(
+        [event_generator(sim.seed, sim.preset, i, "noise") for i in indices], len(times)
+    )
+    delta, sigma, seen = observe(
+        torch.from_numpy(clean).float(), draws, sim.survey, torch.from_numpy(times)
+    )
+    delta, sigma, seen = delta.numpy(), sigma.numpy(), seen.numpy()
+    if sim.population:
+        until = np.full((len(f_s), 7), np.nan)
+    else:
+        until = dchi2_until(clean, seen, sigma, times).repeat(2, axis=0)
+    return {
+        "X": np.where(seen, rows["m_base"][:, None] + delta, np.nan).astype(np.float32),
+        "sigma": sigma if sim.survey.photon_noise else sigma[:, 0].copy(),
+        "dchi2_at": until,
+        "dchi2": until[:, -1].copy(),
+        "magnification": rows["magnification"].astype(np.float32),
+    }
+
+
+def _make_chunk(task: tuple[Simulation, range]) -> dict[str, np.ndarray]:
+    sim, events = task
+    times = sim.survey.times
+    blocks, first = [], events.start
+    while first < events.stop:
+        stop = min((first // BLOCK + 1) * BLOCK, events.stop)
+        blocks.append(_make_block(sim, range(first, stop), times))
+        first = stop
+    return {key: np.concatenate([b[key] for b in blocks]) for key in blocks[0]}
+
+
+def _chunks(events: range) -> Iterator[range]:
+    first = events.start
+    while first < events.stop:
+        stop = min((first // CHUNK + 1) * CHUNK, events.stop)
+        yield range(first, stop)
+        first = stop
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def worker_pool(workers: int) -> Iterator[Pool]:
+    """Processes of one thread each whose allocator keeps what was freed.
+
+    The C library would give every array of a fit back to the kernel and have its pages cleared
+    again for the next: a tenth of all the time of a worker. It reads its settings once, at start.
+    """
+    before = {name: os.environ.get(name) for name in KEEP_FREED_MEMORY}
+    os.environ.update({k: v for k, v in KEEP_FREED_MEMORY.items() if before[k] is None})
+    try:
+        context = multiprocessing.get_context("spawn")  # safe beside CUDA and its threads
+        pool = context.Pool(workers, initializer=_one_thread)
+    finally:
+        for name in (k for k, v in before.items() if v is None):
+            del os.environ[name]
+    with pool:
+        yield pool
+
+
+def in_step(pool: Pool, tasks: list, ahead: int = AHEAD) -> Iterator[dict]:
+    """Chunks in order, made no further than `ahead` tasks before they are asked for.
+
+    A disk slower than the workers would fill the memory otherwise. Close it before the pool.
+    """
+    room, ended = threading.Semaphore(ahead), threading.Event()
+
+    def given() -> Iterator[tuple[Simulation, range]]:
+        for task in tasks:
+            while not room.acquire(timeout=0.1):
+                if ended.is_set():
+                    return
+            yield task
+
+    try:
+        for chunk in pool.imap(_make_chunk, given()):
+            room.release()
+            yield chunk
+    finally:
+        ended.set()
+
+
+def _shard_set(sim: Simulation, events: range, chunks: list[dict]) -> LightCurves:
+    rows = {key: np.concatenate([c[key] for c in chunks]) for key in chunks[0]}
+    meta = sim.describe() | {
+        "first_event": events.start,
+        "num_events": len(events),
+        "num_rows": 2 * len(events),
+        "redrawn": int(rows.pop("redrawn").sum()),
+        "versions": {name: version(name) for name in ("VBMicrolensing", "numpy", "torch")},
+        "commit": git_commit(),
+    }
+    y = np.tile(np.array([0, 1], dtype=np.int8), len(events))
+    return LightCurves(**rows, y=y, time=sim.survey.times, meta=meta)
+
+
+def _write_shards(sim: Simulation, folder: Path, workers: int, progress: bool) -> list[Path]:
+    """Make what is missing of the shards, in order; finished ones are left as they are."""
+    paths = [folder / f"part-{k:05d}.npz" for k in range(len(sim.shards()))]
+    for leftover in folder.glob(".part-*.tmp*"):
+        leftover.unlink(missing_ok=True)
+    todo = [(p, events) for p, events in zip(paths, sim.shards(), strict=True) if not p.exists()]
+    tasks = [(sim, chunk) for _, events in todo for chunk in _chunks(events)]
+    workers = min(workers, len(tasks))
+    bar = tqdm(
+        total=sim.num_pairs, unit="event", desc=f"simulate {sim.preset}", disable=not progress
+    )
+    bar.update(sim.num_pairs - sum(len(events) for _, events in todo))
+    if workers <= 1:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            _collect(sim, todo, map(_make_chunk, tasks), bar)
+        finally:
+            torch.set_num_threads(threads)
+    else:
+        with worker_pool(workers) as pool, closing(in_step(pool, tasks)) as results:
+            _collect(sim, todo, results, bar)
+    bar.close()
+    return paths
+
+
+def _collect(sim: Simulation, todo: list, results: Iterator[dict], bar: tqdm) -> None:
+    for path, events in todo:
+        chunks = []
+        for chunk in _chunks(events):
+            chunks.append(next(results))
+            bar.update(len(chunk))
+        save(path, _shard_set(sim, events, chunks))
+        log.info("wrote %s, events %d to %d", path.name, events.start, events.stop - 1)
+
+
+def _claim(folder: Path, sim: Simulation) -> None:
+    """Refuse a folder that other arguments have begun; begin it otherwise."""
+    begun = folder / "simulation.json"
+    wanted = json.loads(json.dumps(sim.describe()))
+    if begun.exists():
+        found = json.loads(begun.read_text())
+        different = [k for k in wanted if found.get(k) != wanted[k]]
+        if different:
+            was = ", ".join(f"{k} = {found.get(k)}" for k in different)
+            raise InputError(
+                f"{folder}: holds a set with other arguments ({was}); "
+                "give the same arguments to finish it, or another --output"
+            )
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder}: exists and is not a light-curve set; give another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(begun) as temporary:
+        temporary.write_text(json.dumps(wanted, indent=1))
+
+
+def simulate(
+    output: Path | str, simulation: Simulation, *, workers: int | None = None, progress: bool = True
+) -> Path:
+    """Simulate a set into `output`: one `.npz`, or a folder of shards where the name has no suffix.
+
+    Args:
+        output: File or folder; an unfinished one is resumed, a finished one is left alone.
+        simulation: What to simulate.
+        workers: Processes; None = one per core.
+        progress: Whether to show a bar.
+
+    Returns:
+        `output`.
+
+    Raises:
+        InputError: If `output` holds a set made with other arguments.
+    """
+    output = Path(output)
+    workers = workers or available_cores()
+    single = output.suffix == ".npz"
+    if single and output.exists():
+        _same_set_or_refuse(output, simulation)
+        return output
+    folder = output.with_name(f".{output.name}.parts") if single else output
+    _claim(folder, simulation)
+    if single and simulation.shard_size > simulation.num_pairs:
+        simulation = replace(simulation, shard_size=simulation.num_pairs)
+    paths = _write_shards(simulation, folder, workers, progress)
+    redrawn = sum(_meta(p)["redrawn"] for p in paths)
+    meta = _meta(paths[0]) | {"num_events": simulation.num_pairs, "redrawn": redrawn}
+    meta["num_rows"] = 2 * simulation.num_pairs
+    if single:
+        merge_shards(paths, output, meta)
+        shutil.rmtree(folder)
+    else:
+        with atomic_path(folder / "manifest.json") as temporary:
+            temporary.write_text(json.dumps(meta | {"num_shards": len(paths)}, indent=1))
+    return output
+
+
+def _meta(path: Path) -> dict:
+    with np.load(path, allow_pickle=False) as file:
+        return json.loads(str(file["meta"]))
+
+
+def _same_set_or_refuse(output: Path, simulation: Simulation) -> None:
+    try:
+        found = _meta(output)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{output}: exists and is not a light-curve set ({error})") from None
+    wanted = json.loads(json.dumps(simulation.describe()))
+    if any(found.get(k) != v for k, v in wanted.items() if k != "shard_size"):
+        raise InputError(
+            f"{output}: holds a set made with other arguments; remove it or give another --output"
+        )

@@ -1,0 +1,1 @@
+"""The same weights, one epoch at a time."""

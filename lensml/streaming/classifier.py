@@ -1,0 +1,370 @@
+"""Same weights, one epoch at a time: the live answer equals the batch answer.
+
+Events have names here, and epochs are checked before they reach a slot of `state`. Many events
+advance together in one call, and what is answered does not depend on who shares it.
+"""
+
+from array import array
+from bisect import insort
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import isfinite, nan
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lensml.network.checkpoint import load_network
+from lensml.network.features import encode, observed_epochs
+from lensml.network.model import Network
+from lensml.network.snapshot import fingerprint, read_snapshot, write_snapshot
+from lensml.paths import InputError
+from lensml.streaming.cache import States
+
+__all__ = ["Stream", "baseline_from_the_past", "classify_curve"]
+
+BASELINE_MIN = 20  # epochs before a baseline estimated from the past is believed
+BASELINE_MAX = 200  # epochs after which it is kept
+STATE_VERSION = 3
+
+
+def baseline_from_the_past(magnitude: NDArray) -> NDArray[np.float64]:
+    """Baseline that epoch k could adopt from epochs <= k alone, shape (n,) [mag].
+
+    The median of what has been seen, frozen after BASELINE_MAX epochs: later brightening cannot
+    drag it. Epochs before BASELINE_MIN carry the first believed value (no call is made there).
+    """
+    magnitude = np.asarray(magnitude, dtype=float)
+    base = np.empty(len(magnitude))
+    for k in range(min(len(magnitude), BASELINE_MAX)):
+        base[k] = np.median(magnitude[: max(k + 1, min(BASELINE_MIN, len(magnitude)))])
+    base[BASELINE_MAX:] = base[BASELINE_MAX - 1] if len(magnitude) > BASELINE_MAX else 0.0
+    return base
+
+
+def _finite(value: float) -> bool:
+    """Whether a number is finite as a float; an integer of 400 digits is not."""
+    try:
+        return isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _check_curve(time: NDArray, mag: NDArray, mag_err: NDArray) -> None:
+    for name, values in (("time", time), ("mag", mag), ("mag_err", mag_err)):
+        if values.shape != time.shape or values.ndim != 1:
+            raise InputError(f"`{name}` has shape {values.shape}, but {time.shape} was expected")
+        if not np.isfinite(values).all():
+            raise InputError(f"`{name}` holds values that are not finite; drop those epochs first")
+    if (np.diff(time) <= 0).any():
+        raise InputError("`time` must increase strictly; sort the epochs and drop repeated times")
+    if (mag_err <= 0).any():
+        raise InputError("`mag_err` must be positive; drop epochs without an error first")
+
+
+@torch.no_grad()
+def classify_curve(
+    time: NDArray,
+    mag: NDArray,
+    mag_err: NDArray,
+    m_base: float | None = None,
+    network: Network | None = None,
+    blended: bool = True,
+) -> NDArray[np.float64]:
+    """P(binary) at every epoch of one curve, from epochs up to it alone.
+
+    Args:
+        time: Epochs, shape (n,), strictly increasing [day].
+        mag: Magnitudes, (n,) [mag].
+        mag_err: 1-sigma errors, (n,) [mag].
+        m_base: Baseline magnitude if it is known; else it is estimated from the past only, and
+            P = 0.5 until BASELINE_MIN epochs are there.
+        network: The classifier; None = the shipped one.
+        blended: Whether other stars may share the measured flux; False = it is known that none do.
+
+    Returns:
+        P(binary), shape (n,).
+
+    Raises:
+        InputError: If epochs do not increase, or values are not finite or errors not positive.
+    """
+    time, mag, mag_err = (np.asarray(x, dtype=float) for x in (time, mag, mag_err))
+    _check_curve(time, mag, mag_err)
+    if m_base is not None and not _finite(m_base):
+        raise InputError(
+            f"`m_base` is {m_base}, but a magnitude was expected; leave it out if unknown"
+        )
+    if not len(time):
+        return np.empty(0)
+    network = network or load_network()[0]
+    base = baseline_from_the_past(mag) if m_base is None else np.full(len(mag), float(m_base))
+    # The difference is taken in float64; only then does float32 suffice.
+    observed = observed_epochs((mag - base)[None], mag_err[None], time[None], np.zeros(1))
+    logits = network(encode(observed), network.refits(observed, blended=blended))
+    p = torch.sigmoid(logits)[0].double().numpy()
+    if m_base is None:
+        p[: BASELINE_MIN - 1] = 0.5
+    return p
+
+
+@dataclass
+class Learner:
+    """An event whose baseline is still being estimated from its own past."""
+
+    mags: array = field(default_factory=lambda: array("d"))  # in rising order
+    waiting: array = field(default_factory=lambda: array("d"))  # time, mag, mag_err of each epoch
+
+    def median(self) -> float:
+        """Median of the magnitudes so far."""
+        half = len(self.mags) // 2
+        return self.mags[half] if len(self.mags) % 2 else sum(self.mags[half - 1 : half + 1]) / 2
+
+
+class Stream:
+    """Live classification of any number of events.
+
+    Args:
+        network: The classifier; None = the shipped one.
+        device: Where events are kept and advanced; None = where the network is.
+        step: Another way to advance them, such as `export.exported_step`.
+        blended: Whether other stars may share the measured flux of its events.
+
+    Attributes:
+        events: Name of each event to its slot.
+        lines: Lines that whoever feeds the stream has taken; kept with a snapshot.
+    """
+
+    def __init__(
+        self,
+        network: Network | None = None,
+        device: str | torch.device | None = None,
+        step: Callable | None = None,
+        blended: bool = True,
+    ) -> None:
+        self.network = (network or load_network()[0]).eval()
+        self.states = States(self.network, device, step=step, blended=blended)
+        self.events: dict[str, int] = {}
+        self.lines = 0
+        self._learners: dict[int, Learner] = {}
+        self._notes = np.empty((0, 3))  # of each slot: last time, m_base as given, m_base in use
+
+    @property
+    def bytes_per_event(self) -> int:
+        """Bytes of an event whose baseline is known; constant in time, its name not counted."""
+        return self.states.bytes_per_event + 8 * self._notes.shape[1]
+
+    def update(
+        self, event: str, time: float, mag: float, mag_err: float, m_base: float | None = None
+    ) -> float:
+        """Take one epoch of `event`; P(binary) from everything seen so far.
+
+        Args:
+            event: Its name.
+            time: Epoch, later than the event's last [day].
+            mag, mag_err: Magnitude and its 1-sigma error [mag].
+            m_base: Baseline magnitude, with the event's first epoch or not at all.
+
+        Raises:
+            InputError: If the epoch does not follow the last one or a value is unusable; the
+                state is left unchanged.
+        """
+        if problem := _unusable(event, time, mag, mag_err, m_base):
+            raise InputError(problem)
+        slot = self.events.get(event)
+        if slot is None:
+            slot = self._admit(event, m_base)
+        elif problem := self._misplaced(event, slot, time, m_base):
+            raise InputError(problem)
+        epoch = (np.array([x], float) for x in (time, mag, mag_err))
+        return float(self._advance(np.array([slot]), *epoch)[0])
+
+    def update_many(
+        self,
+        events: Sequence[str],
+        times: Sequence[float],
+        mags: Sequence[float],
+        mag_errs: Sequence[float],
+        m_bases: Sequence[float | None] | None = None,
+    ) -> tuple[NDArray[np.float64], dict[int, str]]:
+        """Take one epoch of each entry; an event that comes twice is taken in the order given.
+
+        Args:
+            events: Names, n of them.
+            times, mags, mag_errs: As in `update`, each (n,), lists or arrays.
+            m_bases: Baselines (n,), None or (in an array) NaN where not given.
+
+        Returns:
+            P(binary) (n,), and by entry what was wrong with it: such an entry has NaN and changed
+            nothing, the others go on.
+
+        Raises:
+            InputError: If the columns differ in length.
+        """
+        columns = (times, mags, mag_errs) if m_bases is None else (times, mags, mag_errs, m_bases)
+        if any(len(column) != len(events) for column in columns):
+            lengths = ", ".join(str(len(column)) for column in (events, *columns))
+            raise InputError(f"`update_many` got columns of {lengths} entries; one each is needed")
+        values = np.stack([_numbers(x) for x in (times, mags, mag_errs)])
+        bases = np.full(len(events), nan) if m_bases is None else _numbers(m_bases)
+        good = np.isfinite(values).all(0) & (values[2] > 0)
+        if m_bases is not None and not isinstance(m_bases, np.ndarray):
+            good &= np.isfinite(bases) | np.array([m is None for m in m_bases], bool)
+        problems = {}
+        for i in np.flatnonzero(~good).tolist():
+            base = None if m_bases is None or m_bases[i] is None else m_bases[i]
+            problems[i] = _unusable(events[i], times[i], mags[i], mag_errs[i], base)
+        slot_of = self.events.get
+        slots = np.array([slot_of(event, -1) for event in events], np.int64)
+        for i in np.flatnonzero(good & (slots < 0)).tolist():
+            known = self.events.get(events[i])
+            base = None if np.isnan(bases[i]) else float(bases[i])
+            slots[i] = self._admit(events[i], base) if known is None else known
+        answers = np.full(len(events), nan)
+        left = np.flatnonzero(good)
+        while len(left):
+            first = np.sort(np.unique(slots[left], return_index=True)[1])
+            now = left[first]
+            last, given, _ = self._notes[slots[now]].T
+            changed = ~np.isnan(bases[now]) & (bases[now] != given)
+            wrong = (values[0, now] <= last) | changed
+            for i in now[wrong].tolist():
+                base = None if np.isnan(bases[i]) else float(bases[i])
+                problems[i] = self._misplaced(events[i], slots[i], float(values[0, i]), base)
+            now = now[~wrong]
+            if len(now):
+                answers[now] = self._advance(slots[now], *values[:, now])
+            left = np.delete(left, first)
+        return answers, problems
+
+    def _admit(self, event: str, m_base: float | None) -> int:
+        (slot,) = self.states.new_slots(1)
+        if slot >= len(self._notes):
+            room = np.full((len(self.states.count) - len(self._notes), 3), nan)
+            self._notes = np.concatenate([self._notes, room])
+        self._notes[slot] = -np.inf, *((nan, nan) if m_base is None else (m_base, m_base))
+        if m_base is None:
+            self._learners[slot] = Learner()
+        self.events[event] = slot
+        return slot
+
+    def _misplaced(self, event: str, slot: int, time: float, m_base: float | None) -> str | None:
+        """Why an epoch of usable values does not go with those before it; None if it does."""
+        last, given, _ = self._notes[slot].tolist()
+        if time <= last:
+            return (
+                f"event {event}: time {time:.6f} does not follow {last:.6f}; "
+                "epochs must come in order, each once"
+            )
+        if m_base is not None and m_base != given:
+            return (
+                f"event {event}: `m_base` is {m_base:g} but was "
+                f"{'not given' if np.isnan(given) else format(given, 'g')} "
+                "with the first epoch; it cannot change"
+            )
+        return None
+
+    def _advance(self, slots: NDArray, times: NDArray, mags: NDArray, errors: NDArray) -> NDArray:
+        """Answers of one epoch of each slot; all have been checked, and none comes twice."""
+        self._notes[slots, 0] = times
+        bases = self._notes[slots, 2]
+        learning = np.flatnonzero(np.isnan(bases)).tolist()
+        if not learning:
+            return self.states.advance(slots, times, bases - mags, errors)
+        answers, begun = np.full(len(slots), 0.5), []
+        for i in learning:
+            slot, learner = int(slots[i]), self._learners[int(slots[i])]
+            insort(learner.mags, mags[i])
+            if len(learner.mags) < BASELINE_MIN:
+                learner.waiting.extend((times[i], mags[i], errors[i]))
+                continue
+            bases[i] = learner.median()
+            if len(learner.mags) == BASELINE_MIN:
+                begun.append(i)
+            elif len(learner.mags) == BASELINE_MAX:
+                self._notes[slot, 2] = bases[i]
+                del self._learners[slot]
+        if begun:
+            waited = np.array([self._learners[int(slot)].waiting for slot in slots[begun]])
+            for epoch in waited.reshape(len(begun), -1, 3).transpose(1, 2, 0):
+                self.states.advance(slots[begun], epoch[0], bases[begun] - epoch[1], epoch[2])
+            for slot in slots[begun].tolist():
+                self._learners[slot].waiting = array("d")
+        ready = np.flatnonzero(~np.isnan(bases))
+        if len(ready):
+            answers[ready] = self.states.advance(
+                slots[ready], times[ready], (bases - mags)[ready], errors[ready]
+            )
+        return answers
+
+    def save(self, path: Path) -> None:
+        """Snapshot of all events, atomically; the slabs are written from where they lie."""
+        names = [name.encode("utf-8", "surrogatepass") for name in self.events]
+        learners = self._learners
+        tensors = self.states.tensors() | {
+            "notes": self._notes[: len(names)],
+            "names": np.frombuffer(bytearray(b"".join(names)), np.uint8),
+            "name_lengths": np.array([len(name) for name in names], np.int64),
+            "learners": np.array(
+                [[k, len(v.mags), len(v.waiting)] for k, v in learners.items()], np.int64
+            ).reshape(-1, 3),
+            "learned": np.array(
+                [x for v in learners.values() for part in (v.mags, v.waiting) for x in part], float
+            ),
+        }
+        tensors = {k: torch.as_tensor(v) for k, v in tensors.items()}
+        notes = {
+            "version": STATE_VERSION,
+            "lines": self.lines,
+            "events": len(names),
+            "network": fingerprint(self.network),
+        }
+        write_snapshot(path, tensors, notes)
+
+    def restore(self, path: Path) -> None:
+        """Take up a snapshot of `save`; the answers go on as if nothing had happened.
+
+        Raises:
+            InputError: If it is damaged, of another version or of another network; the stream is
+                then as before.
+        """
+        tensors, notes = read_snapshot(path, STATE_VERSION)
+        if notes["network"] != fingerprint(self.network):
+            raise InputError(f"{path}: the state of another network; start without --state")
+        self.states.restore(tensors)
+        text, ends = tensors["names"].numpy().tobytes(), tensors["name_lengths"].cumsum(0).tolist()
+        names = [
+            text[first:last].decode("utf-8", "surrogatepass")
+            for first, last in zip([0, *ends], ends, strict=False)
+        ]
+        self.events = {name: slot for slot, name in enumerate(names)}
+        self.lines = notes["lines"]
+        self._notes = tensors["notes"].numpy().copy()
+        learned, self._learners = array("d", tensors["learned"].numpy().tobytes()), {}
+        for slot, num_mags, num_waiting in tensors["learners"].tolist():
+            mags, learned = learned[:num_mags], learned[num_mags:]
+            self._learners[slot] = Learner(mags, learned[:num_waiting])
+            learned = learned[num_waiting:]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and _finite(value)
+
+
+def _numbers(values: Sequence) -> NDArray[np.float64]:
+    """A column as float64 (n,), NaN where there is no finite number."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
+        return values.astype(float)
+    if set(map(type, values)) <= {float}:
+        return np.array(values, float)
+    return np.array([float(x) if _is_number(x) else nan for x in values], float)
+
+
+def _unusable(event: str, time, mag, mag_err, m_base) -> str | None:
+    """Which value of an epoch cannot be used at all; None if each can."""
+    for name, value in (("time", time), ("mag", mag), ("mag_err", mag_err), ("m_base", m_base)):
+        if not (_is_number(value) or name == "m_base" and value is None):
+            return f"event {event}: `{name}` is {value!r}, a number was expected"
+    if mag_err <= 0:
+        return f"event {event}: `mag_err` is {mag_err:g}, it must be positive"
+    return None

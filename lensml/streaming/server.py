@@ -1,0 +1,203 @@
+"""Lines in, lines out: newline-delimited JSON through a stream, in batches as they come.
+
+Nothing waits for a batch to fill: whatever has arrived is answered, one line alone or a thousand
+together, and no more than about a batch is held. A snapshot is taken only when every line it
+counts has been answered and handed on, so that feeding the lines after it again gives the same.
+"""
+
+import json
+import os
+import select
+import signal
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from lensml.paths import InputError
+from lensml.streaming.classifier import Stream
+
+__all__ = ["answer_lines", "serve"]
+
+BATCH = 1000  # lines that are answered together at most
+LONGEST = 1 << 20  # bytes of a line; what is longer is cut, and so becomes a bad line
+PATIENCE = 1.0  # silence after which a snapshot is due [s]
+SAVING_SHARE = 20  # a snapshot is due only after so many times what the last one took
+NEEDED = ("event", "time", "mag", "mag_err")
+
+
+def _parse(line: str) -> dict:
+    epoch = json.loads(line)
+    if not isinstance(epoch, dict):
+        raise InputError(f"{type(epoch).__name__} came, a JSON object was expected")
+    return epoch
+
+
+def answer_lines(stream: Stream, lines: Iterable[str], first: int = 1) -> list[tuple]:
+    """Answers to lines taken together: `(answer, None)` each, or `(answer, problem)` for a bad one.
+
+    A bad line changes nothing; its answer names the event, if it has one, and the problem. Empty
+    lines get no answer.
+
+    Args:
+        stream: What the epochs are given to.
+        lines: Newline-delimited JSON.
+        first: Number of the first line, for messages.
+    """
+    replies, epochs = [], []
+    for number, line in enumerate(lines, first):
+        if not line.strip():
+            continue
+        event = None
+        try:
+            epoch = _parse(line)
+            event = epoch.get("event")
+            if missing := [k for k in NEEDED if k not in epoch]:
+                raise InputError(
+                    f"{', '.join(missing)} missing; an epoch has event, time, mag, mag_err"
+                )
+            epochs.append((len(replies), number, epoch))
+            replies.append(None)
+        except (ValueError, RecursionError) as error:
+            replies.append(_refusal(event, number, error))
+    columns = [[epoch.get(k) for *_, epoch in epochs] for k in (*NEEDED[1:], "m_base")]
+    names = [str(epoch["event"]) for *_, epoch in epochs]
+    p, problems = stream.update_many(names, *columns)
+    for i, (place, number, epoch) in enumerate(epochs):
+        if i in problems:
+            replies[place] = _refusal(epoch["event"], number, problems[i])
+        else:
+            answer = {"event": epoch["event"], "time": epoch["time"], "p_binary": float(p[i])}
+            replies[place] = (answer, None)
+    return replies
+
+
+def _refusal(event: object, number: int, error: object) -> tuple[dict, str]:
+    problem = f"line {number}: {error}"
+    return {"event": event, "error": problem}, problem
+
+
+def read_batches(descriptor: int, wake: int | None = None) -> Iterator[list[str]]:
+    """Whole lines as they arrive, up to BATCH together; an empty list after PATIENCE of silence.
+
+    Args:
+        descriptor: File descriptor to read.
+        wake: Another one; as soon as it can be read, the reading ends.
+    """
+    lines, rest, cut, ended = deque(), b"", False, False
+    watched = [descriptor] if wake is None else [descriptor, wake]
+    while lines or not ended:
+        wait = 0 if lines else PATIENCE
+        while len(lines) < BATCH and not ended:
+            ready = select.select(watched, [], [], wait)[0]
+            if wake in ready:
+                return
+            if not ready:
+                break
+            wait = 0
+            chunk = os.read(descriptor, 1 << 16)
+            ended = not chunk
+            *whole, rest = (rest + (chunk or b"\n" * bool(rest))).split(b"\n")
+            lines.extend(whole[cut:])
+            cut = cut and not whole
+            if cut:
+                rest = b""
+            elif len(rest) > LONGEST:
+                lines.append(rest[:LONGEST])
+                rest, cut = b"", True
+            wait = wait if lines else PATIENCE
+        taken = [lines.popleft() for _ in range(min(BATCH, len(lines)))]
+        if taken or not ended:
+            yield [line.decode("utf-8", "replace") for line in taken]
+
+
+class Keeper:
+    """Takes snapshots of a stream, often but for a small share of the time."""
+
+    def __init__(self, stream: Stream, path: Path | None) -> None:
+        self.stream, self.path = stream, path
+        self.kept, self.cost, self.last = stream.lines, 0.0, time.monotonic()
+
+    def due(self, quiet: bool) -> bool:
+        """Whether to save now: enough lines or silence, and the last saving long enough ago."""
+        new = self.stream.lines - self.kept
+        rested = time.monotonic() - self.last >= SAVING_SHARE * self.cost
+        return self.path is not None and rested and (new >= BATCH or (quiet and new > 0))
+
+    def save(self) -> None:
+        """Write the snapshot, if one is wanted at all."""
+        if self.path is None:
+            return
+        started = time.monotonic()
+        try:
+            self.stream.save(self.path)
+        except OSError as error:
+            raise InputError(f"{self.path}: the state cannot be written ({error})") from None
+        self.kept, self.last = self.stream.lines, time.monotonic()
+        self.cost = self.last - started
+
+
+@contextmanager
+def _wake_on_signals() -> Iterator[tuple[int | None, list[int]]]:
+    """A descriptor that can be read once SIGTERM or SIGINT has come, and the signals that came."""
+    came: list[int] = []
+    try:
+        kinds = (signal.SIGTERM, signal.SIGINT)
+        before = {s: signal.signal(s, lambda number, _: came.append(number)) for s in kinds}
+    except ValueError:  # only the main thread may ask for signals
+        yield None, came
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    earlier = signal.set_wakeup_fd(writer)
+    try:
+        yield reader, came
+    finally:
+        signal.set_wakeup_fd(earlier)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(reader)
+        os.close(writer)
+
+
+def serve(
+    stream: Stream, source: TextIO, answers: TextIO, problems: TextIO, state: Path | None = None
+) -> int:
+    """Answer every line of `source` until it ends, a signal comes or nobody reads the answers.
+
+    Args:
+        stream: What the epochs are given to.
+        source: Lines of JSON; a file with a descriptor.
+        answers, problems: Where answers go, and a line for each bad line.
+        state: Where to keep snapshots; None = nowhere.
+
+    Returns:
+        Exit code: 0, 2 if there was a bad line, 128 + number of the signal that ended it.
+    """
+    keeper, code, number = Keeper(stream, state), 0, 1
+    keeper.save()  # a path that cannot be written is better known now than after a night
+    with _wake_on_signals() as (wake, signals):
+        try:
+            for lines in read_batches(source.fileno(), wake):
+                replies = answer_lines(stream, lines, number) if lines else []
+                number += len(lines)
+                stream.lines += len(lines)
+                answers.write("".join(f"{json.dumps(answer)}\n" for answer, _ in replies))
+                answers.flush()
+                for problem in (problem for _, problem in replies if problem):
+                    print(f"lensml stream: {problem}", file=problems)
+                    code = 2
+                if keeper.due(quiet=not lines):
+                    keeper.save()
+            keeper.save()
+        except BrokenPipeError:
+            # The reader has gone, and the last answers with it: the last snapshot stays, so that
+            # their lines can be fed again. Python would complain once more at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
+        if signals:
+            where = f"; the state after {stream.lines} lines is in {state}" if state else ""
+            print(f"lensml stream: ended by a signal{where}", file=problems)
+            return 128 + signals[0]
+    return code

@@ -1,0 +1,1 @@
+"""Data on the device, batches, the training loop, runs and recipes."""

@@ -1,0 +1,124 @@
+"""The one network for all cadences, gaps and errors: its events, its surveys, its recipe."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from lensml.paths import InputError, check_size
+from lensml.simulation.contaminants import impostor_training_set
+from lensml.simulation.lightcurves import save
+from lensml.simulation.simulator import Simulation, simulate
+from lensml.simulation.survey import Survey
+from lensml.training.run import TrainingConfig, train
+
+__all__ = ["GENERAL_SURVEYS", "GeneralNetwork", "general", "general_sets", "make_general"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneralNetwork:
+    """Training sets and recipe of the one network for all cadences, gaps and errors."""
+
+    sets: dict[str, Simulation]
+    impostors: dict[str, int]  # arm -> events that are no binary, learned from as such
+    training: TrainingConfig
+
+
+# The thesis' grid with gaps; the same thinned to coarser cadences with nights and a season's gap;
+# and what real surveys add: photon-limited errors that are quoted too small, outliers, and a
+# baseline known only from a finite number of epochs.
+COARSE = {"missing_fraction": (0.05, 0.4), "keep_every": (1, 24), "night": (0.3, 1.0)}
+REAL = {
+    "photon_noise": True,
+    "error_scale": (0.9, 1.8),
+    "outlier_fraction": 0.01,
+    "baseline_error": 0.2,
+}
+GENERAL_SURVEYS = (
+    (0.60, Survey(sigma=(0.003, 0.2), missing_fraction=(0.05, 0.6))),
+    (0.20, Survey(sigma=(0.003, 0.2), season_gap=(0.0, 40.0), **COARSE)),
+    (0.20, Survey(sigma=(0.005, 0.2), **COARSE, **REAL)),
+)
+
+
+def general(size: str = "full", seed: int = 0, *, times: float = 1.0) -> GeneralNetwork:
+    """The network that ships with the package; `training.log` beside its weights has the cost.
+
+    At `full` from scratch, under a curriculum. Below, training goes on from `weights/first_stage`,
+    which has seen as many events before; its own log is beside it. `times` multiplies the number
+    of events.
+    """
+    check_size(size)
+    share = times * {"smoke": 0.002, "desk": 1.0, "full": 20.0}[size]
+    counts = {"distinct": 5000, "baseline": 16000, "stellar": 10000, "planetary": 7000}
+    sets = {
+        name: Simulation(preset=name, num_pairs=int(n * share), seed=31416, shard_size=2000)
+        for name, n in counts.items()
+    }
+    for name, n in {"baseline": 6000, "stellar": 3000, "distinct": 2000}.items():
+        sets[f"{name}_blended"] = Simulation(
+            preset=name,
+            num_pairs=int(n * share),
+            seed=27183,
+            shard_size=1000,
+            blending=(0.1, 1.0),
+        )
+    arms = {
+        "finite_source": 500,
+        "parallax": 500,
+        "binary_source": 100,  # two bumps look the same behind two lenses: more of them hide those
+        "variable_baseline": 700,
+    }
+    training = TrainingConfig(
+        epochs={"smoke": 1, "desk": 1, "full": 50}[size],
+        batch_size={"smoke": 32, "desk": 128, "full": 1024}[size],
+        validation_fraction=0.02 / max(1.0, times),
+        compile=False,  # the number of refits differs from step to step
+        surveys=GENERAL_SURVEYS,
+        curriculum=0.4 if size == "full" else 0.0,
+        start_from=None if size == "full" else "first_stage",
+        seed=seed,
+    )
+    impostors = {name: max(2, int(n * share)) for name, n in arms.items()}
+    return GeneralNetwork(sets=sets, impostors=impostors, training=training)
+
+
+def general_sets(
+    recipe: GeneralNetwork,
+    data: Path,
+    *,
+    workers: int | None = None,
+    only: Collection[str] | None = None,
+) -> list[Path]:
+    """Make the training sets under `data`, or find them there; resumes.
+
+    `only` names some: several processes may make different ones at once.
+    """
+
+    known = [*recipe.sets, *recipe.impostors]
+    for name in only or ():
+        if name not in known:
+            raise InputError(f"`only` names {name!r}, but one of {known} was expected")
+
+    def wanted(name: str) -> bool:
+        return only is None or name in only
+
+    folders = [
+        simulate(data / f"train_{name}_{simulation.num_pairs}", simulation, workers=workers)
+        for name, simulation in recipe.sets.items()
+        if wanted(name)
+    ]
+    for arm, num in recipe.impostors.items():
+        path = data / f"train_impostor_{arm}_{num}.npz"
+        if wanted(arm):
+            folders.append(path)
+            if not path.exists():
+                save(path, impostor_training_set(arm, num, 31416))
+    return folders
+
+
+def make_general(
+    recipe: GeneralNetwork, data: Path, run: Path, *, workers: int | None = None
+) -> Path:
+    """Make the sets of a recipe under `data` and train it into `run`; both resume."""
+    folders = general_sets(recipe, data, workers=workers)
+    return train(folders, run, recipe.training, name="general", resume=True)

@@ -1,0 +1,256 @@
+"""One process' share of training: loss, epochs, what is saved to resume.
+
+Every random number follows from (seed, epoch, step), so a killed run resumes to the same bits, and
+several processes with the same global batch follow the trajectory of one.
+"""
+
+import csv
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from lensml.evaluation.metrics import roc_auc
+from lensml.network.checkpoint import load_network, load_tensors, save_network, save_tensors
+from lensml.network.model import Network
+from lensml.network.residual_maps import Refits
+from lensml.paths import WEIGHTS, atomic_path
+from lensml.seeds import derived_seed
+from lensml.training.data import Resident
+from lensml.training.sampler import Batches, TrainingConfig
+
+__all__ = ["HISTORY", "LAST", "Run", "TrainingConfig", "bf16_supported", "find_device"]
+
+LAST = "last.safetensors"
+NAMED_WEIGHTS = {"shipped": None, "first_stage": WEIGHTS / "first_stage"}  # values of `start_from`
+EPOCHS_AT_ONCE = 320_000  # through the network on a CPU; fewer are slower, more only take memory
+HISTORY = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate", "seconds")
+
+
+def find_device() -> torch.device:
+    """CUDA or ROCm where there is one (both answer to `cuda`), else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def bf16_supported(device: torch.device) -> bool:
+    """Whether bfloat16 is computed, not emulated, on `device`."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe and probe())
+
+
+def _learning_rate(config: TrainingConfig, progress: float) -> float:
+    """Linear warm-up, then half a cosine down to one hundredth; `progress` in [0, 1]."""
+    if progress < config.warmup:
+        return config.learning_rate * max(progress / config.warmup, 1e-3)
+    turn = (progress - config.warmup) / (1 - config.warmup)
+    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * turn)))
+
+
+def _loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """Cross entropy at every epoch, later ones count more; each curve weighs the same.
+
+    Uniform weights would spend most of the gradient on epochs before anything has happened. Rows
+    whose label is NaN do not count.
+    """
+    told = torch.isfinite(labels)
+    labels, valid = labels.nan_to_num(), valid & told[:, None]
+    position = torch.cumsum(valid, dim=1) / valid.sum(1, keepdim=True).clamp_min(1)
+    weight = valid * (0.2 + position**2)
+    each = F.binary_cross_entropy_with_logits(
+        logits.float(), labels[:, None].expand_as(logits), reduction="none"
+    )
+    return ((each * weight).sum(1) / weight.sum(1).clamp_min(1e-9)).mean()
+
+
+def _network_from(config: TrainingConfig) -> Network:
+    """The network of `config.network` with the weights of `config.start_from` where it has them.
+
+    What it has beside them, refits that the other knew nothing of, begins without a say.
+    """
+    before = load_network(NAMED_WEIGHTS.get(config.start_from, config.start_from))[0]
+    if before.config.opinion or not config.network.opinion:
+        return before
+    network = Network(replace(before.config, opinion=config.network.opinion))
+    network.load_state_dict(before.state_dict(), strict=False)
+    return network
+
+
+class Run(Batches):
+    """State of one process of a training run."""
+
+    def __init__(
+        self, config: TrainingConfig, data: Resident, run: Path, device: torch.device
+    ) -> None:
+        super().__init__(config, data, device)
+        self.run = run
+        torch.manual_seed(derived_seed(config.seed, "weights"))
+        if config.start_from:
+            self.network = _network_from(config).to(device)
+        else:
+            self.network = Network(config.network).to(device)
+        self.model = self.network
+        if self.world > 1:
+            ids = [device] if device.type == "cuda" else None
+            self.model = torch.nn.parallel.DistributedDataParallel(self.network, device_ids=ids)
+        decayed = [p for p in self.network.parameters() if p.dim() > 1]
+        plain = [p for p in self.network.parameters() if p.dim() <= 1]
+        groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(
+            groups,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+        use_bf16 = config.mixed_precision and bf16_supported(device)
+        self.cast = torch.autocast(device.type, torch.bfloat16) if use_bf16 else nullcontext()
+        self.history: list[dict] = []
+        self.best = math.inf
+
+    def step(
+        self, features: Tensor, labels: Tensor, valid: Tensor, refits: Refits | None = None
+    ) -> Tensor:
+        """One step of the optimiser on this process' rows; their loss, still on the device."""
+        loss = self.gradients(features, labels, valid, refits)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip, foreach=True)
+        self.optimizer.step()
+        return loss
+
+    def gradients(
+        self, features: Tensor, labels: Tensor, valid: Tensor, refits: Refits | None = None
+    ) -> Tensor:
+        """Loss of this process' rows (), and its gradients in the parameters.
+
+        A CPU takes some rows at a time: the memory of activations no longer grows with the batch.
+        """
+        rows, at_once = len(labels), self.rows_at_once(features)
+
+        def by(model: Callable) -> Tensor:
+            self.optimizer.zero_grad(set_to_none=True)  # of an attempt that failed half-way, too
+            loss = torch.zeros((), device=self.device)
+            for first in range(0, rows, at_once):
+                part = slice(first, first + at_once)
+                last = part.stop >= rows
+                later = nullcontext() if last or self.world == 1 else self.model.no_sync()
+                with later:
+                    with self.cast:
+                        logits = model(features[part], refits and refits.rows(part))
+                    share = len(logits) / rows
+                    mean = _loss(logits, labels[part], valid[part]) * share
+                    mean.backward()
+                loss += mean.detach()
+            return loss
+
+        return self.attempt(by, self.model)
+
+    @staticmethod
+    def rows_at_once(features: Tensor) -> int:
+        """How many rows of a batch go through the network together."""
+        rows, length = features.shape[:2]
+        return max(1, rows if features.is_cuda else min(rows, EPOCHS_AT_ONCE // length))
+
+    def train_epoch(self, epoch: int) -> tuple[float, float]:
+        """One pass over the training pairs; mean loss and the last learning rate."""
+        config, read = self.config, []
+        chooser = np.random.default_rng([derived_seed(config.seed, "epoch", epoch)])
+        order = torch.from_numpy(chooser.permutation(self.data.train_pairs)).to(self.device)
+        self.model.train()
+        bar = tqdm(range(self.steps), f"epoch {epoch + 1}/{config.epochs}", disable=self.rank > 0)
+        waiting: list[tuple] = []
+        for step in bar:
+            if not waiting:
+                ahead = range(step, min(step + self.batches_at_once, self.steps))
+                wanted = [self.wanted(epoch, k, order, chooser) for k in ahead]
+                waiting = self.batches(wanted)
+            for group in self.optimizer.param_groups:
+                rate = group["lr"] = _learning_rate(config, self.progress(epoch, step))
+            loss = self.step(*waiting.pop(0))
+            if step % 10 == 0 or step == self.steps - 1:  # elsewhere nobody waits for the device
+                read.append(float(loss))
+                bar.set_postfix(loss=f"{read[-1]:.4f}")
+        return self.mean_over_processes(sum(read) / len(read)), rate
+
+    def mean_over_processes(self, value: float) -> float:
+        """Mean of a number over all processes; their shares of a batch are equal."""
+        if self.world == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return float(total) / self.world
+
+    @torch.no_grad()
+    def validate(self) -> tuple[float, float]:
+        """Loss and AUC at the last epoch on the validation pairs, under fixed noise, in float32."""
+        self.network.eval()
+        chooser = np.random.default_rng([derived_seed(self.config.seed, "validation")])
+        losses, scores, labels_seen = [], [], []
+        for first in range(0, len(self.data.validation_pairs), 256):
+            pairs = torch.from_numpy(self.data.validation_pairs[first : first + 256])
+            seed = derived_seed(self.config.seed, "validation", first)
+            rank, world, self.rank, self.world = self.rank, self.world, 0, 1
+            features, labels, valid, refits = self.batch(
+                pairs.to(self.device), seed, self.survey_of(chooser, 1.0)
+            )
+            self.rank, self.world = rank, world
+            at_once = self.rows_at_once(features)
+            parts = [slice(k, k + at_once) for k in range(0, len(features), at_once)]
+            logits = torch.cat(
+                [self.network(features[k], refits and refits.rows(k)) for k in parts]
+            )
+            losses.append(float(_loss(logits, labels, valid)) * len(pairs))
+            last = (valid.sum(1) - 1).clamp_min(0)[:, None]
+            scores.append(logits.gather(1, last)[:, 0].cpu().numpy())
+            labels_seen.append(labels.cpu().numpy())
+        loss = sum(losses) / max(len(self.data.validation_pairs), 1)
+        return loss, roc_auc(np.concatenate(labels_seen), np.concatenate(scores))
+
+    def save(self, epoch: int) -> None:
+        """Best weights first, then the state to resume from; each atomically."""
+        row = self.history[-1]
+        if row["validation_loss"] < self.best:
+            self.best = row["validation_loss"]
+            save_network(self.run, self.network, {"epoch": epoch})
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+        notes = {"epoch": epoch, "best": self.best, "history": self.history}
+        save_tensors(self.run / LAST, tensors, notes)
+        with atomic_path(self.run / "history.csv") as temporary:
+            with temporary.open("w", newline="") as file:
+                writer = csv.DictWriter(file, HISTORY)
+                writer.writeheader()
+                writer.writerows(self.history)
+
+    def restore(self) -> int:
+        """Take up the last finished epoch; the number of the next one."""
+        tensors, notes = load_tensors(self.run / LAST)
+        own = {k[8:]: v for k, v in tensors.items() if k.startswith("network.")}
+        self.network.load_state_dict(own)
+        state: dict[int, dict] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".", 2)
+                state.setdefault(int(index), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.history, self.best = notes["history"], notes["best"]
+        return notes["epoch"] + 1
+
+    def out_of_patience(self) -> bool:
+        """Whether the validation loss has not improved for `patience` epochs.
+
+        Not before the ceiling of errors has risen: until then the loss of the full task may wait.
+        """
+        losses = [row["validation_loss"] for row in self.history]
+        rising = len(losses) < self.config.curriculum * self.config.epochs
+        return not rising and len(losses) - 1 - int(np.argmin(losses)) >= self.config.patience

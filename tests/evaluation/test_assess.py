@@ -1,0 +1,52 @@
+"""What a chapter is told about one network on one set, and how it says it."""
+
+import numpy as np
+import pytest
+from sets import toy_set
+
+from lensml.evaluation.assess import assess, check_bound, headline, prose, table
+from lensml.evaluation.metrics import roc_auc
+from lensml.simulation.lightcurves import save
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sets") / "toy.npz"
+    save(path, toy_set(num_pairs=30))
+    return assess(path, num_bootstrap=20, seed=1)
+
+
+def test_an_assessment_scores_each_row_at_the_end_of_its_window(scored):
+    assert scored.p.shape == scored.curves.y.shape == scored.ideal.shape
+    assert scored.report["roc_auc"] == pytest.approx(roc_auc(scored.curves.y, scored.p))
+
+
+def test_the_headline_holds_intervals_and_the_ideal_beside_them(scored):
+    numbers = headline(scored.report)
+    for name in ("balanced_accuracy", "roc_auc"):
+        assert numbers[name]["low"] <= numbers[name]["value"] <= numbers[name]["high"]
+        assert numbers["ideal"][name]["value"] >= numbers[name]["value"]
+
+
+def test_a_number_above_the_ideal_observer_is_refused():
+    check_bound({"bound_excess": None})
+    check_bound({"bound_excess": {"roc_auc": {"z": 2.9}}})
+    with pytest.raises(AssertionError, match="roc_auc lies 3.1 sigma above the ideal"):
+        check_bound({"bound_excess": {"roc_auc": {"z": 3.1}}})
+
+
+def test_prose_prints_numbers_and_fails_on_an_unknown_name():
+    numbers = {
+        "auc": {"value": 0.7512, "low": 0.74, "high": 0.76},
+        "deep": {"share": np.float64(0.5)},
+    }
+    text = prose("AUC {{ auc }}, share {{ deep_share }}.", numbers).data
+    assert text == "AUC 0.75 (0.74 to 0.76), share 0.5."
+    with pytest.raises(KeyError):
+        prose("{{ acu }}", numbers)
+
+
+def test_a_table_has_a_dash_where_a_row_has_no_number():
+    text = table({"network": {"roc_auc": 0.75}, "scan": {}}, ["roc_auc"]).data
+    assert text.splitlines()[0].split("|")[2].strip() == "roc auc"
+    assert [line.split("|")[2].strip() for line in text.splitlines()[2:]] == ["0.75", "-"]

@@ -1,0 +1,221 @@
+"""The ideal observer against closed forms, brute force and its own expectation."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from sets import toy_set
+
+from lensml.evaluation import ideal_observer as limits
+from lensml.evaluation import metrics
+from lensml.paths import InputError
+
+
+def normal_ratio(dchi2, seed=0):
+    """Rows (twin, binary) of realised log-likelihood ratios of pairs of the given delta-chi2."""
+    d, y = np.repeat(dchi2, 2), np.tile([0, 1], len(dchi2))
+    noise = np.random.default_rng(seed).normal(size=d.size)
+    return (y - 0.5) * d + np.sqrt(d) * noise, y, np.repeat(np.arange(len(dchi2)), 2)
+
+
+def test_realised_ratio_is_the_sum_over_the_observed_epochs_of_each_row():
+    curves = toy_set(6)
+    names = zip(curves.pair.tolist(), curves.y.tolist(), strict=True)
+    row_of = {name: i for i, name in enumerate(names)}
+    got = limits.ideal_log_ratio(curves)
+    until = limits.ideal_log_ratio(curves, [0.25, 0.5, 1.0])
+    for i in range(len(curves)):
+        m0, m1 = (
+            18 - 2.5 * np.log10(curves.magnification[row_of[int(curves.pair[i]), c]].astype(float))
+            for c in (0, 1)
+        )
+        terms = ((curves.X[i] - m0) ** 2 - (curves.X[i] - m1) ** 2) / (2 * 0.05**2)
+        assert got[i] == pytest.approx(np.nansum(terms), rel=1e-4, abs=1e-3)
+        half = np.nansum(terms[curves.time <= 0])
+        assert until[i, 1] == pytest.approx(half, rel=1e-4, abs=1e-3)
+        assert until[i, 2] == got[i]
+
+
+def test_realised_ratio_is_normal_with_variance_delta_chi2():
+    curves = toy_set(600, num_epochs=60, bump=0.1)
+    ratio = limits.ideal_log_ratio(curves)
+    # delta-chi2 of the row's own epochs: on the twin's mask it differs from the stored number.
+    clean, partner = curves.clean(), limits.partner_rows(curves)
+    own = np.nansum(((clean - clean[partner]) / 0.05) ** 2 * np.isfinite(curves.X), axis=1)
+    keep = own > 1e-4
+    z = (ratio - (curves.y - 0.5) * own)[keep] / np.sqrt(own[keep])
+    assert abs(z.mean()) < 4 / np.sqrt(z.size)
+    assert abs(z.var() - 1) < 4 * np.sqrt(2 / z.size)
+
+
+def test_rows_without_a_partner_have_no_ratio():
+    curves = toy_set(5)
+    alone = curves.rows(curves.pair != 3)
+    alone = replace(alone, pair=np.where(alone.pair == 1, -1, alone.pair))
+    assert np.isnan(limits.ideal_log_ratio(alone)[alone.pair == -1]).all()
+    assert np.isfinite(limits.ideal_log_ratio(alone)[alone.pair >= 0]).all()
+    single = curves.rows(~((curves.pair == 2) & (curves.y == 1)))
+    assert np.isnan(limits.ideal_log_ratio(single)[single.pair == 2]).all()
+
+
+def test_without_magnification_there_is_no_ideal_observer():
+    with pytest.raises(InputError, match="magnification"):
+        limits.ideal_log_ratio(replace(toy_set(3), magnification=None))
+
+
+def test_two_events_under_one_pair_are_refused():
+    curves = toy_set(4)
+    with pytest.raises(ValueError, match="two different events"):
+        limits.partner_rows(replace(curves, pair=np.where(curves.pair == 2, 1, curves.pair)))
+
+
+def test_photon_noise_brings_its_own_sigma_to_each_hypothesis():
+    """Errors that shrink with brightness: compare with the density written out for one epoch."""
+    level, base = 0.1, 18.0
+
+    def sigma_at(change):
+        return np.hypot(level * 10 ** (0.2 * change), 0.003)
+
+    curves = toy_set(3, survey={"photon_noise": True})
+    quoted = sigma_at(curves.X - base).astype(np.float32)
+    curves = replace(curves, sigma=np.where(np.isnan(quoted), 0.1, quoted).astype(np.float32))
+    got, partner, clean = (
+        limits.ideal_log_ratio(curves),
+        limits.partner_rows(curves),
+        curves.clean(),
+    )
+    for i in range(len(curves)):
+        m1, m0 = (clean[i], clean[partner[i]]) if curves.y[i] else (clean[partner[i]], clean[i])
+        densities = [norm.logpdf(curves.X[i], m, sigma_at(m - base)) for m in (m1, m0)]
+        assert got[i] == pytest.approx(np.nansum(densities[0] - densities[1]), rel=1e-3, abs=1e-2)
+
+
+def test_outliers_enter_as_the_mixture_they_were_drawn_from():
+    curves = toy_set(3, survey={"outlier_fraction": 0.1, "error_scale": 2.0})
+    got, partner, clean = (
+        limits.ideal_log_ratio(curves),
+        limits.partner_rows(curves),
+        curves.clean(),
+    )
+    for i in range(len(curves)):
+        m1, m0 = (clean[i], clean[partner[i]]) if curves.y[i] else (clean[partner[i]], clean[i])
+        p1, p0 = (
+            0.9 * norm.pdf(curves.X[i], m, 0.1) + 0.1 * norm.pdf(curves.X[i], m, 0.5)
+            for m in (m1, m0)
+        )
+        assert got[i] == pytest.approx(np.nansum(np.log(p1 / p0)), rel=1e-4, abs=1e-3)
+    assert limits.noise_is_known(curves)
+    assert not limits.noise_is_known(toy_set(2, survey={"error_scale": [0.8, 1.5]}))
+    assert not limits.noise_is_known(toy_set(2, survey={"baseline_error": 0.3}))
+
+
+@pytest.mark.parametrize("dchi2", [0.5, 5.0, 40.0])
+def test_equal_anomalies_have_closed_forms(dchi2):
+    got = limits.expected_ideal(np.full(50, dchi2))
+    assert got["balanced_accuracy"] == pytest.approx(norm.cdf(np.sqrt(dchi2) / 2))
+    assert got["roc_auc"] == pytest.approx(norm.cdf(np.sqrt(dchi2 / 2)), abs=1e-4)
+    recall = norm.cdf(np.sqrt(dchi2) - norm.ppf(0.99))
+    assert got["recall_at_1pct"] == pytest.approx(recall, abs=1e-6)
+    assert limits.ideal_recall(dchi2, 0.01) == pytest.approx(recall)
+    assert limits.ideal_recall(norm.ppf(0.99) ** 2, 0.01) == pytest.approx(0.5)
+
+
+def test_expectation_agrees_with_realised_ratios_of_mixed_anomalies():
+    dchi2 = 10 ** np.random.default_rng(1).uniform(-3, 3, 20_000)
+    dchi2[:500] = 0  # anomalies that no epoch saw
+    ratio, y, _ = normal_ratio(dchi2)
+    expected = limits.expected_ideal(dchi2)
+    assert metrics.roc_auc(y, ratio) == pytest.approx(expected["roc_auc"], abs=0.008)
+    assert metrics.average_precision(y, ratio) == pytest.approx(
+        expected["average_precision"], abs=0.008
+    )
+    accuracy = metrics.balanced_accuracy(y, ratio, 0.0)
+    assert accuracy == pytest.approx(expected["balanced_accuracy"], abs=0.008)
+    for name, rate in (("recall_at_1pct", 0.01), ("recall_at_0.1pct", 0.001)):
+        assert metrics.recall_at_fpr(y, ratio, rate) == pytest.approx(expected[name], abs=0.015)
+
+
+def test_ideal_probability_is_calibrated():
+    ratio, y, _ = normal_ratio(10 ** np.random.default_rng(2).uniform(-1, 2, 30_000))
+    assert metrics.ece(y, limits.ideal_probability(ratio), debiased=True) < 0.006
+
+
+def test_a_leak_stands_out_and_an_honest_network_does_not():
+    ratio, y, pair = normal_ratio(np.full(1500, 1.0))
+    noise = np.random.default_rng(3).normal(size=y.size)
+    honest = limits.ideal_probability(ratio + 0.5 * noise)
+    leak = limits.ideal_probability(ratio + 0.4 * (y - 0.5))  # knows the class beside the data
+    for excess in limits.bound_excess(honest, ratio, y, pair).values():
+        assert excess["z"] < 3 and excess["standard_error"] > 0
+    found = limits.bound_excess(leak, ratio, y, pair)
+    assert all(found[name]["z"] > 3 for name in ("roc_auc", "balanced_accuracy"))
+    assert found["roc_auc"]["excess"] == pytest.approx(
+        metrics.roc_auc(y, leak) - metrics.roc_auc(y, ratio)
+    )
+    same = limits.bound_excess(limits.ideal_probability(ratio), ratio, y, pair)
+    assert all(row["excess"] == 0 and row["z"] == 0 for row in same.values())
+
+
+def test_excess_ignores_rows_without_an_ideal():
+    ratio, y, pair = normal_ratio(np.full(100, 4.0))
+    p = limits.ideal_probability(ratio)
+    extended = [np.append(a, b) for a, b in ((p, 0.9), (ratio, np.nan), (y, 0), (pair, -1))]
+    assert limits.bound_excess(*extended) == limits.bound_excess(p, ratio, y, pair)
+
+
+def test_completeness_of_the_ideal_observer_rises_through_one_half():
+    dchi2 = 10 ** np.random.default_rng(4).uniform(-1, 4, 20_000)
+    ratio, y, _ = normal_ratio(dchi2)
+    curve = limits.completeness(y, ratio, np.repeat(dchi2, 2), 0.01)
+    assert curve["count"].sum() == 20_000
+    assert curve["recall"][0] < 0.05 and curve["recall"][-1] == 1
+    assert (curve["low"] <= curve["recall"] + 1e-12).all()
+    inside = (dchi2 > 10) & (dchi2 < 10**1.25)  # one bin of the curve
+    at = np.argmin(np.abs(np.log10(curve["dchi2"]) - 1.125))
+    assert curve["count"][at] == inside.sum()
+
+
+def test_reachable_mark_lies_between_nothing_and_the_bound():
+    curves = toy_set(24, bump=1.0)
+    rows, reachable = limits.reachable_dchi2(curves)
+    assert (curves.y[rows] == 1).all() and reachable.shape == (24, 7)
+    clean, partner = curves.clean(), limits.partner_rows(curves)
+    terms = ((clean - clean[partner]) / 0.05) ** 2 * np.isfinite(curves.X)
+    for k, fraction in enumerate(limits.FRACTIONS):
+        bound = terms[rows][:, limits.within(curves.time, fraction)].sum(axis=1)
+        assert (reachable[:, k] <= bound * (1 + 1e-9)).all()
+    early, late = reachable[:, 3], reachable[:, -1]
+    assert (early <= late * 1.01 + 0.1).all()  # more data cannot fit better
+    assert late.max() > 100
+
+
+def test_reachable_mark_is_the_best_single_lens_of_the_prefix():
+    from scipy.optimize import minimize
+
+    from lensml.lensing.magnification import point_lens_magnification
+
+    curves = toy_set(4, bump=1.0, seed=3)
+    rows, reachable = limits.reachable_dchi2(curves, [0.6])
+    clean = curves.clean()
+    for row, got in zip(rows, reachable[:, 0], strict=True):
+        seen = limits.within(curves.time, 0.6) & np.isfinite(curves.X[row])
+        t, m = curves.time[seen], clean[row, seen]
+
+        def chi2(x, t=t, m=m):
+            u = np.hypot(np.exp(x[1]), (t - x[0]) / np.exp(x[2]))
+            return np.sum(((m - 18 + 2.5 * np.log10(point_lens_magnification(u))) / 0.05) ** 2)
+
+        t0, u0, tE = curves.params[row, :3]
+        options = {"maxiter": 4000, "maxfev": 4000, "xatol": 1e-6, "fatol": 1e-6}
+        best = min(
+            minimize(chi2, [t0, np.log(u), np.log(tE)], method="Nelder-Mead", options=options).fun
+            for u in (u0, 0.3 * u0)
+        )
+        assert got <= best * 1.001 + 1e-3
+
+
+def test_the_last_epoch_belongs_to_the_whole_window():
+    times = np.array([0.1, 0.3, 0.7])  # 0.1 + (0.7 - 0.1) rounds to less than 0.7
+    assert limits.within(times, 1.0).all()
+    assert limits.within(times, 0.5).tolist() == [True, True, False]

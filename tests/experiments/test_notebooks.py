@@ -1,0 +1,176 @@
+"""Chapters run by papermill and compiled into a book: what is refused, kept and shown."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from lensml.experiments import book as publish
+from lensml.experiments import notebooks as chapters
+from lensml.experiments import results
+from lensml.paths import InputError
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """A repository with one chapter; every folder that `chapters` writes to is inside it."""
+    monkeypatch.delenv(results.OUTPUT_VARIABLE, raising=False)
+    build = tmp_path / "_build"
+    folders = {
+        "NOTEBOOKS": tmp_path / "notebooks",
+        "BUILD": build,
+        "STAGE": build / "book",
+        "LOGS": build / "logs",
+        "RECORDS": build / "records",
+    }
+    for name, folder in folders.items():
+        monkeypatch.setattr(chapters, name, folder)
+    folders["NOTEBOOKS"].mkdir()
+    write_chapter(
+        tmp_path, "02_baseline", "import os\nprint(size, seed, os.environ.get('LENSML_OUTPUT'))"
+    )
+    return tmp_path
+
+
+def write_chapter(root, name, code, **metadata):
+    cells = [
+        nbformat.v4.new_code_cell('size = "smoke"\nseed = 0', metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(code, metadata=metadata),
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
+    nbformat.write(notebook, root / "notebooks" / f"{name}.ipynb")
+
+
+def executed(root, name="02_baseline"):
+    return root / "_build" / "book" / "notebooks" / f"{name}.ipynb"
+
+
+def printed(path):
+    cells = json.loads(path.read_text())["cells"]
+    outputs = [o for cell in cells for o in cell.get("outputs", []) if o["output_type"] == "stream"]
+    return "".join("".join(o["text"]) for o in outputs if o["name"] == "stdout")
+
+
+def test_a_chapter_runs_with_its_size_and_leaves_a_record(tree):
+    chapters.run("2", size="desk")
+    assert printed(executed(tree)).split() == ["desk", "0", "None"]
+    record = chapters.read_record("02_baseline")
+    assert record["size"] == "desk" and record["wall_time_s"] > 0 and "device" in record
+    assert chapters.is_current("02_baseline", "desk", {})
+    assert not chapters.is_current("02_baseline", "smoke", {})
+    write_chapter(tree, "02_baseline", "print('changed')")
+    assert not chapters.is_current("02_baseline", "desk", {})
+
+
+def test_changed_parameters_are_passed_and_keep_out_of_the_committed_results(tree):
+    chapters.run("02_baseline", parameters={"seed": "7"})
+    assert printed(executed(tree)).split() == ["smoke", "7", str(tree / "_build" / "custom")]
+
+
+def test_an_unknown_parameter_is_refused_before_anything_runs(tree):
+    with pytest.raises(InputError, match="no parameter 'sed'; it knows size, seed"):
+        chapters.run("02_baseline", parameters={"sed": "7"})
+    assert not (tree / "_build").exists()
+
+
+@pytest.mark.parametrize("size", ["tiny", "Smoke"])
+def test_an_unknown_size_is_refused(tree, size):
+    with pytest.raises(InputError, match="smoke, desk, full"):
+        chapters.run("02_baseline", size=size)
+
+
+def test_an_unknown_chapter_is_answered_with_the_known_ones(tree):
+    with pytest.raises(InputError, match="'03' does not exist; expected all or one of 02_baseline"):
+        chapters.run("03")
+
+
+@pytest.mark.parametrize("tags", [[], ["raises-exception"]], ids=["stops", "saved"])
+def test_an_error_in_a_cell_fails_the_chapter_and_keeps_the_old_copy(tree, tags):
+    chapters.run("02_baseline")
+    before = executed(tree).read_bytes()
+    write_chapter(tree, "02_baseline", "1 / 0", tags=tags)
+    with pytest.raises(SystemExit, match="02_baseline: .*division by zero.*log .*02_baseline.log"):
+        chapters.run("02_baseline")
+    assert executed(tree).read_bytes() == before
+    assert (tree / "_build" / "logs" / "02_baseline.failed.ipynb").exists()
+
+
+def test_a_paragraph_quotes_results_and_says_when_there_is_none():
+    values = {"r02": "02_baseline", "r02_auc": "0.75"}
+    values |= {"b_stream": "stream", "b_stream_rate": "20,000"}
+    text = "AUC {{ r02_auc }}.\n\nAlso {{ r03_auc }}.\n\n$a_{{b}}$"
+    text += "\n\n{{ b_stream_rate }} a second\n\n{{ b_training_rate }}"
+    filled = publish.fill(text, values, "index.md").split("\n\n")
+    assert filled[0] == "AUC 0.75."
+    assert filled[1] == "*Waits for a committed result of chapter 03.*"
+    assert filled[3] == "20,000 a second"
+    assert filled[4] == "*Waits for a committed result of benchmark training.*"
+
+
+def test_a_number_that_a_committed_result_lacks_stops_the_build():
+    with pytest.raises(InputError, match="index.md quotes 'r02_acu'.*known are r02_auc"):
+        publish.fill("AUC {{ r02_acu }}.", {"r02": "02_baseline", "r02_auc": "0.75"}, "index.md")
+
+
+def book_names():
+    return [path.stem for path in sorted(chapters.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
+
+
+@pytest.mark.book
+@pytest.mark.parametrize("name", book_names())
+def test_every_chapter_runs_at_smoke_without_an_error(built_book, name):
+    path = built_book.stage / "notebooks" / f"{name}.ipynb"
+    assert chapters.error_outputs(path) == []
+    cells = json.loads(path.read_text())["cells"]
+    assert all(
+        cell["execution_count"] for cell in cells if cell["cell_type"] == "code" and cell["source"]
+    )
+
+
+@pytest.mark.book
+def test_the_book_prints_where_it_is_and_shows_every_chapter(built_book):
+    assert f"file://{built_book.html}/index.html" in built_book.output
+    for name in book_names():
+        assert (built_book.html / "notebooks" / f"{name}.html").exists()
+    status = (built_book.html / "book" / "status.html").read_text()
+    assert all(name in status for name in book_names())
+
+
+@pytest.mark.book
+def test_a_page_loads_nothing_from_the_network(built_book):
+    loads = re.compile(
+        r"""<(?:script|img|iframe|source|link)\b[^>]*?\b(?:src|href)=["'](?:https?:)?//"""
+    )
+    allowed = re.compile(r'rel="(canonical|author|license)"')
+    for page in built_book.html.rglob("*.html"):
+        found = [m[0] for m in loads.finditer(page.read_text()) if not allowed.search(m[0])]
+        assert found == [], page
+    for sheet in built_book.html.rglob("*.css"):
+        assert not re.search(r"url\(['\"]?(https?:)?//", sheet.read_text()), sheet
+
+
+@pytest.mark.book
+def test_launch_buttons_point_at_committed_sources(built_book):
+    page = (built_book.html / "notebooks" / f"{book_names()[0]}.html").read_text()
+    assert (
+        f"mybinder.org/v2/gh/lensml/lensml/main?urlpath=lab/tree/notebooks/{book_names()[0]}.ipynb"
+        in page
+    )
+
+
+@pytest.mark.book
+def test_a_run_that_repeats_itself_keeps_every_chapter(built_book):
+    run = subprocess.run(
+        [sys.executable, "-m", "lensml", "run", "all", "--size", "smoke"],
+        cwd=built_book.root,
+        env={**os.environ, "PYTHONPATH": str(built_book.root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"kept, unchanged since their last run at this size: {book_names()[0]}" in run.stdout

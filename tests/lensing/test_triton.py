@@ -1,0 +1,49 @@
+"""On a GPU: the kernel and the network say what they say on a CPU."""
+
+import pytest
+import torch
+
+from lensml.lensing.normal_equations import _kernels, _linearise_rows, linearise
+from lensml.network.checkpoint import load_network
+from lensml.network.features import compact, encode
+from lensml.simulation.survey import Survey
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+GPU = torch.device("cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("blended", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_kernel_sums_what_torch_sums(dtype, blended, shared):
+    assert _kernels(GPU) is not None
+    torch.manual_seed(0)
+    rows, n = 37, 613
+    uniform = torch.rand(rows, 4, dtype=torch.float64, device=GPU)
+    low, wide = uniform.new_tensor([-20, -2, 2, 0.1]), uniform.new_tensor([40, 2, 2, 0.9])
+    theta = low + wide * uniform
+    times = torch.rand(1 if shared else rows, n, dtype=torch.float64, device=GPU).sort(1)[0]
+    data, root = torch.rand(2, rows, n, dtype=torch.float64, device=GPU) + 0.1
+    for weight in (root, None):
+        exact = _linearise_rows(theta, 200 * times - 100, data, weight, blended)
+        arguments = [None if x is None else x.to(dtype) for x in (200 * times - 100, data, weight)]
+        got = linearise(theta.to(dtype), *arguments, blended)
+        assert got.dtype == dtype
+        error = (got.double() - exact).norm() / exact.norm()
+        assert error < (1e-5 if dtype == torch.float32 else 1e-13)
+
+
+@torch.no_grad()
+def test_the_network_is_the_same_on_both():
+    survey, network = Survey(sigma=0.05), load_network()[0].eval()
+    torch.manual_seed(0)
+    t = torch.from_numpy(survey.times)
+    clean = torch.stack([-torch.exp(-((t - k) ** 2) / 200).float() for k in range(6)])
+    delta, seen = clean + 0.05 * torch.randn(clean.shape), torch.rand(clean.shape) > 0.2
+    said = []
+    for device in (torch.device("cpu"), GPU):
+        columns = (delta, torch.full_like(clean, 0.05), seen, t)
+        observed = compact(*(x.to(device) for x in columns))
+        refits = network.to(device).refits(observed)
+        said.append(network(encode(observed), refits).sigmoid().cpu()[observed.valid.cpu()])
+    torch.testing.assert_close(said[1], said[0], rtol=0, atol=1e-3)

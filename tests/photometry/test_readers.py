@@ -1,0 +1,399 @@
+"""Any survey's table becomes the same light curve, and what cannot is refused in one line."""
+
+import gzip
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.table import MaskedColumn, Table
+from astropy.time import Time
+
+from lensml.lensing.normal_equations import MAG
+from lensml.paths import InputError
+from lensml.photometry.readers import (
+    Photometry,
+    baseline_magnitude,
+    download_ogle,
+    from_table,
+    installed_events,
+    load_installed,
+    pspl_fit_observed,
+    read_photometry,
+    seasons,
+)
+
+TIME = 2457000 + np.arange(8.0)
+MAGNITUDE = 14 - 0.1 * np.arange(8)
+
+
+def write(path: Path, lines: list[str]) -> Path:
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def rows(*columns, mark=" ") -> list[str]:
+    return [mark.join(f"{x:.5f}" for x in row) for row in zip(*columns, strict=True)]
+
+
+def installed_file(name: str, end: str) -> Path:
+    return next(path for path in installed_events()[name].files if path.name.endswith(end))
+
+
+# ---------------------------------------------------------------- real files
+
+
+@pytest.mark.parametrize(
+    "event, end, zero",
+    [
+        ("OGLE-2003-BLG-235", "OGLE.tbl.txt", 0.0),
+        ("MOA-2008-BLG-310", "MOA_0300089_PLC_007.tbl", 0.0),
+        ("MOA-2008-BLG-310", "CTIO_H_0300089_PLC_004.tbl", 0.0),
+        ("OGLE-2016-BLG-1195", "KCT01I.dat", 2450000.0),
+        ("OGLE-2016-BLG-1195", "KSS41I.dat", 2450000.0),
+        ("OGLE-2008-BLG-092", "O4.dat", 2450000.0),
+        ("OGLE-2014-BLG-0939", "OGLE.dat", 0.0),
+        ("OGLE-2005-BLG-086", "218982.dat", 2450000.0),
+    ],
+)
+def test_installed_files_hold_the_numbers_numpy_reads(event, end, zero):
+    path = installed_file(event, end)
+    expected = np.loadtxt(path, comments=("\\", "|"), usecols=(0, 1, 2))
+    expected = expected[np.argsort(expected[:, 0], kind="stable")]
+    got = read_photometry(path)
+    assert len(got) == len(expected) and got.dropped == {}
+    np.testing.assert_allclose(got.time, expected[:, 0] + zero, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(got.mag, expected[:, 1])
+    np.testing.assert_array_equal(got.mag_err, expected[:, 2])
+
+
+def test_kmtnet_table_gives_its_own_magnitudes_and_no_flux():
+    path = installed_file("OGLE-2003-BLG-235", "OGLE.tbl.txt").parents[1] / "KB180003"
+    for file in path.glob("*.pysis"):
+        expected = np.loadtxt(file)
+        expected = expected[np.argsort(expected[:, 0], kind="stable")]
+        got = read_photometry(file)
+        assert got.name == file.stem and len(got) == len(expected)
+        np.testing.assert_array_equal(got.mag, expected[:, 3])
+        np.testing.assert_array_equal(got.mag_err, expected[:, 4])
+
+
+def test_moa_difference_flux_keeps_its_signal_to_noise_for_any_reference():
+    path = installed_file("OGLE-2003-BLG-235", "MOA.tbl.txt")
+    table = np.loadtxt(path, comments=("\\", "|"))
+    for reference in (None, 5000.0):
+        got = read_photometry(path, reference_flux=reference)
+        flux = 10 ** (0.4 * (22 - got.mag))
+        added = 10**3.2 if reference is None else reference
+        np.testing.assert_allclose(flux - added, table[:, 1], atol=1e-6)
+        np.testing.assert_allclose(got.mag_err * flux / MAG, table[:, 2], rtol=1e-9)
+        assert f"reference flux {added:.5g} added" in got.summary()
+
+
+def test_every_installed_event_loads_and_says_what_its_lens_is():
+    kinds = {name: event.lens for name, event in installed_events().items()}
+    assert kinds["OGLE-2003-BLG-235"] == "binary" and kinds["OGLE-2014-BLG-0939"] == "single"
+    for name, event in installed_events().items():
+        first = load_installed(name)
+        assert len(first) >= 200 and (np.diff(first.time) > 0).all() and first.time[0] > 2.45e6
+        for file in event.files:
+            assert len(load_installed(name, file.name)) > 10
+    with pytest.raises(InputError, match="choose from OGLE-2003-BLG-235"):
+        load_installed("OGLE-1999-BLG-1")
+    with pytest.raises(InputError, match="no data set 'x.dat'; choose from OB03235_OGLE"):
+        load_installed("OGLE-2003-BLG-235", "x.dat")
+
+
+# ---------------------------------------------------------------- every format, written here
+
+
+def ogle(path):
+    sky = np.full(8, 450.0)
+    return write(path, rows(TIME, MAGNITUDE, 0 * TIME + 0.01, 0 * TIME + 5.1, sky))
+
+
+def kmtnet(path):
+    lines = rows(TIME - 2450000, -900.0 + TIME % 7, 0 * TIME + 200, MAGNITUDE, 0 * TIME + 0.01)
+    return write(path, [line + " 3.1 800.0 1.2" for line in lines])
+
+
+def kmtnet_with_header(path):
+    lines = kmtnet(path).read_text().splitlines()
+    return write(path, ["# HJD \\Delta_flux flux_err mag mag_err fwhm sky secz", *lines])
+
+
+def csv(path):
+    return write(path, ["Time,MAG,Mag_Err", *rows(TIME, MAGNITUDE, 0 * TIME + 0.01, mark=",")])
+
+
+def csv_in_another_order_of_columns(path):
+    lines = rows(0 * TIME + 0.01, 0 * TIME + 3, MAGNITUDE, TIME - 2457000, mark=", ")
+    return write(path, ["mag_err, seeing, mag, HJD - 2457000 [d]", *lines])
+
+
+def flux_csv(path):
+    flux = 10 ** (0.4 * (22 - MAGNITUDE))
+    return write(path, ["bjd;flux;flux_err", *rows(TIME, flux, flux * 0.01 / MAG, mark=";")])
+
+
+def moa(path):
+    flux = 10 ** (0.4 * (22 - MAGNITUDE))
+    return write(path, ["# JD delta_flux flux_err", *rows(TIME, flux - 10**3.2, flux * 0.01 / MAG)])
+
+
+def archive_table_with_blank_magnitudes(path):
+    flux = 10 ** (0.4 * (22 - MAGNITUDE))
+    head = ["|        JD|     REL_MAG|   MAG_UNCERT|           FLUX|     FLUX_ERR|"]
+    body = [
+        f" {t:10.1f}{'':12} {'':13} {f:15.6f} {f * 0.01 / MAG:13.8f}"
+        for t, f in zip(TIME, flux, strict=True)
+    ]
+    return write(path, ['\\STAR_ID = "x"', *head, *body])
+
+
+FORMATS = [
+    ogle,
+    kmtnet,
+    kmtnet_with_header,
+    csv,
+    csv_in_another_order_of_columns,
+    flux_csv,
+    moa,
+    archive_table_with_blank_magnitudes,
+]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzipped"])
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.__name__)
+def test_same_curve_from_every_format(form, packed, tmp_path):
+    path = form(tmp_path / "curve.dat")
+    if packed:
+        data, path = path.read_bytes(), tmp_path / "curve.dat.gz"
+        path.write_bytes(gzip.compress(data))
+    got = read_photometry(path, m_base=18.0)
+    assert got.name == "curve" and got.m_base == 18.0 and got.dropped == {}
+    np.testing.assert_allclose(got.time, TIME, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(got.mag, MAGNITUDE, atol=2e-6)
+    np.testing.assert_allclose(got.mag_err, 0.01, rtol=1e-3)
+
+
+def test_astropy_table_with_mask_and_time_column():
+    table = Table(
+        {
+            "time": Time(TIME, format="jd"),
+            "mag": MaskedColumn(MAGNITUDE, mask=np.arange(8) == 2),
+            "mag_err": np.full(8, 0.01),
+            "observer": ["a"] * 8,
+        }
+    )
+    got = from_table(table, name="mine")
+    np.testing.assert_allclose(got.time, np.delete(TIME, 2))
+    assert got.name == "mine" and got.dropped == {"magnitude or flux not a number": 1}
+    with pytest.raises(InputError, match="table 'table' is empty"):
+        from_table(table[:0])
+
+
+@pytest.mark.parametrize(
+    "name, zero",
+    [("mjd", 2400000.5), ("HJD-2457000", 2457000.0), ("bjd", 2450000.0), ("time", 0.0)],
+)
+def test_time_is_full_julian_date_where_its_zero_can_be_told(name, zero, tmp_path):
+    lines = rows(TIME - 2450000, MAGNITUDE, 0 * TIME + 0.01, mark=",")
+    got = read_photometry(write(tmp_path / "a.csv", [f"{name},mag,mag_err", *lines]))
+    np.testing.assert_allclose(got.time, TIME - 2450000 + zero, rtol=0, atol=1e-6)
+
+
+def test_rows_are_sorted_and_each_dropped_row_is_counted_once(tmp_path):
+    path = write(
+        tmp_path / "a.csv",
+        [
+            "time,mag,mag_err",
+            "3,18.3,0.1",
+            "1,18.1,0.1",
+            "2,18.2,0.1",
+            "2,17.0,0.1",  # repeated: the first stays
+            "4,18.4,0",
+            "5,18.5,-0.1",
+            "6,18.6,nan",
+            "7,nan,0.1",
+            "8,99.999,0.1",  # a survey's mark for "not measured"
+            "soon,18,0.1",
+            "9",
+        ],
+    )
+    got = read_photometry(path)
+    np.testing.assert_array_equal(got.time, [1, 2, 3])
+    np.testing.assert_array_equal(got.mag, [18.1, 18.2, 18.3])
+    assert got.dropped == {
+        "time not a number": 1,
+        "magnitude or flux not a number": 3,
+        "error not positive": 3,
+        "repeated time": 1,
+    }
+    assert got.summary().startswith("a: 3 usable epochs, 8 rows dropped (1 time not a number, 3 ")
+
+
+def test_total_flux_loses_only_its_rare_rows_below_zero(tmp_path):
+    flux = np.full(40, 100.0)
+    flux[7] = -3.0
+    lines = rows(np.arange(40.0), flux, np.full(40, 2.0), mark=",")
+    got = read_photometry(write(tmp_path / "a.csv", ["time,flux,flux_err", *lines]))
+    assert len(got) == 39 and got.dropped == {"flux not positive": 1}
+    np.testing.assert_allclose(got.mag, 17.0)
+
+
+# ---------------------------------------------------------------- what is refused
+
+BAD = {
+    "is empty": b"",
+    "has a header but no rows": b"time,mag,mag_err\n",
+    r"none of its 1 rows is usable \(1 time not a number\)": b"time,mag,mag_err\nsoon,a,b\n",
+    "'time', 'colour' and none for magnitude or flux": b"time,colour\n1,2\n",
+    "'mag', 'mag_err' and none for time": b"mag,mag_err\n1,2\n",
+    "'time', 'mag' and none for its error": b"time,mag\n1,2\n",
+    r"\(2 magnitude or flux not a number\)": b"time,mag,mag_err\n1,nan,0.1\n2,nan,0.1\n",
+    r"\(2 error not positive\)": b"time,mag,mag_err\n1,18,0\n2,18,-0.1\n",
+    "holds binary data": b"\x00\x01\x02PK\x03\x04",
+    "cannot be read": b"\x1f\x8b\x08junk",
+    "and none for time": b"\xff\xfe\xfa\x80\n\x90\x91",
+    "has 2 columns and no header": b"1 18\n2 18\n",
+    "in unknown units": b"time,flux,flux_err\n1,-0.1,0.1\n2,0.1,0.1\n3,-0.1,0.1\n",
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_unreadable_file_gets_one_line_that_names_it(message, tmp_path):
+    path = tmp_path / "bad.csv"
+    path.write_bytes(BAD[message])
+    with pytest.raises(InputError, match=message) as caught:
+        read_photometry(path)
+    line = str(caught.value)
+    assert "bad.csv" in line and "\n" not in line and len(line) < 500 and "expected" in line
+
+
+def test_folder_and_missing_file_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere.csv cannot be read \(No such file"):
+        read_photometry(tmp_path / "nowhere.csv")
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory\)"):
+        read_photometry(tmp_path)
+
+
+# ---------------------------------------------------------------- download
+
+
+@pytest.fixture
+def survey(tmp_path, monkeypatch):
+    """A server on this machine with one event and one page of words; yields its url and a stop."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    for number in ("0001", "0002"):
+        (tmp_path / "www/2025" / f"blg-{number}").mkdir(parents=True)
+    ogle(tmp_path / "www/2025/blg-0001/phot.dat")
+    write(tmp_path / "www/2025/blg-0002/phot.dat", ["<html>moved</html>"])
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    handler = partial(Quiet, directory=tmp_path / "www")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def stop():
+        server.shutdown()
+        server.server_close()
+
+    yield f"http://127.0.0.1:{server.server_port}", stop
+    stop()
+
+
+def test_download_is_kept_and_found_again_without_the_server(survey, tmp_path):
+    url, stop = survey
+    cache = tmp_path / "cache"
+    path = download_ogle("ogle-2025-blg-0001", cache=cache, base_url=url)
+    assert path == cache / "OGLE-2025-BLG-0001.dat" and list(cache.iterdir()) == [path]
+    np.testing.assert_allclose(read_photometry(path).mag, MAGNITUDE, atol=1e-5)
+    stop()
+    assert download_ogle("OGLE-2025-BLG-0001", cache=cache, base_url=url) == path
+    with pytest.raises(InputError, match=r"OGLE-2025-BLG-0001: .* gave \w*(Connect|Retr)\w*;"):
+        download_ogle("OGLE-2025-BLG-0001", cache=cache, base_url=url, refresh=True)
+    assert len(read_photometry(path)) == 8, "a failed refresh must leave what was there"
+
+
+@pytest.mark.parametrize("number, why", [("9999", "404"), ("0002", "no photometry")])
+def test_failed_download_leaves_nothing(number, why, survey, tmp_path):
+    cache = tmp_path / "cache"
+    with pytest.raises(InputError, match=f"blg-{number}/phot.dat gave {why}; expected") as caught:
+        download_ogle(f"OGLE-2025-BLG-{number}", cache=cache, base_url=survey[0])
+    assert "\n" not in str(caught.value) and list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["OGLE-2025-BLG-1", "OB250001", "OGLE-2008-BLG-0092", "../etc"])
+def test_name_of_no_event_is_refused_before_the_network(name, tmp_path):
+    with pytest.raises(InputError, match="such as OGLE-2025-BLG-0001"):
+        download_ogle(name, cache=tmp_path / "cache", base_url="http://127.0.0.1:9")
+    assert not (tmp_path / "cache").exists()
+
+
+# ---------------------------------------------------------------- seasons, baseline, fit
+
+
+def single_lens(t0, u0, tE, f_s, m_base, time):
+    u = np.hypot(u0, (time - t0) / tE)
+    return m_base - 2.5 * np.log10(f_s * (u**2 + 2) / (u * np.sqrt(u**2 + 4)) + 1 - f_s)
+
+
+def observed(seed=1, sigma=0.01, num_epochs=400):
+    rng = np.random.default_rng(seed)
+    time = 2457000 + np.sort(rng.uniform(0, 300, num_epochs))
+    mag = single_lens(2457170.3, 0.2, 25.0, 0.6, 18.3, time)
+    return Photometry("x", time, mag + rng.normal(0, sigma, time.size), np.full(time.size, sigma))
+
+
+def test_seasons_split_at_long_pauses_only():
+    time = np.array([0.0, 1.0, 30.0, 200.0, 201.0, 500.0])
+    assert seasons(time) == [slice(0, 3), slice(3, 5), slice(5, 6)]
+    assert seasons(time, gap=1000) == [slice(0, 6)]
+
+
+def test_baseline_is_given_or_what_most_seasons_show():
+    curve = load_installed("OGLE-2014-BLG-0939")
+    assert baseline_magnitude(curve) == pytest.approx(15.396, abs=0.01)
+    assert baseline_magnitude(observed()) == pytest.approx(18.3, abs=0.05)
+    assert baseline_magnitude(Photometry("x", *np.ones((3, 1)), m_base=20.0)) == 20.0
+
+
+def test_fit_finds_the_parameters_and_the_baseline_of_a_blended_single_lens():
+    curve = observed()
+    fit = pspl_fit_observed(curve)
+    assert fit.t0 == pytest.approx(2457170.3, abs=0.1)
+    assert fit.m_base == pytest.approx(18.3, abs=0.005)
+    assert (fit.u0, fit.tE, fit.f_s) == pytest.approx((0.2, 25.0, 0.6), rel=0.15)
+    assert abs(fit.chi2_per_dof - 1) < 5 * np.sqrt(2 / len(curve))
+    clean = single_lens(2457170.3, 0.2, 25.0, 0.6, 18.3, curve.time)
+    np.testing.assert_allclose(fit.magnitude(curve.time), clean, atol=0.01)
+    np.testing.assert_allclose(
+        fit.residuals, (curve.mag - fit.magnitude(curve.time)) / curve.mag_err
+    )
+
+
+def test_one_outlier_does_not_draw_the_fit_to_itself():
+    curve = observed()
+    curve.mag[30] -= 3.0
+    curve.mag_err[30] = 0.5  # a cloud: bright and uncertain
+    assert pspl_fit_observed(curve).t0 == pytest.approx(2457170.3, abs=0.3)
+
+
+def test_fit_of_a_real_single_lens_is_near_the_one_with_parallax():
+    """MulensModel's fit of the same data, parallax included: t0 = 2453630.39, tE = 93.65 d."""
+    fit = pspl_fit_observed(load_installed("OGLE-2005-BLG-086"))
+    assert fit.t0 == pytest.approx(2453630.39, abs=5)
+    assert fit.tE == pytest.approx(93.65, rel=0.2)
+
+
+def test_fit_needs_more_epochs_than_parameters():
+    few = Photometry("few", *np.ones((3, 5)))
+    with pytest.raises(InputError, match="few: 5 usable epochs; expected 6"):
+        pspl_fit_observed(few)

@@ -1,0 +1,149 @@
+"""Figures show the numbers they were given, and the ideal observer beside them."""
+
+import io
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from lensml.evaluation import ideal_observer as limits
+from lensml.evaluation import metrics
+from lensml.plotting import events as pictures
+from lensml.plotting import scores as plots
+
+RNG = np.random.default_rng(0)
+Y = np.tile([0, 1], 60)
+DCHI2 = np.repeat(10 ** RNG.uniform(-1, 4, 60), 2)
+RATIO = (Y - 0.5) * DCHI2 + np.sqrt(DCHI2) * RNG.normal(size=120)
+P = limits.ideal_probability(0.5 * RATIO)
+TABLE = metrics.recall_by_dchi2(Y, P, DCHI2, 0.01)
+TIMES = np.linspace(-100, 100, 50)
+WINDOW = {
+    f: {
+        "balanced_accuracy": {"value": 0.5 + k / 20, "low": 0.45, "high": 0.95},
+        "ideal": {"balanced_accuracy": 0.6 + k / 20},
+        "reachable": {"balanced_accuracy": 0.55 + k / 20},
+    }
+    for k, f in enumerate(("0.1", "0.5", "1.0"))
+}
+PHASE = {
+    "phase": [-1, 0, 1],
+    "balanced_accuracy": [0.5, None, 0.8],
+    "recall": [0.1, 0.5, 0.7],
+    "false_positives": [0.1, 0.1, 0.1],
+}
+
+
+def drawn() -> dict[str, Figure]:
+    square = np.array([[-0.5, 0.5, 0.5], [0.0, 0.5, -0.5]])
+    curves = RNG.normal(18, 0.1, (4, 2, 50))
+    s, q, found = 10 ** RNG.uniform(-1, 1, 60), 10 ** RNG.uniform(-3, 0, 60), P[1::2] > 0.5
+    return {
+        "roc_and_pr": plots.roc_and_pr({"network": (Y, P)}, Y, RATIO),
+        "confusion": plots.confusion([[5, 1], [2, 4]], [[6, 0], [0, 6]]),
+        "reliability": plots.reliability(metrics.reliability(Y, P)),
+        "recall_by_dchi2": plots.recall_by_dchi2({"network": TABLE}, TABLE),
+        "completeness": plots.completeness_curve({"network": limits.completeness(Y, P, DCHI2)}),
+        "early_detection": plots.early_detection({"network": WINDOW}),
+        "against_phase": plots.against_phase({"network": PHASE}),
+        "map_s_q": plots.map_s_q(s, q, found, found),
+        "against_u0": plots.against_u0(RNG.uniform(size=60), found, found),
+        "gallery": pictures.gallery(TIMES, curves, curves, np.full(4, 0.1), list("abcd")),
+        "caustics": pictures.caustics_and_track(
+            [square], np.array([TIMES, TIMES]) / 50, [-0.5, 0.5]
+        ),
+        "priors": pictures.prior_histograms({"a": {"s": s, "u0": q}, "b": {"s": s}}),
+        "real_event": pictures.real_event(
+            TIMES, curves[0, 0], np.full(50, 0.1), curves[0, 1], np.full(50, 0.4), threshold=0.9
+        ),
+        "history": plots.history({"epoch": [1, 2], "loss": [0.7, 0.6], "auc": [0.5, 0.6]}),
+        "growth": plots.growth(
+            {"events": {"stream": {"10": [1.0, 1.2], "100": [9.0]}}, "epochs": {"a": {"5": 2.0}}}
+        ),
+        "bars": plots.bars(["a", "b"], {"network": [0.5, {"value": 0.6}]}, [0.8, 0.9]),
+    }
+
+
+@pytest.fixture(scope="module")
+def figures():
+    return drawn()
+
+
+def line(axes, label):
+    return next(x for x in axes.lines if str(x.get_label()).startswith(label))
+
+
+@pytest.mark.parametrize("name", drawn())
+def test_every_figure_can_be_printed_at_book_width(figures, name):
+    assert figures[name].get_size_inches()[0] <= 7.3
+    figures[name].savefig(io.BytesIO(), format="png", dpi=40)
+
+
+def test_roc_draws_network_and_ideal_observer(figures):
+    roc = figures["roc_and_pr"].axes[0]
+    auc = metrics.roc_auc(Y, RATIO)
+    assert line(roc, "ideal observer").get_label() == f"ideal observer, AUC {auc:.3f}"
+    np.testing.assert_allclose(line(roc, "network").get_ydata(), metrics.roc_curve(Y, P)[1])
+
+
+def test_confusion_shows_share_of_the_true_class_and_counts(figures):
+    texts = [t.get_text() for t in figures["confusion"].axes[0].texts]
+    assert texts == ["83.3%\n5", "16.7%\n1", "33.3%\n2", "66.7%\n4"]
+    assert len(figures["confusion"].axes) == 2
+
+
+def test_early_detection_draws_bound_and_reachable(figures):
+    axes = figures["early_detection"].axes[0]
+    np.testing.assert_allclose(line(axes, "network").get_xydata()[1], [50, 0.55])
+    np.testing.assert_allclose(line(axes, "bound").get_ydata(), [0.6, 0.65, 0.7])
+    np.testing.assert_allclose(line(axes, "reachable").get_ydata(), [0.55, 0.6, 0.65])
+
+
+def test_bins_without_own_threshold_are_hollow(figures):
+    axes = figures["recall_by_dchi2"].axes[0]
+    assert all(row["threshold_from"] == "pooled" for row in TABLE)  # 60 twins cannot show 1 %
+    assert line(axes, "network").get_markerfacecolor() == "white"
+    ideal = line(axes, "ideal, own twin")
+    half = np.interp(0.5, ideal.get_ydata(), ideal.get_xdata())
+    assert half == pytest.approx(2.3263**2, rel=0.05)
+    for value in plots.OTHERS.values():
+        assert any(np.allclose(x.get_xdata(), value) for x in axes.lines)
+
+
+def test_map_share_is_found_over_all():
+    s, q = np.array([0.5, 0.5, 2.0, 2.0]), np.array([0.01, 0.01, 0.1, 0.1])
+    mesh = plots.map_s_q(s, q, [1, 0, 1, 1], bins=2).axes[0].collections[0]
+    share = np.ma.filled(mesh.get_array().reshape(2, 2), np.nan)
+    np.testing.assert_array_equal(share, [[0.5, np.nan], [np.nan, 1.0]])
+
+
+def test_topology_borders_are_where_caustics_merge():
+    from lensml.lensing.caustics import topology
+
+    axes = Figure().subplots()
+    plots.topology_borders(axes)
+    close, wide = (x.get_xydata() for x in axes.lines)
+    for s, q in close[10::20]:
+        assert topology(s * 0.99, q) == "close" and topology(s * 1.01, q) == "resonant"
+    for s, q in wide[10::20]:
+        assert topology(s * 0.99, q) == "resonant" and topology(s * 1.01, q) == "wide"
+
+
+def test_style_stays_inside_the_figure(figures):
+    assert matplotlib.rcParams["axes.spines.top"] is True
+    assert not figures["bars"].axes[0].spines["top"].get_visible()
+
+
+def test_unobserved_epochs_are_left_out_of_a_real_event():
+    mag = np.full(50, 18.0)
+    mag[::2] = np.nan
+    figure = pictures.real_event(TIMES, mag, np.full(50, 0.1), mag, np.full(50, 0.4), start=0.0)
+    kept = figure.axes[2].lines[0].get_xdata()
+    np.testing.assert_array_equal(kept, TIMES[1::2][TIMES[1::2] >= 0])
+
+
+def test_growth_is_relative_to_the_median_of_the_smallest_size(figures):
+    axes = figures["growth"].axes[0]
+    np.testing.assert_allclose(line(axes, "stream").get_ydata(), [1.0, 9.0 / 1.1])
+    np.testing.assert_allclose(line(axes, "in proportion").get_ydata(), [1, 10])

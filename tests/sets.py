@@ -1,0 +1,87 @@
+"""A small matched set made without the simulator: bumps on single-lens curves, rows shuffled."""
+
+import numpy as np
+import torch
+
+from lensml.lensing.magnification import point_lens_magnification
+from lensml.simulation.lightcurves import LightCurves
+from lensml.streaming.server import answer_lines
+
+
+def toy_set(
+    num_pairs=40, num_epochs=120, *, sigma=0.05, bump=0.3, f_s=1.0, seed=0, shuffle=True, **meta
+):
+    """Binary = twin plus a bump of magnification whose size varies over the pairs."""
+    rng = np.random.default_rng(seed)
+    time = np.linspace(-100.0, 100.0, num_epochs)
+    t0, u0, tE = rng.uniform(-20, 20, num_pairs), rng.uniform(0.1, 1, num_pairs), 20.0
+    twin = point_lens_magnification(np.hypot(u0[:, None], (time - t0[:, None]) / tE))
+    size = bump * 10 ** rng.uniform(-2, 1, num_pairs)
+    place = rng.uniform(-60, 60, num_pairs)
+    binary = twin + size[:, None] * np.exp(-0.5 * ((time - place[:, None]) / 4) ** 2)
+    magnification = np.stack([twin, binary], axis=1).reshape(-1, num_epochs).astype(np.float32)
+    n = 2 * num_pairs
+    y = np.tile(np.array([0, 1], np.int8), num_pairs)
+    params = np.full((n, 8), np.nan)
+    params[:, 7] = f_s
+    for column, values in ((0, t0), (1, u0), (2, np.full(num_pairs, tE))):
+        params[:, column] = np.repeat(values, 2)
+    params[1::2, 3:7] = np.column_stack(
+        [np.full(num_pairs, 1e-3), *(10 ** rng.uniform(-1, 0, (2, num_pairs))), place / 60 + 1]
+    )
+    clean = 18.0 - 2.5 * np.log10(1 + f_s * (magnification.astype(float) - 1))
+    X = clean + sigma * rng.standard_normal(clean.shape)
+    X[rng.random(clean.shape) < 0.2] = np.nan
+    seen = np.isfinite(X[1::2])
+    terms = np.where(seen, ((clean[1::2] - clean[::2]) / sigma) ** 2, 0)
+    curves = LightCurves(
+        X=X.astype(np.float32),
+        y=y,
+        time=time,
+        sigma=np.full(n, sigma, np.float32),
+        m_base=np.full(n, 18.0, np.float32),
+        pair=np.repeat(np.arange(num_pairs), 2),
+        dchi2=np.repeat(terms.sum(axis=1), 2),
+        params=params,
+        meta=dict(preset="toy", seed=seed, num_events=num_pairs, **meta),
+        magnification=magnification,
+    )
+    return curves.rows(rng.permutation(n)) if shuffle else curves
+
+
+def one_by_one(stream, lines):
+    """Replies of a stream to lines that come one after the other."""
+    return [reply for number, line in enumerate(lines, 1)
+            for reply in answer_lines(stream, [line], number)]  # fmt: skip
+
+
+def noisy_singles(num=24, seed=3, sigma=0.02):
+    """Single lenses with 400 epochs; brightening, its inverse error, and what made them."""
+    rng = np.random.default_rng(seed)
+    times = np.sort(rng.uniform(-100, 100, (num, 400)))
+    t0, u0, tE = rng.uniform(-40, 40, num), rng.uniform(0.05, 0.8, num), rng.uniform(8, 40, num)
+    u = np.hypot(u0[:, None], (times - t0[:, None]) / tE[:, None])
+    bright = 2.5 * np.log10((u**2 + 2) / (u * np.sqrt(u**2 + 4)))
+    bright += sigma * rng.standard_normal(bright.shape)
+    epochs = (torch.from_numpy(x) for x in (times, bright, np.full_like(bright, 1 / sigma)))
+    return *epochs, np.stack([t0, u0, tE], axis=1)
+
+
+def padded(times, bright, root, counts, length):
+    """Prefixes of so many epochs, each padded to `length` with its last time, 0 and 0."""
+    place = torch.arange(length)
+    own = place < counts[:, None]
+    times = times.gather(1, place.minimum(counts[:, None] - 1))
+    bright, root = (torch.where(own, x[:, :length], 0.0) for x in (bright, root))
+    return times, bright, root
+
+
+def planted(num=400, seed=0):
+    """Pairs of every strength; one score finds all above 75, the other none below 500."""
+    rng = np.random.default_rng(seed)
+    y, pair = np.tile([0, 1], num), np.repeat(np.arange(num), 2)
+    dchi2 = np.repeat(10 ** rng.uniform(0, 4, num), 2)
+    noise = rng.normal(size=(2, 2 * num))
+    good = noise[0] + 10 * ((dchi2 > 75) & (y == 1))
+    bad = noise[1] + 10 * ((dchi2 > 500) & (y == 1))
+    return y, dchi2, pair, good, bad

@@ -1,0 +1,169 @@
+"""What is no binary lens follows its own physics, comes from its own stream, and counts as 0."""
+
+import io
+from dataclasses import replace
+
+import MulensModel
+import numpy as np
+import pytest
+
+from lensml.lensing.magnification import point_lens_magnification
+from lensml.paths import InputError
+from lensml.plotting import events as pictures
+from lensml.simulation import lightcurves as dataset
+from lensml.simulation.contaminants import (
+    ARMS,
+    FIELD,
+    Impostor,
+    draw_impostor,
+    false_alarm_rates,
+    impostor_magnification,
+    impostor_pairs,
+    impostor_set,
+    sun_offset,
+)
+from lensml.simulation.survey import Survey
+
+TIMES = np.linspace(-100, 100, 401)
+SURVEY = Survey(num_epochs=200)
+SINGLE = Impostor(t0=5.0, u0=0.2, tE=40.0)
+
+
+def paczynski(event: Impostor) -> np.ndarray:
+    return point_lens_magnification(np.hypot(event.u0, (TIMES - event.t0) / event.tE))
+
+
+def test_without_any_effect_an_event_is_a_point_source_and_a_point_lens():
+    np.testing.assert_allclose(impostor_magnification([SINGLE], TIMES)[0], paczynski(SINGLE))
+
+
+def test_vanishing_parallax_leaves_a_single_lens():
+    event = replace(SINGLE, pi_E_N=1e-9, pi_E_E=-1e-9, date=50.0)
+    found = impostor_magnification([event], TIMES)[0]
+    np.testing.assert_allclose(found, paczynski(SINGLE), rtol=1e-7)
+
+
+@pytest.mark.parametrize("date", [0.0, 80.0, 170.0, 260.0, 330.0])
+@pytest.mark.parametrize("u0", [0.2, -0.2])
+def test_parallax_agrees_with_mulensmodel_at_any_time_of_the_year(date, u0):
+    event = Impostor(t0=20.0, u0=u0, tE=80.0, pi_E_N=0.5, pi_E_E=-0.3, date=date)
+    zero = 2451545.0 + date
+    parameters = {"t_0": zero + event.t0, "u_0": u0, "t_E": event.tE}
+    parameters |= {"pi_E_N": 0.5, "pi_E_E": -0.3, "t_0_par": zero + event.t0}
+    model = MulensModel.Model(parameters, coords=f"{FIELD[0] / 15:.0f}:00:00 -29:30:00")
+    expected = model.get_magnification(zero + TIMES)
+    found = impostor_magnification([event], TIMES)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    bare = impostor_magnification([replace(event, pi_E_N=0.0, pi_E_E=0.0)], TIMES)[0]
+    assert np.abs(bare / expected - 1).max() > 0.05  # there is something to agree on
+
+
+def test_parallax_leaves_position_and_velocity_at_the_peak_alone():
+    near = sun_offset(np.array([99.9, 100.0, 100.1]), 100.0)
+    np.testing.assert_allclose(near, 0, atol=2e-6)  # AU; the acceleration alone gives 1.5e-6
+    far = np.hypot(*sun_offset(np.array([0.0, 200.0]), 100.0))
+    assert (far > 0.3).all() and (far < 2.5).all()
+
+
+def test_a_disc_far_from_the_lens_is_a_point_and_one_over_it_is_not():
+    far = replace(SINGLE, rho=0.001)  # u0 = 200 rho
+    np.testing.assert_allclose(impostor_magnification([far], TIMES)[0], paczynski(far), rtol=1e-4)
+    over = Impostor(t0=0.0, u0=1e-3, tE=40.0, rho=0.01)
+    peak = impostor_magnification([over], TIMES)[0].max()
+    assert peak < np.sqrt(1 + 4 / over.rho**2) < paczynski(over).max()  # Witt & Mao (1994)
+
+
+def test_a_dark_second_source_leaves_a_single_lens_and_an_equal_one_the_mean():
+    second = replace(SINGLE, t0_2=-30.0, u0_2=0.05)
+    dark = impostor_magnification([replace(second, flux_ratio=1e-9)], TIMES)[0]
+    np.testing.assert_allclose(dark, paczynski(SINGLE), rtol=1e-7)
+    equal = impostor_magnification([replace(second, flux_ratio=1.0)], TIMES)[0]
+    other = paczynski(Impostor(t0=-30.0, u0=0.05, tE=SINGLE.tE))
+    np.testing.assert_allclose(equal, (paczynski(SINGLE) + other) / 2)
+
+
+def test_a_varying_source_is_magnified_like_any_other():
+    event = replace(SINGLE, amplitude=0.05, period=20.0, phase=1.0, drift=0.1)
+    found = -2.5 * np.log10(impostor_magnification([event], TIMES)[0] / paczynski(SINGLE))
+    expected = 0.05 * np.sin(2 * np.pi * TIMES / 20 + 1) + 0.1 * (TIMES + 100) / 100
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_event_is_the_same_in_a_set_of_any_size(arm):
+    few, more = (impostor_set(arm, n, seed=2, survey=SURVEY) for n in (3, 67))
+    for name in ("X", "sigma", "m_base", "params", "magnification"):
+        np.testing.assert_array_equal(getattr(few, name), getattr(more, name)[:3])
+    assert not np.array_equal(more.magnification[0], more.magnification[64])
+    last = impostor_magnification([draw_impostor(arm, 2, 66)], SURVEY.times)[0]
+    np.testing.assert_allclose(more.magnification[66], last, rtol=1e-6)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_nothing_in_an_arm_is_a_binary_lens(arm, tmp_path):
+    curves = dataset.load(dataset.save(tmp_path / "set.npz", impostor_set(arm, 5, 0, SURVEY)))
+    assert (curves.y == 0).all() and (curves.pair == -1).all()
+    assert np.isnan(curves.dchi2).all() and np.isnan(curves.param("q")).all()
+    preset, seed, events = curves.events()
+    assert (preset, seed, list(events)) == (f"impostor_{arm}", 0, [0, 1, 2, 3, 4])
+    residual = curves.X - curves.clean()
+    assert abs(np.nanstd(residual) / 0.1 - 1) < 0.1
+    assert 0.7 < np.isfinite(curves.X).mean() < 0.9
+
+
+def test_arms_share_the_priors_of_the_binaries_but_no_event():
+    events = {arm: [draw_impostor(arm, 0, i) for i in range(400)] for arm in ARMS}
+    assert len({e.t0 for arm in events.values() for e in arm}) == 5 * 400
+    for arm in events.values():
+        assert abs(np.mean([np.log10(e.tE) for e in arm]) - 1.37) < 0.06
+        assert max(abs(e.t0) for e in arm) <= 50
+    below = np.mean([e.u0 < e.rho for e in events["finite_source"]])
+    assert 0.1 < below < 0.25  # the disc is resolved
+    assert 0.12 < np.median([np.hypot(e.pi_E_N, e.pi_E_E) for e in events["parallax"]]) < 0.21
+    assert abs(np.mean([e.drift == 0 for e in events["variable_baseline"]]) - 0.5) < 0.1
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_twin_of_an_impostor_is_a_single_lens_no_worse_than_its_own(arm):
+    delta = impostor_pairs(arm, 4, 2, SURVEY.times)
+    assert delta.shape == (8, 200) and delta.dtype == np.float32
+    events = [draw_impostor(arm, 2, i) for i in range(4)]
+    flux = impostor_magnification(events, SURVEY.times)
+    np.testing.assert_allclose(delta[1::2], -2.5 * np.log10(flux), atol=1e-5)
+    own = [Impostor(t0=e.t0, u0=abs(e.u0), tE=e.tE) for e in events]
+    own = -2.5 * np.log10(impostor_magnification(own, SURVEY.times))
+    twin, event = delta[::2].astype(float), delta[1::2].astype(float)
+    left = ((event - twin) ** 2).sum(axis=1)
+    # A descent ends where a step gains a millionth.
+    assert (left <= ((event - own) ** 2).sum(axis=1) * (1 + 1e-5) + 1e-8).all()
+    np.testing.assert_array_equal(delta[:2], impostor_pairs(arm, 1, 2, SURVEY.times))
+
+
+def test_false_alarms_are_shares_with_their_intervals():
+    rates = false_alarm_rates([0.1, 0.9, 0.5, 0.2], [0.6, 0.9, 0.95, 0.2], 0.5, 0.7)
+    assert rates["final"]["value"] == 0.25 and rates["season"]["value"] == 0.5
+    assert rates["season"]["low"] < 0.5 < rates["season"]["high"] and rates["events"] == 4
+    with pytest.raises(InputError, match="one number a row"):
+        false_alarm_rates([0.1], [0.1, 0.2], 0.5, 0.5)
+
+
+def test_unknown_arms_and_empty_sets_are_named_in_one_line():
+    for call in (
+        lambda: impostor_set("xallarap", 1, 0),
+        lambda: impostor_pairs("xallarap", 1, 0, TIMES),
+        lambda: draw_impostor("xallarap", 0, 0),
+    ):
+        with pytest.raises(InputError, match="'xallarap', but one of point_source, .* expected$"):
+            call()
+    with pytest.raises(InputError, match="`num_events` is 0"):
+        impostor_set("parallax", 0, 0)
+
+
+def test_the_picture_shows_each_arm_beside_its_single_lens():
+    rows = {arm: impostor_pairs(arm, 1, 2, TIMES) for arm in ARMS}
+    figure = pictures.impostors(TIMES, rows, 0.1)
+    figure.savefig(io.BytesIO(), format="png", dpi=40)
+    assert figure.get_size_inches()[0] <= 7.3 and len(figure.axes) == 2 * len(ARMS)
+    event, single = figure.axes[0].lines
+    np.testing.assert_array_equal(event.get_ydata(), rows["point_source"][1])
+    np.testing.assert_array_equal(single.get_ydata(), rows["point_source"][0])

@@ -1,0 +1,318 @@
+"""One epoch at a time gives the answers of the whole curve, and bad lines change nothing."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sets import one_by_one
+
+from lensml.network.checkpoint import load_network
+from lensml.network.model import Network, NetworkConfig
+from lensml.paths import InputError
+from lensml.streaming.classifier import (
+    BASELINE_MAX,
+    BASELINE_MIN,
+    Stream,
+    baseline_from_the_past,
+    classify_curve,
+)
+
+
+def photometry(length: int, seed: int = 0):
+    generator = np.random.default_rng(seed)
+    time = 2_457_000 + np.cumsum(generator.exponential(0.7, length) + 0.01)
+    error = generator.uniform(0.01, 0.08, length)
+    bright = 1.5 / np.hypot(0.3, (time - time[length // 2]) / 15)
+    bright = bright + 1.0 * np.exp(-0.5 * ((time - time[2 * length // 3]) / 2) ** 2)
+    return time, 18 - 2.5 * np.log10(1 + bright) + error * generator.standard_normal(length), error
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return load_network()[0]
+
+
+def stream_all(stream, name, columns, m_base=None):
+    epochs = zip(*(c.tolist() for c in columns), strict=True)
+    return np.array([stream.update(name, *epoch, m_base) for epoch in epochs])
+
+
+@pytest.mark.parametrize("m_base", [18.0, None])
+@pytest.mark.parametrize("length", [*range(1, 10), 19, 20, 21, 255, 256, 257, 330])
+def test_stream_equals_batch(network, length, m_base):
+    """With a baseline from the past the features change while it is being learned."""
+    columns = photometry(length)
+    batch = classify_curve(*columns, m_base, network)
+    streamed = stream_all(Stream(network), "x", columns, m_base)
+    if m_base is not None:
+        np.testing.assert_allclose(streamed, batch, rtol=0, atol=1e-5)
+    else:
+        np.testing.assert_allclose(streamed, batch, rtol=0, atol=1e-5)
+        assert (batch[: BASELINE_MIN - 1] == 0.5).all()
+
+
+def test_stream_equals_batch_where_all_flux_is_known_to_be_lensed(network):
+    columns = photometry(150)
+    batch = classify_curve(*columns, 18.0, network, blended=False)
+    streamed = stream_all(Stream(network, blended=False), "x", columns, 18.0)
+    np.testing.assert_allclose(streamed, batch, rtol=0, atol=1e-5)
+    open_ended = classify_curve(*columns, 18.0, network)
+    assert np.abs(batch - open_ended).max() > 1e-4
+
+
+@pytest.mark.parametrize("m_base", [18.0, None])
+@pytest.mark.parametrize("cut", [3, 10, 20, 64, 199, 201, 257])
+def test_later_epochs_change_no_earlier_call(network, cut, m_base):
+    time, mag, error = photometry(300)
+    whole = classify_curve(time, mag, error, m_base, network)
+    part = classify_curve(time[:cut], mag[:cut], error[:cut], m_base, network)
+    np.testing.assert_allclose(part, whole[:cut], rtol=0, atol=1e-5)
+    mag, error = mag.copy(), error.copy()
+    mag[cut:] -= 5
+    error[cut:] *= 30
+    changed = classify_curve(time, mag, error, m_base, network)
+    np.testing.assert_allclose(changed[:cut], whole[:cut], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("m_base", [18.0, None])
+@pytest.mark.parametrize("cut", [1, 7, 19, 20, 130])
+def test_saved_and_restored_the_stream_goes_on_as_if_nothing_had_happened(
+    network, tmp_path, cut, m_base
+):
+    columns = photometry(160)
+    first, second = [c[:cut] for c in columns], [c[cut:] for c in columns]
+    stream = Stream(network)
+    before = stream_all(stream, "x", first, m_base)
+    stream.save(tmp_path / "state")
+    again = Stream(network)
+    again.restore(tmp_path / "state")
+    after = stream_all(again, "x", second, m_base)
+    whole = stream_all(Stream(network), "x", columns, m_base)
+    assert (np.concatenate([before, after]) == whole).all()
+
+
+def test_events_do_not_hear_each_other(network):
+    columns = [photometry(60, seed) for seed in range(3)]
+    stream = Stream(network)
+    mixed = np.array(
+        [
+            [stream.update(f"e{i}", *(float(c[k]) for c in columns[i]), 18.0) for i in range(3)]
+            for k in range(60)
+        ]
+    )
+    for i in range(3):
+        assert (mixed[:, i] == stream_all(Stream(network), "x", columns[i], 18.0)).all()
+
+
+def test_state_does_not_grow_with_the_event(network):
+    stream = Stream(network)
+    sizes = []
+    for k in range(700):
+        stream.update("x", float(k), 18.0 + 0.01 * (k % 7), 0.02, 18.0)
+        slabs = stream.states.tensors().values()
+        sizes.append(sum(t.numel() * t.element_size() for t in slabs))
+    assert len(set(sizes)) == 1 and sizes[0] + 3 * 8 == stream.bytes_per_event
+
+
+def test_baseline_comes_from_the_past_and_then_stays():
+    mag = photometry(400)[1]
+    base = baseline_from_the_past(mag)
+    for k in (19, 20, 50, 199):
+        assert base[k] == np.median(mag[: k + 1])
+    assert (base[BASELINE_MAX:] == np.median(mag[:BASELINE_MAX])).all()
+    assert (base[:BASELINE_MIN] == base[BASELINE_MIN - 1]).all()
+    assert len(baseline_from_the_past(mag[:5])) == 5
+
+
+GOOD = {"event": "x", "time": 5.0, "mag": 18.1, "mag_err": 0.05}
+BAD_LINES = [
+    "nonsense",
+    "[1, 2]",
+    "3",
+    "null",
+    "{}",
+    json.dumps({k: v for k, v in GOOD.items() if k != "mag"}),
+    json.dumps(GOOD | {"time": 4.0}),
+    json.dumps(GOOD | {"time": 3.0}),
+    json.dumps(GOOD | {"mag": "18"}),
+    json.dumps(GOOD | {"mag": None}),
+    json.dumps(GOOD | {"mag": float("nan")}),
+    json.dumps(GOOD | {"mag": 10**400}),
+    json.dumps(GOOD | {"time": float("inf")}),
+    json.dumps(GOOD | {"mag_err": 0}),
+    json.dumps(GOOD | {"mag_err": -0.1}),
+    json.dumps(GOOD | {"mag_err": True}),
+    json.dumps(GOOD | {"m_base": 17.0}),
+    json.dumps(GOOD | {"m_base": float("nan")}),
+    "[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("bad", BAD_LINES, ids=[line[:50] for line in BAD_LINES])
+def test_a_bad_line_changes_nothing(network, bad):
+    begin = [json.dumps(GOOD | {"time": float(t), "m_base": 18.0}) for t in (1, 2, 3, 4)]
+    stream = Stream(network)
+    answers = one_by_one(stream, [*begin, bad, json.dumps(GOOD)])
+    clean = one_by_one(Stream(network), [*begin, json.dumps(GOOD)])
+    assert answers[4][1].startswith("line 5: ") and "\n" not in answers[4][1]
+    assert "error" in answers[4][0]
+    assert answers[5] == clean[4] and len(stream.events) == 1
+    json.dumps(answers[4][0])
+
+
+def test_a_bad_first_line_leaves_no_event_behind(network):
+    stream = Stream(network)
+    one_by_one(stream, [json.dumps(GOOD | {"mag": None}), "", "   \n"])
+    assert not stream.events
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, m, e: (t[::-1], m, e), "increase strictly"),
+        (lambda t, m, e: (np.repeat(t[:5], 2), m[:10], e[:10]), "increase strictly"),
+        (lambda t, m, e: (t, np.where(t == t[3], np.nan, m), e), "`mag`.*not finite"),
+        (lambda t, m, e: (t, m, np.zeros_like(e)), "`mag_err` must be positive"),
+        (lambda t, m, e: (t, m[:-1], e), "`mag` has shape"),
+        (lambda t, m, e: (t[None], m[None], e[None]), "`time` has shape"),
+    ],
+)
+def test_a_bad_curve_is_refused_by_the_name_of_what_is_wrong(network, change, message):
+    with pytest.raises(InputError, match=message):
+        classify_curve(*change(*photometry(30)), 18.0, network)
+
+
+def test_no_epochs_no_calls(network):
+    assert classify_curve([], [], [], 18.0, network).shape == (0,)
+
+
+def test_a_state_of_another_network_or_of_nothing_is_refused(network, tmp_path):
+    stream = Stream(network)
+    stream.update("x", 1.0, 18.0, 0.1, 18.0)
+    stream.save(tmp_path / "state")
+    other = Stream(Network(NetworkConfig(channels=16, stem_channels=8, num_levels=3)))
+    with pytest.raises(InputError, match="another network"):
+        other.restore(tmp_path / "state")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(InputError, match="not a readable"):
+        Stream(network).restore(tmp_path / "text")
+    assert not other.events
+
+
+def test_batch_answer_has_no_hidden_state(network):
+    columns = photometry(50)
+    first, again = (classify_curve(*columns, 18.0, network) for _ in range(2))
+    assert (first == again).all() and torch.is_grad_enabled()
+
+
+def test_command_line_keeps_state_between_calls(tmp_path):
+    columns = photometry(30)
+    lines = [
+        json.dumps(dict(zip(("event", "time", "mag", "mag_err", "m_base"), (*("x",), *e, 18.0))))  # noqa: B905
+        for e in zip(*(c.tolist() for c in columns), strict=True)
+    ]
+
+    def run(part):
+        command = [sys.executable, "-m", "lensml", "stream", "--state", str(tmp_path / "state")]
+        done = subprocess.run(command, input="\n".join(part), capture_output=True, text=True)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        return [json.loads(line)["p_binary"] for line in done.stdout.splitlines()]
+
+    streamed = run(lines[:13]) + run(lines[13:])
+    np.testing.assert_allclose(streamed, classify_curve(*columns, 18.0), rtol=0, atol=1e-5)
+
+
+def in_columns(entries):
+    """Columns of `update_many` from (event, time, mag, mag_err, m_base) entries."""
+    return [list(column) for column in zip(*entries, strict=True)]
+
+
+@pytest.mark.parametrize("m_base", [18.0, None])
+def test_many_events_in_one_call_are_each_as_if_alone(network, m_base):
+    """Events begin one after the other, so that their ages and levels differ in every call."""
+    curves = [photometry(230, seed) for seed in range(6)]
+    stream, p = Stream(network), [[] for _ in curves]
+    for k in range(230 + 5 * 7):
+        now = [i for i in range(6) if 0 <= k - 7 * i < 230]
+        entries = [
+            (f"e{i}", *(c[k - 7 * i].item() for c in curves[i]), m_base if k % 3 else None)
+            if k > 7 * i
+            else (f"e{i}", *(c[0].item() for c in curves[i]), m_base)
+            for i in now
+        ]
+        answers, problems = stream.update_many(*in_columns(entries))
+        assert not problems
+        for i, answer in zip(now, answers, strict=True):
+            p[i].append(answer)
+    for i, columns in enumerate(curves):
+        batch = classify_curve(*columns, m_base, network)
+        np.testing.assert_allclose(p[i], batch, rtol=0, atol=1e-5)
+
+
+def test_an_event_that_comes_several_times_is_taken_in_order(network):
+    columns = photometry(50)
+    entries = [("x", *e, 18.0) for e in zip(*(c.tolist() for c in columns), strict=True)]
+    answers, problems = Stream(network).update_many(*in_columns(entries))
+    alone = stream_all(Stream(network), "x", columns, 18.0)
+    assert not problems and np.abs(answers - alone).max() < 2e-6
+
+
+def test_bad_entries_are_named_and_the_others_go_on(network):
+    """One entry of each fault among good ones: what is left is a stream that never saw them."""
+    good = [(f"e{i}", 1.0, 18.0, 0.1, 18.0) for i in range(3)]
+    later = [(f"e{i}", 2.0, 17.9, 0.1, None) for i in range(3)]
+    bad = [
+        ("e0", 1.0, 17.0, 0.1, None),
+        ("e0", 1.5, 17.0, 0.1, 17.0),
+        ("e1", 1.5, "17", 0.1, None),
+        ("e1", 1.5, 17.0, True, None),
+        ("e2", float("nan"), 17.0, 0.1, None),
+        ("e2", 1.5, 10**400, 0.1, None),
+        ("e2", 1.5, 17.0, -0.1, None),
+        ("new", 1.5, 17.0, 0.1, float("nan")),
+        ("new", 1.5, None, 0.1, 18.0),
+    ]
+    stream = Stream(network)
+    answers, problems = stream.update_many(*in_columns(good + bad + later))
+    assert sorted(problems) == list(range(3, 3 + len(bad)))
+    assert all(f"event {bad[i - 3][0]}: " in problem for i, problem in problems.items())
+    assert np.isnan(answers[3 : 3 + len(bad)]).all() and "new" not in stream.events
+    clean = Stream(network)
+    expected = [clean.update_many(*in_columns(part))[0] for part in (good, later)]
+    np.testing.assert_array_equal(answers[[0, 1, 2, -3, -2, -1]], np.concatenate(expected))
+
+
+def test_arrays_and_lists_are_the_same_columns(network):
+    names, ones = ["a", "b"], np.ones(2)
+    p = [
+        Stream(network).update_many(names, *columns)[0]
+        for columns in (
+            (ones, 18 * ones, 0.1 * ones, 17.5 * ones),
+            ([1, 1], [18, 18], [0.1, 0.1], [17.5, 17.5]),
+        )
+    ]
+    assert (p[0] == p[1]).all()
+    unknown = Stream(network).update_many(names, ones, ones, ones, np.array([17.0, np.nan]))[0]
+    assert unknown[0] != 0.5 and unknown[1] == 0.5
+    with pytest.raises(InputError, match="columns of 2, 1, 2, 2 entries"):
+        Stream(network).update_many(names, ones[:1], ones, ones)
+
+
+def test_a_snapshot_in_the_middle_of_learning_goes_on(network, tmp_path):
+    """Events at every stage of learning their baseline, names of any letters, in one snapshot."""
+    curves = {f"é\n{i}": photometry(225, i) for i in range(4)}
+    starts = dict(zip(curves, (0, 15, 90, 205), strict=True))
+    stream = Stream(network)
+    for name, columns in curves.items():
+        stream_all(stream, name, [c[: starts[name]] for c in columns])
+    stream.lines = 77
+    stream.save(tmp_path / "state")
+    again = Stream(network)
+    again.restore(tmp_path / "state")
+    assert again.lines == 77 and again.events == stream.events
+    for name, columns in curves.items():
+        rest = [c[starts[name] :] for c in columns]
+        assert (stream_all(again, name, rest) == stream_all(stream, name, rest)).all()

@@ -1,0 +1,244 @@
+"""Lines through a pipe: in order, in batches or alone, and over kills without loss."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from sets import one_by_one
+
+from lensml.network.checkpoint import load_network
+from lensml.paths import InputError
+from lensml.streaming import server as feed
+from lensml.streaming.classifier import Stream
+from lensml.streaming.server import Keeper, answer_lines, read_batches
+
+COMMAND = [sys.executable, "-m", "lensml", "stream"]
+
+
+@pytest.fixture(scope="module")
+def network():
+    return load_network()[0]
+
+
+def lines_of(num_events: int, length: int, seed: int = 0, m_base: float | None = 18.0) -> list[str]:
+    """Epochs of several events in turn, as lines without their ends."""
+    generator = np.random.default_rng(seed)
+    base = {} if m_base is None else {"m_base": m_base}
+    return [
+        json.dumps(
+            {
+                "event": f"e{i}",
+                "time": k + 0.1 * i,
+                "mag": 18 - generator.gamma(1.0),
+                "mag_err": 0.1,
+            }
+            | base
+        )
+        for k in range(length)
+        for i in range(num_events)
+    ]
+
+
+def test_lines_together_are_answered_as_lines_alone(network):
+    lines = lines_of(7, 30, m_base=None) + lines_of(3, 5, seed=2)
+    lines[20:20] = ["", "junk", lines[3], '{"event": "e1"}', "9" * 5000]
+    alone = one_by_one(Stream(network), lines)
+    together = answer_lines(Stream(network), lines)
+    assert [b for _, b in alone] == [b for _, b in together] and len(alone) == len(lines) - 1
+    for (a, _), (b, _) in zip(alone, together, strict=True):
+        assert a.get("error") == b.get("error") and a["event"] == b["event"]
+        assert a.get("p_binary", 0) == pytest.approx(b.get("p_binary", 0), abs=2e-6)
+    assert sum(b is not None for _, b in together) == 4 + 15  # and those that come too late
+
+
+def read_all(content: bytes, pieces: list[int]) -> list[list[str]]:
+    """Batches read from a pipe that is written in pieces ending at `pieces`, then closed."""
+    reader, writer = os.pipe()
+    found, batches = 0, read_batches(reader)
+    got = []
+    for last in pieces:
+        os.write(writer, content[found:last])
+        found = last
+        got.append(next(batches))
+    os.write(writer, content[found:])
+    os.close(writer)
+    got += list(batches)
+    os.close(reader)
+    return got
+
+
+def test_what_has_arrived_is_not_kept_waiting():
+    got = read_all(b"one\ntwo\nthr" + b"ee\nfour", [4, 11])
+    assert got[:2] == [["one"], ["two"]]
+    assert [x for batch in got[2:] for x in batch] == ["three", "four"]
+
+
+def test_silence_is_an_empty_batch(monkeypatch):
+    monkeypatch.setattr(feed, "PATIENCE", 0.05)
+    reader, writer = os.pipe()
+    assert next(read_batches(reader)) == []
+    os.close(reader), os.close(writer)
+
+
+def test_a_full_pipe_is_read_in_bounded_batches():
+    reader, writer = os.pipe()
+    os.write(writer, b"x\n" * 30_000)
+    os.close(writer)
+    sizes = [len(batch) for batch in read_batches(reader)]
+    os.close(reader)
+    assert sum(sizes) == 30_000 and max(sizes) == feed.BATCH
+
+
+def test_a_line_without_end_is_cut_and_the_next_is_whole(monkeypatch):
+    monkeypatch.setattr(feed, "LONGEST", 100)
+    got = read_all(b"a\n" + b"z" * 5000 + b"\nb\xff\n", [2, 900, 2000])
+    assert [x for batch in got for x in batch] == ["a", "z" * 100, "b\ufffd"]
+
+
+def test_a_snapshot_is_taken_often_but_for_a_small_share_of_time(network, tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(feed.time, "monotonic", lambda: now[0])
+    stream = Stream(network)
+    keeper = Keeper(stream, tmp_path / "state")
+    assert not keeper.due(quiet=True)
+    stream.lines = 1
+    assert keeper.due(quiet=True) and not keeper.due(quiet=False)
+    stream.lines = feed.BATCH
+    assert keeper.due(quiet=False)
+    keeper.cost = 3.0
+    now[0] = 3.0 * feed.SAVING_SHARE - 1
+    assert not keeper.due(quiet=False)
+    now[0] += 1
+    assert keeper.due(quiet=False)
+    keeper.save()
+    assert not keeper.due(quiet=True)
+    assert not Keeper(stream, None).due(quiet=True)
+
+
+def test_a_state_that_cannot_be_written_is_one_line(network, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        Keeper(Stream(network), tmp_path / "file" / "state").save()
+
+
+def start(*flags: str) -> subprocess.Popen:
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*COMMAND, *flags], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def ask(process: subprocess.Popen, line: str) -> dict:
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
+
+
+def test_a_single_line_is_answered_while_the_pipe_stays_open():
+    process = start()
+    try:
+        for line in lines_of(2, 2):
+            assert 0 <= ask(process, line)["p_binary"] <= 1
+    finally:
+        process.stdin.close()
+        assert process.wait(20) == 0
+
+
+def test_a_killed_stream_goes_on_from_its_snapshot_with_the_same_answers(network, tmp_path):
+    """Killed by force in the middle; all lines are then fed again from the first."""
+    lines, state = lines_of(25, 130), tmp_path / "state"
+    whole = [a["p_binary"] for a, _ in answer_lines(Stream(network), lines)]
+    process = start("--state", str(state))
+    feeder = "\n".join(lines[:2600]) + "\n"
+    process.stdin.write(feeder)
+    process.stdin.flush()
+    before = [json.loads(process.stdout.readline())["p_binary"] for _ in range(2600)]
+    deadline = time.time() + 20
+    while not (taken := kept_lines(network, state)) and time.time() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert 0 < taken <= 2600
+    np.testing.assert_allclose(before, whole[:2600], rtol=0, atol=2e-6)
+    assert kept_lines(network, state) >= taken
+    taken = kept_lines(network, state)
+    again = subprocess.run(
+        [*COMMAND, "--state", str(state)], input="\n".join(lines), capture_output=True, text=True
+    )
+    answers = [json.loads(x) for x in again.stdout.splitlines()]
+    assert again.returncode == 2 and len(answers) == len(lines)
+    assert all("does not follow" in x["error"] for x in answers[:taken])
+    after = [x["p_binary"] for x in answers[taken:]]
+    np.testing.assert_allclose(after, whole[taken:], rtol=0, atol=2e-6)
+
+
+def kept_lines(network, state) -> int:
+    if not state.exists():
+        return 0
+    stream = Stream(network)
+    stream.restore(state)
+    return stream.lines
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_stream_with_its_state_saved(network, tmp_path, kind):
+    state = tmp_path / "state"
+    process = start("--state", str(state))
+    for line in lines_of(3, 4):
+        ask(process, line)
+    process.send_signal(kind)
+    error = process.communicate(timeout=20)[1]
+    assert process.returncode == 128 + kind and error.count("\n") == 1 and "12 lines" in error
+    assert kept_lines(network, state) == 12
+
+
+def test_nobody_reading_the_answers_ends_the_stream_quietly_and_counts_no_lost_answer(
+    network, tmp_path
+):
+    state = tmp_path / "state"
+    process = start("--state", str(state))
+    ask(process, lines_of(1, 2)[0])
+    process.stdout.close()
+    process.stdin.write(lines_of(1, 2)[1] + "\n")
+    process.stdin.close()
+    process.stdin = None
+    assert process.wait(20) == 0 and process.stderr.read() == ""
+    assert kept_lines(network, state) < 2
+    again = subprocess.run(
+        [*COMMAND, "--state", str(state)],
+        input="\n".join(lines_of(1, 2)) + "\n",
+        capture_output=True,
+        text=True,
+    )
+    assert "p_binary" in json.loads(again.stdout.splitlines()[1])
+
+
+def test_a_damaged_state_is_one_line_and_stays_as_it_is(network, tmp_path):
+    state = tmp_path / "state"
+    Stream(network).save(state)
+    state.write_bytes(damaged := state.read_bytes()[:-3])
+    run = subprocess.run(
+        [*COMMAND, "--state", str(state)], input="", capture_output=True, text=True
+    )
+    assert (
+        run.returncode == 2
+        and run.stderr.count("\n") == 1
+        and "state: not a readable" in run.stderr
+    )
+    assert state.read_bytes() == damaged and not run.stdout
+
+
+def test_a_feed_with_bad_lines_ends_with_code_two(network):
+    """Called in this process, on streams that are files."""
+    reader, writer = os.pipe()
+    os.write(writer, ("\n".join([*lines_of(1, 2), "junk"]) + "\n").encode())
+    os.close(writer)
+    answers, problems = io.StringIO(), io.StringIO()
+    with os.fdopen(reader) as source:
+        assert feed.serve(Stream(network), source, answers, problems) == 2
+    assert len(answers.getvalue().splitlines()) == 3
+    assert problems.getvalue().startswith("lensml stream: line 3: ")

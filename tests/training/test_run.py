@@ -1,0 +1,268 @@
+"""Job 2: it learns, it resumes to the same bits, and two processes are as good as one."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lensml.network.checkpoint import load_network, load_tensors
+from lensml.network.model import NetworkConfig, probabilities
+from lensml.paths import InputError
+from lensml.simulation.lightcurves import load, save
+from lensml.simulation.simulator import Simulation, simulate
+from lensml.simulation.survey import Survey
+from lensml.training.data import load_resident
+from lensml.training.run import TrainingConfig, train
+from lensml.training.trainer import Run
+
+SMALL = NetworkConfig(stem_channels=8, channels=16, num_levels=4, blocks_down=1)
+EASY = Survey(num_epochs=160, sigma=0.02)
+CONFIG = TrainingConfig(
+    epochs=3,
+    batch_size=16,
+    learning_rate=4e-3,
+    network=SMALL,
+    curriculum=0.0,
+    mixed_precision=False,
+)
+SCRIPT = """
+import os, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from lensml.model import NetworkConfig
+from lensml.train import TrainingConfig, train
+network = NetworkConfig(stem_channels=8, channels=16, num_levels=4, blocks_down=1)
+config = TrainingConfig(epochs={epochs}, batch_size=16, learning_rate={rate},
+                        start_from={start!r}, network=network, curriculum=0.0,
+                        mixed_precision=False)
+train(Path(sys.argv[1]), sys.argv[2], config, resume=len(sys.argv) > 3)
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """An easy set: caustic crossings at 0.02 mag."""
+    simulation = Simulation(preset="distinct", num_pairs=96, survey=EASY, shard_size=40)
+    folder = tmp_path_factory.mktemp("train") / "set"
+    return simulate(folder, simulation, workers=1, progress=False)
+
+
+@pytest.fixture(scope="module")
+def reference(data, tmp_path_factory):
+    torch.set_num_threads(1)
+    return train(data, tmp_path_factory.mktemp("reference") / "run", CONFIG)
+
+
+def history(run):
+    with (run / "history.csv").open() as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def weights(run, name="model.safetensors"):
+    return load_tensors(run / name)[0]
+
+
+def assert_same_bits(a, b):
+    for name in ("model.safetensors", "last.safetensors"):
+        left, right = weights(a, name), weights(b, name)
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[k], right[k]) for k in left)
+    kept = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate")
+    assert [[r[k] for k in kept] for r in history(a)] == [[r[k] for k in kept] for r in history(b)]
+
+
+def test_a_few_epochs_reduce_the_loss_on_easy_events(tmp_path):
+    """At 0.003 mag every caustic crossing is plain; ln 2 is left behind in the first epoch."""
+    survey = Survey(num_epochs=160, sigma=0.003)
+    simulation = Simulation(preset="distinct", num_pairs=160, survey=survey)
+    easy = simulate(tmp_path / "easy.npz", simulation, workers=1, progress=False)
+    network = NetworkConfig(stem_channels=16, channels=32, num_levels=5, blocks_down=1)
+    run = train(easy, tmp_path / "run", replace(CONFIG, epochs=8, curriculum=0.4, network=network))
+    losses = [row["train_loss"] for row in history(run)]
+    assert losses[0] < np.log(2) + 0.05 and losses[-1] < losses[0] - 0.06
+
+
+def test_a_run_folder_holds_what_the_design_names(reference):
+    for name in ("config.json", "model.safetensors", "metrics.json", "history.csv", "training.log"):
+        assert (reference / name).stat().st_size > 0
+    config = json.loads((reference / "config.json").read_text())
+    ranges = [(p["preset"], p["seed"]) for k in ("trained_on", "validated_on") for p in config[k]]
+    assert set(ranges) == {("distinct", 0)}
+    numbers = [
+        set(range(p["first"], p["stop"])) for k in ("trained_on", "validated_on") for p in config[k]
+    ]
+    assert sum(map(len, numbers)) == len(set().union(*numbers)) == 96
+    metrics = json.loads((reference / "metrics.json").read_text())
+    assert metrics["epochs"] == 3 and 0 <= metrics["validation_auc"] <= 1
+    assert not list(reference.glob("*.tmp*"))
+
+
+def test_the_best_epoch_is_the_one_kept(reference):
+    best = min(history(reference), key=lambda row: row["validation_loss"])
+    assert load_tensors(reference / "model.safetensors")[1]["epoch"] + 1 == best["epoch"]
+
+
+def test_the_same_seed_gives_the_same_bits(data, reference, tmp_path):
+    assert_same_bits(train(data, tmp_path / "run", CONFIG), reference)
+
+
+def test_another_seed_gives_another_network(data, reference, tmp_path):
+    run = train(data, tmp_path / "run", replace(CONFIG, seed=1, epochs=1))
+    ours, theirs = weights(run), weights(reference)
+    assert any(not torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_killed_and_resumed_it_ends_with_the_same_bits(data, reference, tmp_path):
+    """A real process, killed without warning while it trains."""
+    run = tmp_path / "run"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        "-c",
+        SCRIPT.format(epochs=3, rate=4e-3, start=None),
+        str(data),
+        str(run),
+    ]
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.time() + 120
+    while not (run / "last.safetensors").exists() and time.time() < deadline:
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert load_tensors(run / "last.safetensors")[1]["epoch"] < 2
+    assert not (run / "metrics.json").exists()
+    torch.set_num_threads(1)
+    assert_same_bits(train(data, run, CONFIG, resume=True), reference)
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def run_together(*work):
+    """Commands with their own environment variables, at the same time, all to a good end."""
+    environment, quiet = os.environ | {"OMP_NUM_THREADS": "1"}, subprocess.DEVNULL
+    processes = [
+        subprocess.Popen(command, env=environment | own, stdout=quiet, stderr=subprocess.PIPE)
+        for command, own in work
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors.decode()[-2000:]
+
+
+def test_two_processes_follow_the_trajectory_of_one(data, reference, tmp_path):
+    """The same global batch, halved: DistributedDataParallel over gloo.
+
+    From a network that has begun to learn: Adam blows up the last bits of gradients that vanish,
+    as most do at the very start, and then any two orders of summation drift apart.
+    """
+    port = free_port()
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, "-c", SCRIPT.format(epochs=1, rate=1e-4, start=str(reference))]
+    command += [str(data), str(tmp_path / "two")]
+    run_together(*((command, shared | {"RANK": k, "LOCAL_RANK": k}) for k in "01"))
+    one = train(
+        data,
+        tmp_path / "one",
+        replace(CONFIG, epochs=1, learning_rate=1e-4, start_from=str(reference)),
+    )
+    ours, theirs = (weights(run, "last.safetensors") for run in (tmp_path / "two", one))
+    ours = {k: v for k, v in ours.items() if k.startswith("network.")}
+    begun = weights(reference)
+    moved = max(float((v - begun[k[8:]]).abs().max()) for k, v in ours.items())
+    apart = max(float((v - theirs[k]).abs().max()) for k, v in ours.items())
+    assert moved > 1e-4 and apart < 1e-5
+    losses = [history(tmp_path / name)[0]["train_loss"] for name in ("two", "one")]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-6)  # the mean of both, not one's share
+
+
+def test_two_nodes_under_torchrun_train_one_network(data, reference, tmp_path):
+    """Two agents on this host stand for two machines that share a folder."""
+    port = free_port()
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(epochs=1, rate=1e-4, start=str(reference)))
+    agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+    agent += ["--master_addr=127.0.0.1", f"--master_port={port}"]
+    work = [str(script), str(data), str(tmp_path / "nodes")]
+    run_together(*(([*agent, f"--node_rank={k}", *work], {}) for k in "01"))
+    one = train(
+        data,
+        tmp_path / "one",
+        replace(CONFIG, epochs=1, learning_rate=1e-4, start_from=str(reference)),
+    )
+    ours, theirs = (weights(run, "last.safetensors") for run in (tmp_path / "nodes", one))
+    apart = [float((v - theirs[k]).abs().max()) for k, v in ours.items() if "network." in k]
+    assert max(apart) < 1e-5
+
+
+def test_a_finished_or_begun_run_is_not_overwritten(data, reference):
+    before = {p: p.read_bytes() for p in reference.iterdir() if p.is_file()}
+    with pytest.raises(InputError, match="--resume"):
+        train(data, reference, CONFIG)
+    with pytest.raises(InputError, match="other settings"):
+        train(data, reference, replace(CONFIG, batch_size=8), resume=True)
+    assert {p: p.read_bytes() for p in reference.iterdir() if p.is_file()} == before
+
+
+def test_a_set_without_magnifications_is_trained_on_as_it_was_observed(data, tmp_path):
+    bare = replace(load(data), magnification=None)
+    run = train(save(tmp_path / "bare.npz", bare), tmp_path / "run", replace(CONFIG, epochs=1))
+    assert len(history(run)) == 1
+
+
+def test_order_of_rows_does_not_matter_as_long_as_pairs_can_be_found(data, tmp_path):
+    curves = load(data)
+    shuffled = curves.rows(np.random.default_rng(0).permutation(len(curves)))
+    place = torch.device("cpu")
+    a = load_resident([save(tmp_path / "a.npz", curves)], 0.1, place)
+    b = load_resident([save(tmp_path / "b.npz", shuffled)], 0.1, place)
+    assert torch.equal(a.labels, b.labels) and torch.equal(a.clean, b.clean)
+    lonely = curves.rows(np.arange(len(curves) - 1))
+    with pytest.raises(InputError, match="one single lens beside it"):
+        load_resident([save(tmp_path / "c.npz", lonely)], 0.1, place)
+
+
+def test_validation_events_are_never_trained_on(data):
+    resident = load_resident([data], 0.25, torch.device("cpu"))
+    assert not set(resident.train_pairs) & set(resident.validation_pairs)
+    assert len(resident.validation_pairs) == 24
+
+
+def test_noise_is_fresh_at_every_step_and_the_same_in_a_rerun(data, tmp_path):
+    resident = load_resident([data], 0.1, torch.device("cpu"))
+    state = Run(CONFIG, resident, tmp_path, torch.device("cpu"))
+    pairs = torch.arange(8)
+    one, again, other = (state.batch(pairs, seed, EASY)[0] for seed in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert one.shape[0] == 16 and not torch.equal(one[:, :50], other[:, :50])
+
+
+def test_training_improves_what_the_network_says(data, reference):
+    """Beyond the loss: binaries get the larger probabilities on the training set's own curves."""
+    network = load_network(reference)[0]
+    curves = load(data)
+    p = probabilities(network, curves)
+    final = np.array([row[np.isfinite(row)][-1] for row in p])
+    assert final[curves.y == 1].mean() > final[curves.y == 0].mean()
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size"])
+def test_impossible_settings_are_named(name):
+    with pytest.raises(InputError, match=f"`{name}`"):
+        TrainingConfig(**{name: 0})
