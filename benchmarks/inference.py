@@ -18,7 +18,7 @@ import torch
 from lensml.experiments.benchmark import keep_benchmark
 from lensml.experiments.speed import batch_speed
 from lensml.network.checkpoint import load_network
-from lensml.network.model import Network, probabilities
+from lensml.network.model import Network, predict_proba
 from lensml.simulation.lightcurves import LightCurves, load
 from lensml.simulation.simulator import Simulation, simulate
 
@@ -33,7 +33,7 @@ def reading_again(network: Network, curves: LightCurves) -> float:
     for last in calls:
         prefix = curves.X.copy()
         prefix[:, last:] = np.nan
-        probabilities(network, LightCurves(**(vars(curves) | {"X": prefix})))
+        predict_proba(network, LightCurves(**(vars(curves) | {"X": prefix})))
     return len(curves) * PREFIXES / (time.perf_counter() - started)
 
 

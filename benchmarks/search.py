@@ -29,12 +29,12 @@ from lensml.evaluation import ideal_observer as limits
 from lensml.evaluation import metrics
 from lensml.experiments.benchmark import keep_benchmark
 from lensml.network.features import encode, observed_epochs
-from lensml.network.model import PATCH, Network, NetworkConfig, delayed
-from lensml.network.residual_maps import Refits, refit_curves
-from lensml.simulation.lightcurves import LightCurves, load, observe_again
+from lensml.network.model import PATCH_SIZE, Network, NetworkConfig, causal_upsample
+from lensml.network.residual_maps import ResidualInputs, residual_inputs
+from lensml.simulation.lightcurves import LightCurves, load, reobserve
 from lensml.simulation.simulator import Simulation, simulate
 from lensml.simulation.survey import Survey
-from lensml.training.run import keep_freed_memory
+from lensml.training.run import tune_allocator
 from lensml.training.trainer import bf16_supported
 
 SEED = 8642
@@ -47,14 +47,14 @@ class Rows(NamedTuple):
     """Curves ready for training, in halves of precision where they are large."""
 
     features: Tensor  # (n, L, F)
-    refits: Refits
+    refits: ResidualInputs
     valid: Tensor  # (n, L)
     labels: Tensor  # (n,)
     dchi2: Tensor  # (n,)
 
-    def batch(self, rows: Tensor) -> tuple[Tensor, Refits, Tensor, Tensor, Tensor]:
-        refits = Refits(*(x[rows] for x in self.refits))
-        refits = Refits(*(x.float() for x in refits[:3]), refits.in_force)
+    def batch(self, rows: Tensor) -> tuple[Tensor, ResidualInputs, Tensor, Tensor, Tensor]:
+        refits = ResidualInputs(*(x[rows] for x in self.refits))
+        refits = ResidualInputs(*(x.float() for x in refits[:3]), refits.active_refit)
         return (self.features[rows].float(), refits, *(x[rows] for x in self[2:]))
 
 
@@ -66,25 +66,25 @@ def prepared(curves: LightCurves, length: int) -> Rows:
         observed = observed_epochs(part.X, part.sigmas(), part.times(), part.m_base)
         short = length - observed.valid.shape[1]
         features = F.pad(encode(observed), (0, 0, 0, short))
-        refits = refit_curves(observed, blended=False)
-        refits = Refits(
-            F.pad(refits.residuals, (0, 0, 0, short)).half(),
-            refits.images.half(),
-            refits.scalars,
-            F.pad(refits.in_force, (0, short), value=refits.images.shape[1]),
+        refits = residual_inputs(observed, blended=False)
+        refits = ResidualInputs(
+            F.pad(refits.innovations, (0, 0, 0, short)).half(),
+            refits.maps.half(),
+            refits.fit_summary,
+            F.pad(refits.active_refit, (0, short), value=refits.maps.shape[1]),
         )
         parts.append((features.half(), refits, F.pad(observed.valid, (0, short))))
-    most = max(refits.images.shape[1] for _, refits, _ in parts)
+    most = max(refits.maps.shape[1] for _, refits, _ in parts)
 
     def joined(name: str) -> Tensor:
         columns = [getattr(refits, name) for _, refits, _ in parts]
-        if name in ("images", "scalars"):
+        if name in ("maps", "fit_summary"):
             columns = [F.pad(x, (0, 0) * (x.dim() - 2) + (0, most - x.shape[1])) for x in columns]
         return torch.cat(columns)
 
     return Rows(
         torch.cat([features for features, *_ in parts]),
-        Refits(*(joined(name) for name in Refits._fields)),
+        ResidualInputs(*(joined(name) for name in ResidualInputs._fields)),
         torch.cat([valid for *_, valid in parts]),
         torch.as_tensor(curves.y).float(),
         torch.as_tensor(curves.dchi2).float(),
@@ -104,18 +104,20 @@ class Recurrent(Network):
     def run_core(self, tokens: Tensor) -> Tensor:
         return self.core(tokens)[0]
 
-    def forward(self, features: Tensor, refits: Refits | None = None) -> Tensor:
+    def forward(self, features: Tensor, refits: ResidualInputs | None = None) -> Tensor:
         x = self.embed(features)
         if refits is not None:
-            x = x + self.embed_residuals(refits.residuals)
+            x = x + self.embed_innovations(refits.innovations)
         for block in self.stem:
             x = block(x)
-        context = delayed(self.run_core(self._merge(x, 0)), PATCH, features.shape[1])
-        norm, widen, bend, narrow = self.head
-        wide = widen(norm(torch.cat([x, context], dim=2)))
+        context = causal_upsample(
+            self.run_core(self._downsample(x, 0)), PATCH_SIZE, features.shape[1]
+        )
+        norm, fc1, bend, fc2 = self.head
+        wide = fc1(norm(torch.cat([x, context], dim=2)))
         if refits is not None:
-            wide = wide + self._heard(refits)
-        return narrow(bend(wide)).squeeze(2)
+            wide = wide + self._held_embedding(refits)
+        return fc2(bend(wide)).squeeze(2)
 
 
 class Averages(nn.Module):
@@ -184,11 +186,11 @@ class Variant(NamedTuple):
     residuals: bool = True
     average: float = 0.0  # decay of a running average of the weights; 0 = the last weights
 
-    def told(self, refits: Refits) -> Refits | None:
+    def told(self, refits: ResidualInputs) -> ResidualInputs | None:
         if not (self.pictures or self.residuals):
             return None
         shown = (self.residuals, self.pictures, self.pictures, True)
-        return Refits(
+        return ResidualInputs(
             *(x if y else torch.zeros_like(x) for x, y in zip(refits, shown, strict=True))
         )
 
@@ -268,7 +270,7 @@ def main() -> None:
     args = parser.parse_args()
     started = time.time()
     torch.set_flush_denormal(True)
-    keep_freed_memory()
+    tune_allocator()
     pairs, tests, passes = (64, 40, 1) if args.quick else (2000, 800, 4)
     names = list(dict.fromkeys(["as_built", *args.only]))
     numbers: dict = {"training_pairs": 2 * pairs, "test_pairs": tests}
@@ -287,15 +289,15 @@ def main() -> None:
     draws = []
     for noise in range(1 if args.quick else 2):
         both = [
-            prepared(observe_again(sets[preset, SEED], training, noise), length)
+            prepared(reobserve(sets[preset, SEED], training, noise), length)
             for preset in ("baseline", "stellar")
         ]
         columns = zip(*both, strict=True)
         first, refits, *rest = columns
-        joined = Refits(*(torch.cat(x) for x in zip(*refits, strict=True)))
+        joined = ResidualInputs(*(torch.cat(x) for x in zip(*refits, strict=True)))
         draws.append(Rows(torch.cat(first), joined, *(torch.cat(x) for x in rest)))
     test_curves = {
-        k: observe_again(sets["baseline", SEED + 1], Survey(sigma=sigma, **SPARSE), 9)
+        k: reobserve(sets["baseline", SEED + 1], Survey(sigma=sigma, **SPARSE), 9)
         for k, sigma in ERRORS.items()
     }
     test_rows = {k: prepared(curves, length) for k, curves in test_curves.items()}

@@ -27,7 +27,7 @@ from lensml.experiments.benchmark import keep_benchmark
 from lensml.network.checkpoint import load_network, weights_hash
 from lensml.network.features import encode, observed_epochs
 from lensml.network.model import Network
-from lensml.network.residual_maps import refit_curves
+from lensml.network.residual_maps import residual_inputs
 from lensml.simulation.lightcurves import LightCurves, load
 from lensml.simulation.simulator import Simulation, simulate
 from lensml.simulation.survey import Survey
@@ -56,7 +56,7 @@ def last_calls(networks: list[Network], curves: LightCurves, name: str) -> np.nd
         rows = slice(first, first + BATCH)
         epochs = (x[rows] for x in (curves.X, sigmas, times, curves.m_base))
         observed = observed_epochs(*epochs)
-        features, refits = encode(observed), refit_curves(observed, blended=curves.blended)
+        features, refits = encode(observed), residual_inputs(observed, blended=curves.blended)
         last = (observed.valid.sum(1) - 1).clamp_min(0)[:, None]
         for k, network in enumerate(networks):
             calls[k, rows] = torch.sigmoid(network(features, refits).gather(1, last))[:, 0]

@@ -23,7 +23,7 @@ from lensml.experiments.benchmark import growth_exponent, keep_benchmark
 from lensml.experiments.speed import AGE, aged_stream, fresh_epochs, stream_seconds_in_batches
 from lensml.network.checkpoint import load_network
 from lensml.network.model import Network
-from lensml.streaming.classifier import Stream, classify_curve
+from lensml.streaming.classifier import StreamingClassifier, classify
 from lensml.streaming.export import ExportedStep, export_step
 
 MARKS = {
@@ -37,7 +37,9 @@ MARKS = {
 }
 
 
-def single_seconds(stream: Stream, count: int, generator) -> tuple[np.ndarray, np.ndarray]:
+def single_seconds(
+    stream: StreamingClassifier, count: int, generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of each update of one event after its first cycle: on the wall, and of the core."""
     seconds = []
     for k in range(AGE + count):
@@ -55,7 +57,7 @@ def rereading_seconds(network: Network, length: int, generator) -> float:
     ends = np.linspace(0, length, 11)[1:].astype(int)
     started = time.process_time()
     for last in ends:
-        classify_curve(*columns[:, :last], 18.0, network)
+        classify(*columns[:, :last], 18.0, network)
     return (time.process_time() - started) / len(ends)
 
 
@@ -90,7 +92,7 @@ def growth_in_epochs(network: Network, lengths: list[int], generator) -> dict[in
     seconds = {length: [] for length in lengths}
     for _ in range(3):
         for length in lengths:
-            stream, names = Stream(network), [f"e{i}" for i in range(10)]
+            stream, names = StreamingClassifier(network), [f"e{i}" for i in range(10)]
             started = time.process_time()
             for k in range(length):
                 stream.update_many(names, *fresh_epochs(generator, 10, k))
@@ -136,7 +138,7 @@ def main() -> None:
     for size in (size for size, count in calls.items() if count):
         seconds = stream_seconds_in_batches(network, size, calls[size], generator)
         numbers[f"updates_per_s_batch_{size}"] = size * len(seconds) / seconds.sum()
-    stream = Stream(network)
+    stream = StreamingClassifier(network)
     wall, core = single_seconds(stream, 2048 if args.quick else 20_480, generator)
     numbers["single_median_ms"] = 1e3 * np.median(wall)
     numbers["single_p99_ms"] = 1e3 * np.quantile(wall, 0.99)
@@ -152,7 +154,7 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             exported = ExportedStep(network, export_step(network, Path(scratch)))
-            _, core = single_seconds(Stream(network, step=exported), 2048, generator)
+            _, core = single_seconds(StreamingClassifier(network, step=exported), 2048, generator)
         numbers["onnxruntime_single_median_core_ms"] = 1e3 * np.median(core)
         numbers["onnxruntime_single_p99_core_ms"] = 1e3 * np.quantile(core, 0.99)
     except (ImportError, ValueError) as error:

@@ -33,15 +33,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from lensml.experiments.benchmark import growth_exponent, keep_benchmark
 from lensml.experiments.speed import resampled
 from lensml.network import model
-from lensml.network.features import compact, encode, observed_epochs
-from lensml.network.model import PATCH, Network, NetworkConfig
+from lensml.network.features import encode, observed_epochs, pack
+from lensml.network.model import PATCH_SIZE, Network, NetworkConfig
 from lensml.simulation.lightcurves import load
 from lensml.simulation.simulator import Simulation, simulate
 from lensml.simulation.survey import Survey, draw_torch, observe
 from lensml.training import trainer as loop
-from lensml.training.data import Resident, load_resident
-from lensml.training.run import keep_freed_memory
-from lensml.training.trainer import Run, TrainingConfig, bf16_supported, find_device
+from lensml.training.data import TrainingData, load_training_data
+from lensml.training.run import tune_allocator
+from lensml.training.trainer import Trainer, TrainingConfig, bf16_supported, find_device
 
 LENGTHS = (375, 750, 1500, 3000)  # epochs a curve, for the growth
 BARE = NetworkConfig(opinion=0)  # as the recipe trains it: nothing is refitted
@@ -106,29 +106,29 @@ def recipe_steps(path: Path, rows: int) -> Iterator[None]:
                 yield
 
 
-def prepared(data: Resident, rows: int, network: NetworkConfig = BARE, **changes) -> Run:
+def prepared(data: TrainingData, rows: int, network: NetworkConfig = BARE, **changes) -> Trainer:
     """Our training on data that lie on the device; nothing is written."""
     torch.set_flush_denormal(True)
     if find_device().type == "cpu":
-        keep_freed_memory()
+        tune_allocator()
     config = TrainingConfig(batch_size=rows, learning_rate=1e-4, network=network, **changes)
-    return Run(config, data, Path(), find_device())
+    return Trainer(config, data, Path(), find_device())
 
 
-def wanted(run: Run, step: int) -> tuple:
+def wanted(run: Trainer, step: int) -> tuple:
     """What the batch of a step is made from: pairs, seed, survey."""
     pairs = np.random.default_rng(step).permutation(len(run.data.labels) // 2)
     pairs = torch.from_numpy(pairs[: run.pairs_per_batch]).to(run.device, non_blocking=True)
     return pairs, step, run.data.survey
 
 
-def one_step(run: Run, step: int) -> None:
-    """What `Run.train_epoch` does once."""
+def one_step(run: Trainer, step: int) -> None:
+    """What `Trainer.train_epoch` does once."""
     run.step(*run.batch(*wanted(run, step)))
 
 
-def steps_together(run: Run, turn: int) -> None:
-    """As many steps as `Run.train_epoch` makes refits for together: several on a GPU."""
+def steps_together(run: Trainer, turn: int) -> None:
+    """As many steps as `Trainer.train_epoch` makes refits for together: several on a GPU."""
     first, many = turn * run.batches_at_once, run.batches_at_once
     for batch in run.batches([wanted(run, k) for k in range(first, first + many)]):
         run.step(*batch)
@@ -136,7 +136,7 @@ def steps_together(run: Run, turn: int) -> None:
 
 def our_steps(path: Path, rows: int, compile: bool | None) -> Iterator[None]:
     """Ours, one step at a time, without end."""
-    run, step = prepared(load_resident([path], 0.05, find_device()), rows, compile=compile), 0
+    run, step = prepared(load_training_data([path], 0.05, find_device()), rows, compile=compile), 0
     while True:
         one_step(run, step)
         step += 1
@@ -197,7 +197,7 @@ def race(path: Path, rows: int, turns: int, steps: int, plain: bool) -> dict:
     }
 
 
-def shares(run: Run, repeats: int) -> tuple[dict[str, float], float]:
+def shares(run: Trainer, repeats: int) -> tuple[dict[str, float], float]:
     """Seconds of each part of a step, medians; and the least of forward and backward together."""
     names = ("draw", "observe", "compact", "encode", "forward", "backward", "optimiser")
     survey, data, parts = run.data.survey, run.data, []
@@ -216,7 +216,7 @@ def shares(run: Run, repeats: int) -> tuple[dict[str, float], float]:
         mark()
         seen = observe(data.clean[rows], draws, survey, data.time)
         mark()
-        observed = compact(*seen, data.time, run.padded_length(seen[2], survey))
+        observed = pack(*seen, data.time, run.padded_length(seen[2], survey))
         mark()
         features = run.attempt(lambda encoder, o=observed: encoder(o), encode)
         mark()
@@ -236,7 +236,7 @@ def shares(run: Run, repeats: int) -> tuple[dict[str, float], float]:
     return medians, float(parts[:, 4:6].sum(1).min())
 
 
-def kinds(run: Run) -> dict[str, float]:
+def kinds(run: Trainer) -> dict[str, float]:
     """Share of a step's network by kind of operation, from a profile."""
     activity = ProfilerActivity.CUDA if run.device.type == "cuda" else ProfilerActivity.CPU
     batch = batch_of(run)
@@ -255,7 +255,7 @@ def kinds(run: Run) -> dict[str, float]:
     return {f"share_{k}": v / total for k, v in found.items()}
 
 
-def batch_of(run: Run) -> tuple:
+def batch_of(run: Trainer) -> tuple:
     """One batch of a run, as its network gets it."""
     pairs = torch.arange(run.pairs_per_batch, device=run.device)
     return run.batch(pairs, 0, run.data.survey)
@@ -265,10 +265,10 @@ def operations(config: NetworkConfig, length: int) -> int:
     """Multiplications and additions of the products of one pass forward over one curve."""
     stem, c = config.stem_channels, config.channels
     total = length * (config.num_features * stem + 2 * 4 * stem**2 + (stem + c) * c + c)
-    tokens = length // PATCH
+    tokens = length // PATCH_SIZE
     for level in range(config.num_levels):
-        total += tokens * (PATCH * stem if level == 0 else 2 * c) * c
-        total += tokens * (config.blocks_down + config.blocks_up) * 4 * c**2
+        total += tokens * (PATCH_SIZE * stem if level == 0 else 2 * c) * c
+        total += tokens * (config.encoder_blocks + config.decoder_blocks) * 4 * c**2
         total += tokens * c**2 * (level > 0)  # lifted to the finer level
         tokens //= 2
     return 2 * total
@@ -290,7 +290,7 @@ class Traffic(TorchDispatchMode):
         return out
 
 
-def counted(run: Run) -> dict[str, float]:
+def counted(run: Trainer) -> dict[str, float]:
     """Operations and bytes of a curve, by formula and as counted."""
     batch = batch_of(run)
     rows, length = batch[2].shape
@@ -319,7 +319,7 @@ def ceilings(rows: int, length: int, rounds: int) -> dict[str, float]:
     The fastest of rounds through all of them: a busy moment should not lower one ceiling alone.
     """
     device, works = find_device(), {}
-    tokens = rows * length // PATCH
+    tokens = rows * length // PATCH_SIZE
     shapes = {}
     for inner, outer, many in ((96, 32, 4), (32, 32, 4), (192, 64, 1), (64, 64, 1)):
         shapes[f"_{inner}x{outer}"] = (many * tokens, inner, outer)
@@ -345,7 +345,7 @@ def growth(rows: int, repeats: int, compile: bool | None) -> dict[int, list[floa
     runs, seconds, device = {}, {length: [] for length in LENGTHS}, find_device()
     for length in LENGTHS:
         survey, pairs = Survey(num_epochs=length), np.arange(rows // 2)
-        data = Resident(
+        data = TrainingData(
             labels=torch.tensor([0.0, 1.0], device=device).repeat(rows // 2),
             time=torch.from_numpy(survey.times).to(device),
             survey=survey,
@@ -364,7 +364,7 @@ def growth(rows: int, repeats: int, compile: bool | None) -> dict[int, list[floa
     return seconds
 
 
-def variants(run: Run, plain: Run, repeats: int) -> dict[str, dict]:
+def variants(run: Trainer, plain: Trainer, repeats: int) -> dict[str, dict]:
     """bf16 over float32, and all threads over one, step against step."""
     threads, seconds = torch.get_num_threads(), {"base": [], "float32": [], "one": []}
     for k in range(repeats + 1):
@@ -382,7 +382,7 @@ def variants(run: Run, plain: Run, repeats: int) -> dict[str, dict]:
     return found
 
 
-def with_expert(run: Run, repeats: int) -> dict[str, float]:
+def with_expert(run: Trainer, repeats: int) -> dict[str, float]:
     """Pace of the network as it ships, and what a step spends in making its refits."""
     refits, whole, made = run.network.refits, [], []
 
@@ -415,7 +415,7 @@ def measure(args: argparse.Namespace) -> tuple[dict, dict]:
         if args.rows != batch:
             small = race(path, args.rows, turns, batch // args.rows, args.plain)
             numbers |= {f"{name}_in_{args.rows}s": value for name, value in small.items()}
-        data = load_resident([path], 0.05, find_device())
+        data = load_training_data([path], 0.05, find_device())
     run = prepared(data, args.rows, compile=compile)
     parts, network_seconds = shares(run, 2 * repeats)
     data_path = sum(parts[k] for k in ("draw", "observe", "compact", "encode"))

@@ -144,13 +144,13 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _classify(args: argparse.Namespace) -> int:
     from lensml.network.checkpoint import load_network
     from lensml.photometry.readers import read_photometry
-    from lensml.streaming.classifier import classify_curve
+    from lensml.streaming.classifier import classify
 
     photometry = read_photometry(args.lightcurve)
     if photometry.dropped:
         print(photometry.summary(), file=sys.stderr)
     network = load_network(args.model)[0]
-    p = classify_curve(photometry.time, photometry.mag, photometry.mag_err, args.m_base, network)
+    p = classify(photometry.time, photometry.mag, photometry.mag_err, args.m_base, network)
     pairs = zip(photometry.time.tolist(), p.tolist(), strict=True)
     answer = {
         "file": str(args.lightcurve),
@@ -169,12 +169,12 @@ def _classify(args: argparse.Namespace) -> int:
 
 def _stream(args: argparse.Namespace) -> int:
     from lensml.network.checkpoint import load_network
-    from lensml.streaming.classifier import Stream
+    from lensml.streaming.classifier import StreamingClassifier
     from lensml.streaming.export import exported_step
     from lensml.streaming.server import serve
 
     network = load_network(args.model)[0]
-    stream = Stream(network, step=exported_step(network, args.model))
+    stream = StreamingClassifier(network, step=exported_step(network, args.model))
     if args.state and args.state.exists():
         stream.restore(args.state)
     return serve(stream, sys.stdin, sys.stdout, sys.stderr, args.state)

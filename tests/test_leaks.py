@@ -10,8 +10,8 @@ import pytest
 from lensml.evaluation import baselines, metrics
 from lensml.evaluation import ideal_observer as limits
 from lensml.network.checkpoint import load_network
-from lensml.network.model import probabilities
-from lensml.simulation.lightcurves import load, observe_again
+from lensml.network.model import predict_proba
+from lensml.simulation.lightcurves import load, reobserve
 from lensml.simulation.null import null_pairs
 from lensml.simulation.simulator import Simulation, simulate
 from lensml.simulation.survey import Survey
@@ -25,7 +25,7 @@ def chance_error(num: int) -> float:
 
 def calls(curves, fraction: float = 1.0) -> np.ndarray:
     """P(binary) at the last observed epoch within a fraction of the window."""
-    p = probabilities(load_network()[0], curves)[:, limits.within(curves.time, fraction)]
+    p = predict_proba(load_network()[0], curves)[:, limits.within(curves.time, fraction)]
     some = np.isfinite(p)
     last = p.shape[1] - 1 - some[:, ::-1].argmax(axis=1)
     return np.where(some.any(axis=1), p[np.arange(len(p)), last], 0.5)
@@ -95,7 +95,7 @@ def test_network_sees_what_is_plain_to_see(distinct):
 def test_more_noise_does_not_help(baseline):
     """A better score on worse data is the signature of a leak."""
     area = [
-        metrics.roc_auc(baseline.y, calls(observe_again(baseline, Survey(sigma=sigma), 3)))
+        metrics.roc_auc(baseline.y, calls(reobserve(baseline, Survey(sigma=sigma), 3)))
         for sigma in (0.05, 0.3)
     ]
     assert area[0] > area[1] - 2 * chance_error(PAIRS)

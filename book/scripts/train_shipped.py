@@ -1,7 +1,7 @@
 """Make the weights that ship with the package: `python book/scripts/train_shipped.py`.
 
-Simulates the sets of `lensml.general` into data/, trains on them into runs/ (a killed run is taken
-up again by the same command) and copies the best weights, in float16, into lensml/weights.
+Simulates the sets of `lensml.training.recipes` into data/ and trains on them into runs/; the same
+command resumes a killed run. Copies the best weights, in float16, into lensml/weights.
 
 The weights that ship were made in the few minutes that a GPU was at hand, by more of the same:
 `python book/scripts/train_shipped.py --times 4 --epochs 8 --batch_size 1024`.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lensml.network.checkpoint import MODEL, load_tensors, save_tensors
 from lensml.paths import DATA, ROOT, SIZES, WEIGHTS, atomic_path
-from lensml.training.recipes import general, general_sets, make_general
+from lensml.training.recipes import recipe_sets, run_recipe, shipped_recipe
 
 SHIPPED = ("config.json", "metrics.json", "history.csv", "training.log")
 
@@ -31,19 +31,19 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="run folder; what is trained there is not shipped")
     parser.add_argument("--only", nargs="*", help="make these sets alone, and train nothing")
     args = parser.parse_args()
-    recipe = general(args.size, args.seed, times=args.times)
+    recipe = shipped_recipe(args.size, args.seed, times=args.times)
     changes = {
         k: getattr(args, k) for k in ("epochs", "batch_size") if getattr(args, k) is not None
     }
     recipe = replace(recipe, training=replace(recipe.training, **changes))
     if args.only is not None:
-        general_sets(recipe, args.data, workers=args.workers, only=args.only)
+        recipe_sets(recipe, args.data, workers=args.workers, only=args.only)
         return
     size = args.size + "".join(
         f"_{k}{value:g}" for k, value in {"x": args.times, **changes}.items() if value != 1
     )
     run = args.run or ROOT / "runs" / f"general_{size}_seed{args.seed}"
-    make_general(recipe, args.data, run, workers=args.workers)
+    run_recipe(recipe, args.data, run, workers=args.workers)
     if args.run is None:
         ship(run)
 

@@ -18,7 +18,7 @@ from lensml.evaluation import early_detection as early
 from lensml.evaluation import ideal_observer as limits
 from lensml.evaluation import metrics
 from lensml.evaluation.profile_ratio import ideal_season, reachable_season
-from lensml.network.model import Network, probabilities
+from lensml.network.model import Network, predict_proba
 from lensml.simulation.lightcurves import LightCurves
 
 __all__ = [
@@ -146,7 +146,7 @@ def season_peaks(
     parts = []
     for start in range(0, len(curves), chunk):
         rows = curves.rows(slice(start, start + chunk))
-        p, times = probabilities(network, rows, batch_size=batch_size, device=device), rows.times()
+        p, times = predict_proba(network, rows, batch_size=batch_size, device=device), rows.times()
         first = [early.first_alert(p, times, threshold) for threshold in thresholds]
         final = early.at_fractions(p, times, (1.0,))[:, 0]
         parts.append((early.season_peak(p), final, np.reshape(first, (len(first), len(rows))).T))

@@ -147,7 +147,7 @@ def pspl_residuals(
             torch.as_tensor(np.where(seen, delta, 0.0)[:, :stop], device=device),
             weight=torch.as_tensor(np.where(seen, 1 / sigma**2, 0.0)[:, :stop], device=device),
             blended=blended,
-            num_polished=3,
+            num_refined=3,
         )
         model = fit.delta_mag(torch.as_tensor(times, device=device)).cpu().numpy()
         residual[start : start + CHUNK] = np.where(seen, (delta - model) / sigma, np.nan)

@@ -17,7 +17,7 @@ from lensml.evaluation import early_detection as early
 from lensml.evaluation import ideal_observer as limits
 from lensml.evaluation import metrics
 from lensml.network.checkpoint import load_network, weights_hash
-from lensml.network.model import Network, probabilities
+from lensml.network.model import Network, predict_proba
 from lensml.paths import InputError, atomic_path
 from lensml.plotting import scores as plots
 from lensml.simulation.lightcurves import FRACTIONS, LightCurves, load
@@ -52,7 +52,7 @@ def predict(
     p, phase, season = [], [], []
     for start in range(0, len(curves), CHUNK):
         rows = curves.rows(slice(start, start + CHUNK))
-        epochs = probabilities(network, rows, batch_size=batch_size, device=device)
+        epochs = predict_proba(network, rows, batch_size=batch_size, device=device)
         p.append(early.at_fractions(epochs, rows.times()))
         t0, tE = rows.param("t0"), rows.param("tE")
         phase.append(early.against_phase(epochs, rows.times(), t0, tE).astype(np.float32))

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from lensml.evaluation import ideal_observer as limits
 from lensml.lensing.pspl import pspl_delta_mag
 from lensml.network.features import observed_epochs
-from lensml.network.sequential_fit import BIN, fit_again, no_fit
+from lensml.network.sequential_fit import BIN, prior_fits, update_fits
 from lensml.simulation.lightcurves import LightCurves
 
 __all__ = ["ideal_season", "reachable_season"]
@@ -93,11 +93,11 @@ def _gains(observed, twin: Tensor, blended: Tensor) -> Tensor:
         epochs = [x[alive, :count] for x in (times, bright, root)]
         last = epochs[0][:, -1]
         if theta is None:
-            theta = no_fit(len(lengths), last.new_zeros(len(lengths))).theta
+            theta = prior_fits(len(lengths), last.new_zeros(len(lengths))).theta
             theta[alive, :, 0] += last[:, None]
         now = theta[alive]
         for _ in range(PASSES):
-            now, _ = fit_again(now, epochs[0], -epochs[1], epochs[2], last, blended[alive])
+            now, _ = update_fits(now, epochs[0], -epochs[1], epochs[2], last, blended[alive])
         theta[alive] = now
         reach = slice(0, count + BIN - 1)  # up to the next refit
         near = slice(count - BIN, count + BIN - 1)

@@ -15,8 +15,8 @@ from lensml.evaluation import early_detection as early
 from lensml.evaluation import ideal_observer as limits
 from lensml.evaluation import metrics
 from lensml.experiments.results import Comparison, format_number, plain
-from lensml.network.model import Network, probabilities
-from lensml.simulation.lightcurves import LightCurves, observe_again
+from lensml.network.model import Network, predict_proba
+from lensml.simulation.lightcurves import LightCurves, reobserve
 from lensml.simulation.survey import Survey
 
 __all__ = [
@@ -81,7 +81,7 @@ def score(network: Network, curves: LightCurves) -> Scored:
     calls = []
     for start in range(0, len(curves), CHUNK):
         rows = curves.rows(slice(start, start + CHUNK))
-        epochs = probabilities(network, rows, device=device)
+        epochs = predict_proba(network, rows, device=device)
         calls.append(early.at_fractions(epochs, rows.times(), (1.0,))[:, 0])
     return Scored(
         y=curves.y,
@@ -101,7 +101,7 @@ def under_surveys(
     With one seed the surveys differ in nothing but themselves: the epochs left at 40 % missing are
     among those left at 5 %, and the noise at 0.2 mag is twenty times that at 0.01 mag.
     """
-    return {k: score(network, observe_again(curves, v, seed)) for k, v in surveys.items()}
+    return {k: score(network, reobserve(curves, v, seed)) for k, v in surveys.items()}
 
 
 def summary(scored: Scored, *, num: int, seed: int = 0) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from lensml.lensing.pspl import fit_pspl
 from lensml.network.checkpoint import load_network
 from lensml.network.model import Network
 from lensml.plotting.scores import BINARY, SINGLE, canvas, styled
-from lensml.streaming.classifier import classify_curve
+from lensml.streaming.classifier import classify
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
@@ -96,7 +96,7 @@ def observe_scene(
     single = fit.delta_mag(grid)[0].numpy()
     noise = sigma * np.random.default_rng(seed).standard_normal(TIMES.size)
     observed = M_BASE + delta + noise
-    p = classify_curve(TIMES, observed, np.full(TIMES.size, sigma), M_BASE, _network())
+    p = classify(TIMES, observed, np.full(TIMES.size, sigma), M_BASE, _network())
     dchi2 = float((((delta - single) / sigma) ** 2).sum())
     return Scene(event, sigma, M_BASE + delta, M_BASE + single, observed, p, dchi2)
 

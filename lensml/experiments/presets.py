@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lensml.network.checkpoint import weights_hash
 from lensml.paths import DATA, check_size
-from lensml.simulation.lightcurves import load, observe_again, save
+from lensml.simulation.lightcurves import load, reobserve, save
 from lensml.simulation.simulator import Simulation, simulate
 from lensml.simulation.survey import Survey
 from lensml.training.run import TrainingConfig, train
@@ -43,7 +43,7 @@ class Experiment:
     num_refits: int = 0  # binaries whose prefixes are refitted, chapter 7
     rivals: Simulation | None = None  # events that classical methods learn from, chapter 8
     num_searched: int = 0  # pairs on which they meet the network
-    num_impostors: int = 0  # of each arm of `impostors`, chapter 7
+    num_impostors: int = 0  # of each arm of `contaminants`, chapter 7
     num_singles: int = 0  # of the population that set an alert's threshold; as many measure it
 
     def _repr_html_(self) -> str:
@@ -101,14 +101,16 @@ def _specialised(preset: str, size: str, seed: int) -> tuple[Simulation, Trainin
         preset=preset, num_pairs=TRAINING_PAIRS[size], seed=TRAINING_SEED + seed
     )
     if size == "full":
-        return simulation, TrainingConfig(epochs=50, batch_size=1024, unsure=0.0, seed=seed)
+        return simulation, TrainingConfig(
+            epochs=50, batch_size=1024, hide_blending_fraction=0.0, seed=seed
+        )
     tuned = TrainingConfig(
         epochs=2 if size == "desk" else 1,
         batch_size=128 if size == "desk" else 32,
         learning_rate=3e-4 if size == "desk" else 1e-5,
         validation_fraction=0.05,
         curriculum=0.0,
-        unsure=0.0,
+        hide_blending_fraction=0.0,
         seed=seed,
         start_from="shipped",
     )
@@ -281,7 +283,7 @@ def observed_set(experiment: Experiment, name: str, survey: str) -> Path:
     words = "".join(c if c.isalnum() or c == "." else "_" for c in survey)
     output = source.with_name(f"{source.stem}_through_{words}.npz")
     if not output.exists():
-        save(output, observe_again(load(source), experiment.surveys[survey], experiment.seed))
+        save(output, reobserve(load(source), experiment.surveys[survey], experiment.seed))
     return output
 
 

@@ -25,7 +25,7 @@ from lensml.network.model import Network
 from lensml.paths import InputError, atomic_path
 from lensml.photometry.readers import Photometry, read_photometry, seasons
 from lensml.photometry.rescale import Rescaling, rescaled_errors
-from lensml.streaming.classifier import classify_curve
+from lensml.streaming.classifier import classify
 
 __all__ = [
     "ARMS",
@@ -175,7 +175,7 @@ def classify_case(
     columns = (x[part] for x in (photometry.time, photometry.mag, errors))
     if part.stop - part.start < FEWEST_EPOCHS:
         return part, np.empty(0)
-    return part, np.asarray(classify_curve(*columns, m_base, network), dtype=float)
+    return part, np.asarray(classify(*columns, m_base, network), dtype=float)
 
 
 def make_call(

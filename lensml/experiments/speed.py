@@ -20,14 +20,14 @@ from tqdm import tqdm
 from VBMicrolensing import VBMicrolensing  # bare, as the reference; `magnification` is the product
 
 from lensml.lensing.magnification import BinaryLens, to_centre_of_mass
-from lensml.network.model import Network, probabilities
+from lensml.network.model import Network, predict_proba
 from lensml.paths import available_cores
 from lensml.seeds import event_generator
 from lensml.simulation import simulator as simulation
 from lensml.simulation.lightcurves import LightCurves, save
 from lensml.simulation.priors import draw_binary, parameter_set
 from lensml.simulation.simulator import CHUNK, Simulation
-from lensml.streaming.classifier import Stream
+from lensml.streaming.classifier import StreamingClassifier
 
 __all__ = [
     "AGE",
@@ -171,11 +171,11 @@ def resampled(statistic: Callable[[NDArray], float], num: int) -> dict[str, floa
 
 def batch_speed(network: Network, curves: LightCurves, *, repeats: int = 3) -> dict[str, float]:
     """Rows and calls a second when whole curves are classified, every epoch called."""
-    probabilities(network, curves.rows(slice(0, 8)))  # first calls are slow
+    predict_proba(network, curves.rows(slice(0, 8)))  # first calls are slow
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
-        probabilities(network, curves)
+        predict_proba(network, curves)
         seconds.append(time.perf_counter() - started)
     rate = len(curves) / float(np.median(seconds))
     calls = float(np.isfinite(curves.X).sum(1).mean())
@@ -184,9 +184,9 @@ def batch_speed(network: Network, curves: LightCurves, *, repeats: int = 3) -> d
 
 def stream_seconds(
     network: Network, time_: ArrayLike, mag: ArrayLike, mag_err: ArrayLike, m_base: float
-) -> tuple[NDArray, Stream]:
+) -> tuple[NDArray, StreamingClassifier]:
     """Seconds of each update of one event, shape (n,), and the stream that holds its state."""
-    stream, seconds = Stream(network), []
+    stream, seconds = StreamingClassifier(network), []
     for epoch in zip(*(np.asarray(x).tolist() for x in (time_, mag, mag_err)), strict=True):
         started = time.perf_counter()
         stream.update("event", *epoch, m_base)
@@ -202,9 +202,9 @@ def fresh_epochs(generator: np.random.Generator, num: int, k: int) -> list[NDArr
 
 def aged_stream(
     network: Network, num: int, generator: np.random.Generator
-) -> tuple[Stream, list[str]]:
+) -> tuple[StreamingClassifier, list[str]]:
     """A stream of `num` events whose ages are spread over a whole cycle, and their names."""
-    stream, names = Stream(network), [f"event-{i}" for i in range(num)]
+    stream, names = StreamingClassifier(network), [f"event-{i}" for i in range(num)]
     for k in range(AGE):
         young = names[: num - num * k // AGE]
         stream.update_many(young, *fresh_epochs(generator, len(young), k))
@@ -231,7 +231,7 @@ def stream_rate(network: Network, size: int, *, calls: int = 64, seed: int = 0) 
     return size * calls / float(stream_seconds_in_batches(network, size, calls, generator).sum())
 
 
-def state_bytes(stream: Stream) -> int:
+def state_bytes(stream: StreamingClassifier) -> int:
     """Bytes that a stream remembers of each event, whatever has been seen; its name not counted."""
     return stream.bytes_per_event
 

@@ -106,7 +106,7 @@ def _linearise(theta, times, data, root, out, n, times_row, theta_row, width,
 def linearised_rows(
     theta: Tensor, times: Tensor, data: Tensor, root: Tensor | None, blended: bool
 ) -> Tensor:
-    """What `linearise.linearise` returns for B rows of n epochs, (B, 1 + P + P P)."""
+    """What `gauss_newton_terms` returns for B rows of n epochs, (B, 1 + P + P P)."""
     free = 4 if blended else 3
     rows, n = data.shape
     out = torch.empty(rows, 1 + free + free * free, dtype=data.dtype, device=data.device)

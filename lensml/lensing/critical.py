@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 __all__ = ["CausticBranches", "caustic_branches", "caustic_curves"]
 
-TURNS = np.exp(2j * np.pi / 3 * np.arange(3))[:, None]  # the cubic roots of one
-POLISH = 2  # steps of Newton's method after the closed form
+CUBE_ROOTS_OF_UNITY = np.exp(2j * np.pi / 3 * np.arange(3))[:, None]  # the cubic roots of one
+NEWTON_STEPS = 2  # steps of Newton's method after the closed form
 
 
 class CausticBranches(NamedTuple):
@@ -33,13 +33,13 @@ def _quartic_roots(p: NDArray, q: NDArray, r: NDArray) -> NDArray[np.complex128]
     cube = np.where(np.abs(plus) >= np.abs(minus), plus, minus)  # no cancellation
     u = cube ** (1 / 3)
     v = np.where(u == 0, 0, -slope / np.where(u == 0, 1, 3 * u))
-    m = TURNS * u + TURNS.conj() * v - third
+    m = CUBE_ROOTS_OF_UNITY * u + CUBE_ROOTS_OF_UNITY.conj() * v - third
     m = m[np.abs(m).argmax(axis=0), np.arange(len(p))]
     first = np.sqrt(2 * m)
     half = np.where(first == 0, 0, 2 * q / np.where(first == 0, 1, first))
     upper, lower = np.sqrt(-2 * (p + m) - half), np.sqrt(-2 * (p + m) + half)
     w = np.stack([first + upper, first - upper, lower - first, -first - lower]) / 2
-    for _ in range(POLISH):
+    for _ in range(NEWTON_STEPS):
         w2 = w * w
         gradient = (4 * w2 + 2 * p) * w + q
         step = ((w2 + p) * w2 + q * w + r) / np.where(gradient == 0, 1, gradient)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["coarsest_spacing", "intervals_within", "is_even", "sampled_curve"]
+__all__ = ["coarsest_spacing", "intervals_within", "is_even", "adaptive_sample"]
 
 MIN_INTERVALS = 20  # of the coarsest pass: 10 d in the default survey
 # Sixth-order interpolation half-way between nodes (Deslauriers & Dubuc 1989), outermost node first.
@@ -92,7 +92,7 @@ def intervals_within(
     return {s: inside[k, : count // s] for k, s in enumerate(spacings)}
 
 
-def sampled_curve(
+def adaptive_sample(
     evaluate: Callable[[NDArray], Sequence[float]],
     num_epochs: int,
     near: dict[int, NDArray[np.bool_]],
@@ -115,17 +115,17 @@ def sampled_curve(
     spacing = coarsest_spacing(num_epochs)
     count = -(-(num_epochs - 1) // spacing)
     values = np.asarray(evaluate(np.arange(0, count * spacing + 1, spacing)))
-    unsettled = np.ones(count, dtype=bool)
+    needs_refinement = np.ones(count, dtype=bool)
     while spacing > 1:
         middle = _middles(values)
-        asked = np.flatnonzero(unsettled | near[spacing])
+        asked = np.flatnonzero(needs_refinement | near[spacing])
         wrong = np.zeros(len(middle) + 2, dtype=bool)
         if len(asked):
             found = np.asarray(evaluate(asked * spacing + spacing // 2))
             wrong[asked + 1] = ~(np.abs(found - middle[asked]) <= tolerance * found)
             middle[asked] = found
         # Its neighbours' interpolants reach into a wrong interval, too.
-        unsettled = np.repeat(wrong[:-2] | wrong[1:-1] | wrong[2:], 2)
+        needs_refinement = np.repeat(wrong[:-2] | wrong[1:-1] | wrong[2:], 2)
         both = np.empty(2 * len(middle) + 1)
         both[::2], both[1::2] = values, middle
         values, spacing, tolerance = both, spacing // 2, 2 * tolerance

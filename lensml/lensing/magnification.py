@@ -8,7 +8,12 @@ from numpy.typing import NDArray
 from VBMicrolensing import VBMicrolensing
 
 from lensml.lensing.critical import caustic_branches
-from lensml.lensing.interpolation import coarsest_spacing, intervals_within, is_even, sampled_curve
+from lensml.lensing.interpolation import (
+    adaptive_sample,
+    coarsest_spacing,
+    intervals_within,
+    is_even,
+)
 
 __all__ = [
     "BinaryLens",
@@ -22,7 +27,9 @@ __all__ = [
 ]
 
 FINITE_SOURCE_REACH = 50.0  # beyond this many radii the disc differs from a point by < 1e-4
-SAMPLING = 0.05  # a foreseen magnification may err by this part of the solver's own tolerance
+INTERPOLATION_TOLERANCE = (
+    0.05  # a foreseen magnification may err by this part of the solver's own tolerance
+)
 CAUSTIC_POINTS = 80  # on each of four branches, to see which epochs lie near a caustic
 
 
@@ -79,7 +86,7 @@ def to_centre_of_mass(event: BinaryLens) -> tuple[float, float]:
     return event.u0 + x_c * sin(event.alpha), event.t0 + event.tE * x_c * cos(event.alpha)
 
 
-def _fresh_solver() -> VBMicrolensing:
+def _reset_solver() -> VBMicrolensing:
     """A solver that remembers nothing.
 
     VBMicrolensing starts its root finding from the roots it found last, even across solver
@@ -113,7 +120,7 @@ def binary_magnification(
         Bozza (2010), MNRAS 408, 2188; Bozza et al. (2018), MNRAS 479, 5157.
     """
     check_epochs(times)
-    solver = _fresh_solver()
+    solver = _reset_solver()
     solver.Tol = solver.RelTol = tolerance  # both: the default Tol of 1e-2 would rule otherwise
     u0, t0 = to_centre_of_mass(event)
     # VBMicrolensing wants natural logarithms of s, q, rho and tE, in exactly this order.
@@ -130,7 +137,7 @@ def binary_magnification(
         return np.asarray(solver.BinaryLightCurve(parameters, epochs[index])[0]) / single[index]
 
     near = _near_caustics(event, times[0], step, len(times))
-    found = sampled_curve(ratio, len(times), near, SAMPLING * tolerance)
+    found = adaptive_sample(ratio, len(times), near, INTERPOLATION_TOLERANCE * tolerance)
     return found * single[: len(times)]
 
 

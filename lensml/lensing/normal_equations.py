@@ -11,11 +11,13 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-__all__ = ["CACHED", "MAG", "linearise", "marquardt_step"]
+__all__ = ["CACHE_ELEMENTS", "MAG", "gauss_newton_terms", "marquardt_step"]
 
 log = logging.getLogger(__name__)
 MAG = 2.5 / ln(10.0)  # magnitudes per natural logarithm
-CACHED = 2**16  # values worked on at once, on a CPU: what is derived from them stays in its cache
+CACHE_ELEMENTS = (
+    2**16
+)  # values worked on at once, on a CPU: what is derived from them stays in its cache
 
 
 @cache
@@ -28,7 +30,7 @@ def _kernels(device: torch.device) -> ModuleType | None:
         theta = times.new_tensor([[1.0, -1.0, 3.0, 0.5]])
         exact = theta, times, times.sin(), times.cos().exp()
         for blended in (False, True):
-            expected = _linearise_rows(*exact, blended)
+            expected = _gauss_newton_rows(*exact, blended)
             for dtype, rtol in ((torch.float64, 1e-9), (torch.float32, 1e-3)):
                 got = kernels.linearised_rows(*(x.to(dtype) for x in exact), blended).double()
                 torch.testing.assert_close(got, expected, rtol=rtol, atol=rtol)
@@ -41,7 +43,7 @@ def _kernels(device: torch.device) -> ModuleType | None:
     return kernels
 
 
-def linearise(
+def gauss_newton_terms(
     theta: Tensor, times: Tensor, data: Tensor, root: Tensor | None, blended: bool
 ) -> Tensor:
     """Cost, gradient (P,) and Gauss-Newton matrix (P, P) of single lenses: (B, 1 + P + P P).
@@ -57,13 +59,13 @@ def linearise(
     """
     if theta.is_cuda and (kernels := _kernels(theta.device)):
         return kernels.linearised_rows(theta, times, data, root, blended)
-    at_once = len(theta) if theta.is_cuda else max(1, CACHED // data.shape[1])
+    at_once = len(theta) if theta.is_cuda else max(1, CACHE_ELEMENTS // data.shape[1])
     if at_once >= len(theta):
-        return _linearise_rows(theta, times, data, root, blended)
+        return _gauss_newton_rows(theta, times, data, root, blended)
     parts = [slice(k, k + at_once) for k in range(0, len(theta), at_once)]
     return torch.cat(
         [
-            _linearise_rows(
+            _gauss_newton_rows(
                 theta[p],
                 times[p] if len(times) > 1 else times,
                 data[p],
@@ -75,10 +77,10 @@ def linearise(
     )
 
 
-def _linearise_rows(
+def _gauss_newton_rows(
     theta: Tensor, times: Tensor, data: Tensor, root: Tensor | None, blended: bool
 ) -> Tensor:
-    """`linearise` of a few rows.
+    """`gauss_newton_terms` of a few rows.
 
     With x = u^2 the curve depends on t0, ln u0 and ln tE through x alone, so every product of
     derivatives is a moment of (dm/dx)^2 in tau: no Jacobian is ever stored. Its factors are floats,

@@ -7,7 +7,7 @@ from math import log
 import torch
 from torch import Tensor
 
-from lensml.lensing.normal_equations import MAG, linearise, marquardt_step
+from lensml.lensing.normal_equations import MAG, gauss_newton_terms, marquardt_step
 
 __all__ = ["PsplFit", "fit_prefixes", "fit_pspl", "pspl_delta_mag", "starting_points"]
 
@@ -17,10 +17,10 @@ HIGH = (torch.inf, log(30.0), log(1e5), 1.0)
 SEARCH = ((75, 6, 4), (300, 8, 2))
 SEARCH_BLENDED = ((150, 10, 6), (300, 20, 4))
 BLENDS, GIVEN_BLENDS = (0.3, 0.1, 0.01), (0.5, 0.1)  # f_s of further starts where it is free
-HOPELESS = 100.0  # times the best cost on thinned epochs: such a valley is left
-SAME = 0.02  # ends closer than this in t0 / (u0 tE), ln u0, ln tE and f_s are one valley
-GAIN = 1e-6  # of the cost: a descent that gains less has arrived
-DROP = 0.75  # rows still moving are gathered once they are at most this share
+PRUNE_RATIO = 100.0  # times the best cost on thinned epochs: such a valley is left
+MERGE_TOLERANCE = 0.02  # ends closer than this in t0 / (u0 tE), ln u0, ln tE and f_s are one valley
+FTOL = 1e-6  # of the cost: a descent that gains less has arrived
+COMPACT_FRACTION = 0.75  # rows still moving are gathered once they are at most this share
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def pspl_delta_mag(times: Tensor, t0: Tensor, u0: Tensor, tE: Tensor, f_s: Tenso
     return -MAG * torch.log1p(f_s[:, None] * excess)
 
 
-def _descend(
+def _levenberg_marquardt(
     theta: Tensor, times: Tensor, data: Tensor, root: Tensor | None, blended: bool, iterations: int
 ) -> tuple[Tensor, Tensor]:
     """Levenberg-Marquardt from `theta` (B, 4): end points and their costs (B,).
@@ -71,15 +71,15 @@ def _descend(
     low, high = (theta.new_tensor(bound)[:free] for bound in (LOW, HIGH))
     end, floor = theta.clone(), theta.new_empty(len(theta))
     rows = torch.arange(len(theta), device=theta.device)
-    state = linearise(theta, times, data, root, blended)
+    state = gauss_newton_terms(theta, times, data, root, blended)
     damping = torch.full_like(state[:, 0], 1e-2)
     active = torch.ones_like(damping, dtype=torch.bool)
     for _ in range(iterations):
         step, cost = marquardt_step(state, damping, free), state[:, 0]
         expected = -(state[:, 1 : 1 + free] * step).sum(1)  # what the step gains, if not less
-        active = active & (expected > GAIN * cost + 1e-10)
+        active = active & (expected > FTOL * cost + 1e-10)
         remaining = int(active.sum())
-        if remaining <= DROP * len(active):
+        if remaining <= COMPACT_FRACTION * len(active):
             end[rows], floor[rows] = theta, cost
             if not remaining:
                 return end, floor
@@ -93,10 +93,10 @@ def _descend(
         trial = theta.clone()
         trial[:, :free] += torch.clamp(step, -limit, limit)
         trial[:, :free] = torch.clamp(trial[:, :free], low, high)
-        new = linearise(trial, times, data, root, blended)
+        new = gauss_newton_terms(trial, times, data, root, blended)
         gain = state[:, 0] - new[:, 0]
         better = active & (gain > 0)
-        small = gain < GAIN * state[:, 0] + 1e-10
+        small = gain < FTOL * state[:, 0] + 1e-10
         active = active & ~((better & small) | (~better & (damping > 1e8)))
         theta = torch.where(better[:, None], trial, theta)
         state = torch.where(better[:, None], new, state)
@@ -169,7 +169,7 @@ def fit_pspl(
     starts: Tensor | None = None,
     blended: bool = False,
     search: bool = True,
-    num_polished: int = 2,
+    num_refined: int = 2,
 ) -> PsplFit:
     """Fit a single point lens to many curves at once, in least squares of magnitude.
 
@@ -203,26 +203,26 @@ def fit_pspl(
     theta = starting_points(times, data, starts, blended=blended, search=search)
     worth = torch.ones_like(theta[..., 0], dtype=torch.bool)
     if blended:
-        num_polished = max(num_polished, SEARCH_BLENDED[-1][2])
+        num_refined = max(num_refined, SEARCH_BLENDED[-1][2])
     for epochs, iterations, keep in SEARCH_BLENDED if blended else SEARCH:
-        if theta.shape[1] > max(keep, num_polished):
+        if theta.shape[1] > max(keep, num_refined):
             zero = times.mean(dim=1, keepdim=True)  # relative, so float32 holds Julian dates too
             stride = max(1, data.shape[1] // epochs)
             near, thinned = (x[:, ::stride].float() for x in (times - zero, data))
             weights = None if root is None else root[:, ::stride].float()
             theta[..., 0] -= zero
             # In float32: the valley is wanted here, not its floor.
-            ends = _follow(theta.float(), worth, near, thinned, weights, blended, iterations)
+            ends = _refine_starts(theta.float(), worth, near, thinned, weights, blended, iterations)
             theta, cost = (x[:, :keep].double() for x in ends)
             theta[..., 0] += zero
-            worth = _worth_following(theta, cost)
-    theta, worth = theta[:, :num_polished], worth[:, :num_polished]
-    theta, cost = _follow(theta, worth, times, data, root, blended, 60)
+            worth = _distinct_minima(theta, cost)
+    theta, worth = theta[:, :num_refined], worth[:, :num_refined]
+    theta, cost = _refine_starts(theta, worth, times, data, root, blended, 60)
     t0, ln_u0, ln_tE, f_s = theta[:, 0].unbind(1)
     return PsplFit(t0, ln_u0.exp(), ln_tE.exp(), f_s, cost[:, 0])
 
 
-def _follow(theta, worth, times, data, root, blended, iterations) -> tuple[Tensor, Tensor]:
+def _refine_starts(theta, worth, times, data, root, blended, iterations) -> tuple[Tensor, Tensor]:
     """Descend from those of K starts a row (B, K, 4) that are worth it (B, K).
 
     Returns their ends (B, K, 4) and costs (B, K), the best first; infinite where not followed.
@@ -230,18 +230,20 @@ def _follow(theta, worth, times, data, root, blended, iterations) -> tuple[Tenso
     row, start = worth.nonzero(as_tuple=True)
     near = times[row] if len(times) > 1 else times
     weights = None if root is None else root[row]
-    ends, floor = _descend(theta[row, start], near, data[row], weights, blended, iterations)
+    ends, floor = _levenberg_marquardt(
+        theta[row, start], near, data[row], weights, blended, iterations
+    )
     result, cost = theta.clone(), theta.new_full(worth.shape, torch.inf)
     result[row, start], cost[row, start] = ends, floor
     cost, order = cost.sort(dim=1, stable=True)
     return result.gather(1, order[..., None].expand_as(result)), cost
 
 
-def _worth_following(theta: Tensor, cost: Tensor) -> Tensor:
+def _distinct_minima(theta: Tensor, cost: Tensor) -> Tensor:
     """Which of K valleys (B, K, 4), the best first, are neither another's again nor hopeless."""
-    worth = cost < HOPELESS * cost[:, :1] + 1e-9
+    worth = cost < PRUNE_RATIO * cost[:, :1] + 1e-9
     worth[:, 0] = True
-    size = torch.full_like(theta, SAME)
+    size = torch.full_like(theta, MERGE_TOLERANCE)
     size[..., 0] *= (theta[..., 1] + theta[..., 2]).exp()  # u0 tE
     for k in range(1, theta.shape[1]):
         again = (theta[:, :k] - theta[:, k : k + 1]).abs() < size[:, k : k + 1]
@@ -281,7 +283,7 @@ def fit_prefixes(
     def fit(prefix: Tensor, starts: Tensor | None, search: bool) -> PsplFit:
         prefix = torch.as_tensor(prefix, device=data.device).expand_as(data)
         stop = max([4, *(prefix.any(dim=0).nonzero()[-1:] + 1).flatten().tolist()])
-        num_polished = 2 if search else starts.shape[1]
+        num_refined = 2 if search else starts.shape[1]
         return fit_pspl(
             times[..., :stop],
             data[:, :stop],
@@ -289,7 +291,7 @@ def fit_prefixes(
             starts=starts,
             blended=blended,
             search=search,
-            num_polished=num_polished,
+            num_refined=num_refined,
         )
 
     back = []

@@ -16,6 +16,23 @@ __all__ = ["load_network", "load_tensors", "save_network", "save_tensors", "weig
 
 MODEL = "model.safetensors"
 CONFIG = "config.json"
+# Names of older runs and today's: keys of a network's configuration, first parts of its tensors'
+# names, second parts inside the residual-map encoder.
+CONFIG_KEYS = {
+    "opinion": "embedding_channels",
+    "blocks_down": "encoder_blocks",
+    "blocks_up": "decoder_blocks",
+}
+LAYERS = {
+    "merge": "downsample",
+    "down": "encoder",
+    "lift": "upsample",
+    "up": "decoder",
+    "expert": "residual_encoder",
+    "consult": "project",
+    "embed_residuals": "embed_innovations",
+}
+MAP_LAYERS = {"scalars": "fit_summary", "look": "conv2", "say": "output"}
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], notes: dict) -> None:
@@ -62,6 +79,20 @@ def _folder(run: Path | str | None) -> Path:
     return run.with_suffix("") if run.suffix in (".pt", ".pth") else run
 
 
+def current_names(network: dict) -> dict:
+    """A network's configuration under today's names; runs from before refits had none of them."""
+    renamed = {CONFIG_KEYS.get(key, key): value for key, value in network.items()}
+    return {"embedding_channels": 0} | renamed
+
+
+def current_tensor_name(name: str) -> str:
+    """Today's name of a tensor of the network, whichever version saved it."""
+    first, *rest = name.split(".")
+    if first == "expert":
+        rest[0] = MAP_LAYERS.get(rest[0], rest[0])
+    return ".".join([LAYERS.get(first, first), *rest])
+
+
 def load_network(
     run: Path | str | None = None, device: str | torch.device = "cpu"
 ) -> tuple[Network, dict]:
@@ -84,9 +115,8 @@ def load_network(
             "and without --model the shipped weights are used"
         )
     tensors, notes = load_tensors(folder / MODEL)
-    # Weights from before there were refits say nothing of them.
-    network = Network(NetworkConfig(**({"opinion": 0} | notes["network"])))
-    network.load_state_dict(tensors)
+    network = Network(NetworkConfig(**current_names(notes["network"])))
+    network.load_state_dict({current_tensor_name(k): x for k, x in tensors.items()})
     config = folder / CONFIG
     return network.to(device).eval(), json.loads(config.read_text()) if config.exists() else notes
 

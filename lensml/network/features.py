@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["HISTORY", "NUM_FEATURES", "Observed", "compact", "encode", "observed_epochs"]
+__all__ = ["FEATURE_WINDOW", "NUM_FEATURES", "PackedCurves", "pack", "encode", "observed_epochs"]
 
-WIDTHS = (1, 4, 16, 64)  # epochs averaged before a deviation from smoothness is measured
-HISTORY = 4 * WIDTHS[-1] + 1  # epochs of the past that one feature vector depends on
-NUM_FEATURES = 7 + 2 * len(WIDTHS)
+BIN_WIDTHS = (1, 4, 16, 64)  # epochs averaged before a deviation from smoothness is measured
+FEATURE_WINDOW = 4 * BIN_WIDTHS[-1] + 1  # epochs of the past that one feature vector depends on
+NUM_FEATURES = 7 + 2 * len(BIN_WIDTHS)
 BLOCK = 200_000  # epochs encoded at a time on a CPU: few calls, and arrays that fit in its cache
 
 
-class Observed(NamedTuple):
+class PackedCurves(NamedTuple):
     """Curves without their gaps, left-aligned; beyond a curve's last epoch, padding."""
 
     brightening: Tensor  # (B, L) baseline minus magnitude [mag]
@@ -30,9 +30,9 @@ class Observed(NamedTuple):
     index: Tensor  # (B, L) int64, the epoch's place on the grid it came from
 
 
-def compact(
+def pack(
     delta_mag: Tensor, sigma: Tensor, seen: Tensor, times: Tensor, length: int | None = None
-) -> Observed:
+) -> PackedCurves:
     """Drop unobserved epochs and left-align the rest.
 
     Args:
@@ -53,7 +53,7 @@ def compact(
         picked = x.new_full((len(seen), length + 1), padding)
         return picked.scatter_(1, place, x.expand_as(seen))[:, :length]
 
-    return Observed(
+    return PackedCurves(
         pick(-delta_mag, 0.0),
         pick(sigma, 0.1),
         pick(times.double(), 0.0),
@@ -64,14 +64,14 @@ def compact(
 
 def observed_epochs(
     magnitude: NDArray, sigma: NDArray, times: NDArray, m_base: NDArray, device: str = "cpu"
-) -> Observed:
-    """`compact` of magnitudes (B, T) with NaN gaps and known baselines (B,) or (B, T) [mag]."""
+) -> PackedCurves:
+    """`pack` of magnitudes (B, T) with NaN gaps and known baselines (B,) or (B, T) [mag]."""
     base = m_base if np.ndim(m_base) == 2 else np.asarray(m_base)[:, None]
     delta = torch.as_tensor(np.float32(magnitude - base), device=device)
     seen = torch.isfinite(delta)
     errors = torch.as_tensor(np.array(sigma, dtype=np.float32), device=device)
     epochs = torch.as_tensor(np.array(times, dtype=np.float64), device=device)
-    return compact(delta.nan_to_num(), errors, seen, epochs)
+    return pack(delta.nan_to_num(), errors, seen, epochs)
 
 
 def _log_u_squared(brightening: Tensor) -> Tensor:
@@ -94,7 +94,9 @@ def _moving_sum(total: Tensor, width: int) -> Tensor:
     return moving
 
 
-def _surprise(mean: Tensor, when: Tensor, variance: Tensor, width: int, out: Tensor) -> None:
+def _extrapolation_deviates(
+    mean: Tensor, when: Tensor, variance: Tensor, width: int, out: Tensor
+) -> None:
     """How far the mean of the last `width` epochs lies from what the bins before it foretell.
 
     Args:
@@ -144,7 +146,7 @@ def _surprise(mean: Tensor, when: Tensor, variance: Tensor, width: int, out: Ten
     out[1, :, 4 * width - 1 :] = parabolic * scatter.rsqrt_()
 
 
-def _encode_block(observed: Observed) -> Tensor:
+def _encode_block(observed: PackedCurves) -> Tensor:
     """`encode` of a few rows, (F, B, L): each feature's values together."""
     b32 = observed.brightening
     sigma = observed.sigma.double().clamp_min_(1e-3)
@@ -161,13 +163,13 @@ def _encode_block(observed: Observed) -> Tensor:
     variance, mean, when = sigma.square_(), b, times  # of a single epoch
     weight = variance.reciprocal()
     totals = [torch.cumsum(x, dim=1) for x in (weight, weight * b, weight * times)]
-    for k, width in enumerate(WIDTHS):
+    for k, width in enumerate(BIN_WIDTHS):
         if width > 1:
             variance, mean, when = (_moving_sum(total, width) for total in totals)
             variance.reciprocal_()
             mean *= variance
             when *= variance
-        _surprise(mean, when, variance, width, out[5 + 2 * k : 7 + 2 * k])
+        _extrapolation_deviates(mean, when, variance, width, out[5 + 2 * k : 7 + 2 * k])
         if k >= 2:
             out[11 + k] = mean * variance.rsqrt_()
     _asinh_(out[5:])
@@ -176,7 +178,7 @@ def _encode_block(observed: Observed) -> Tensor:
     return out.nan_to_num_(0.0, 0.0, 0.0).mul_(observed.valid)
 
 
-def encode(observed: Observed) -> Tensor:
+def encode(observed: PackedCurves) -> Tensor:
     """Features (B, L, F) float32 of curves without gaps.
 
     Sums and differences are taken in float64, so that long time bases and small errors lose
@@ -189,6 +191,6 @@ def encode(observed: Observed) -> Tensor:
     features = observed.brightening.new_empty(rows, length, NUM_FEATURES)
     for first in range(0, rows, at_once):
         part = slice(first, first + at_once)
-        block = _encode_block(Observed(*(x[part] for x in observed)))
+        block = _encode_block(PackedCurves(*(x[part] for x in observed)))
         features[part] = block.permute(1, 2, 0)
     return features

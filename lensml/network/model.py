@@ -18,20 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lensml.network.features import NUM_FEATURES, Observed, encode, observed_epochs
+from lensml.network.features import NUM_FEATURES, PackedCurves, encode, observed_epochs
 from lensml.network.residual_maps import (
-    NUM_IMAGE_CHANNELS,
-    NUM_RESIDUALS,
-    NUM_SCALARS,
+    NUM_INNOVATIONS,
+    NUM_MAP_CHANNELS,
+    NUM_SUMMARY,
     PHASE_BINS,
-    Refits,
-    refit_curves,
+    ResidualInputs,
+    residual_inputs,
 )
 from lensml.simulation.lightcurves import LightCurves
 
-__all__ = ["Network", "NetworkConfig", "probabilities"]
+__all__ = ["Network", "NetworkConfig", "predict_proba"]
 
-PATCH = 4  # epochs in a token of the finest level
+PATCH_SIZE = 4  # epochs in a token of the finest level
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +41,17 @@ class NetworkConfig:
     stem_channels: int = 32
     channels: int = 64
     num_levels: int = 7  # the coarsest token spans 4 x 2^6 = 256 epochs
-    blocks_down: int = 2  # at each level
-    blocks_up: int = 1
+    encoder_blocks: int = 2  # at each level
+    decoder_blocks: int = 1
     num_features: int = NUM_FEATURES
-    opinion: int = 64  # channels of the expert's opinion; 0 = a network without refits
+    embedding_channels: int = 64  # channels of the expert's opinion; 0 = a network without refits
 
     def describe(self) -> dict:
         """Plain values for JSON."""
         return asdict(self)
 
 
-def delayed(coarse: Tensor, group: int, length: int) -> Tensor:
+def causal_upsample(coarse: Tensor, group: int, length: int) -> Tensor:
     """Coarse tokens (B, J, C) as the finer axis may know them, (B, length, C).
 
     Entry i holds token (i + 1) // group - 1, the last one whose `group` members have all come;
@@ -191,26 +191,26 @@ class CausalBlock(nn.Module):
         )  # fmt: skip
 
 
-class Expert(nn.Module):
+class ResidualMapEncoder(nn.Module):
     """What residuals binned by phase say of a prefix: (R, C, K) and (R, S) to an opinion (R, E)."""
 
-    def __init__(self, opinion: int) -> None:
+    def __init__(self, embedding_channels: int) -> None:
         super().__init__()
-        self.scalars = nn.Linear(NUM_SCALARS, 24)
-        self.first = nn.Conv1d(NUM_IMAGE_CHANNELS, 24, 5, padding=2)
+        self.fit_summary = nn.Linear(NUM_SUMMARY, 24)
+        self.first = nn.Conv1d(NUM_MAP_CHANNELS, 24, 5, padding=2)
         self.halve = nn.Conv1d(24, 32, 4, stride=2, padding=1)
-        self.look = nn.Conv1d(32, 32, 3, padding=1)
+        self.conv2 = nn.Conv1d(32, 32, 3, padding=1)
         self.mix = nn.Conv1d(32, 32, 1)
         self.quarter = nn.Conv1d(32, 48, 4, stride=4)
         self.join = nn.Linear(48 * (PHASE_BINS // 8) + 24, 96)
-        self.say = nn.Linear(96, opinion)
+        self.output = nn.Linear(96, embedding_channels)
 
-    def forward(self, images: Tensor, scalars: Tensor) -> Tensor:
-        told = self.scalars(scalars)
-        x = self.halve(F.relu(self.first(images) + told[:, :, None]))
-        x = x + self.mix(F.relu(self.look(F.relu(x))))
+    def forward(self, maps: Tensor, fit_summary: Tensor) -> Tensor:
+        summary = self.fit_summary(fit_summary)
+        x = self.halve(F.relu(self.first(maps) + summary[:, :, None]))
+        x = x + self.mix(F.relu(self.conv2(F.relu(x))))
         x = F.relu(self.quarter(F.relu(x))).flatten(1)
-        return F.relu(self.say(F.relu(self.join(torch.cat([x, told], dim=1)))))
+        return F.relu(self.output(F.relu(self.join(torch.cat([x, summary], dim=1)))))
 
 
 class Network(nn.Module):
@@ -222,25 +222,27 @@ class Network(nn.Module):
         stem, c, levels = config.stem_channels, config.channels, config.num_levels
         self.embed = nn.Linear(config.num_features, stem)
         self.stem = nn.ModuleList([CausalBlock(stem), CausalBlock(stem, dilation=2)])
-        self.merge = nn.ModuleList(
-            [nn.Linear(PATCH * stem, c), *(nn.Linear(2 * c, c) for _ in range(levels - 1))]
+        self.downsample = nn.ModuleList(
+            [nn.Linear(PATCH_SIZE * stem, c), *(nn.Linear(2 * c, c) for _ in range(levels - 1))]
         )
-        self.down = nn.ModuleList(
-            nn.ModuleList(CausalBlock(c) for _ in range(config.blocks_down)) for _ in range(levels)
+        self.encoder = nn.ModuleList(
+            nn.ModuleList(CausalBlock(c) for _ in range(config.encoder_blocks))
+            for _ in range(levels)
         )
-        self.lift = nn.ModuleList(nn.Linear(c, c) for _ in range(levels - 1))
-        self.up = nn.ModuleList(
-            nn.ModuleList(CausalBlock(c) for _ in range(config.blocks_up)) for _ in range(levels)
+        self.upsample = nn.ModuleList(nn.Linear(c, c) for _ in range(levels - 1))
+        self.decoder = nn.ModuleList(
+            nn.ModuleList(CausalBlock(c) for _ in range(config.decoder_blocks))
+            for _ in range(levels)
         )
         self.head = nn.Sequential(
             nn.LayerNorm(stem + c), nn.Linear(stem + c, c), nn.GELU("tanh"), nn.Linear(c, 1)
         )
-        if config.opinion:
-            self.embed_residuals = nn.Linear(NUM_RESIDUALS, stem, bias=False)
-            self.expert = Expert(config.opinion)
-            self.consult = nn.Linear(config.opinion, c, bias=False)
-            nn.init.zeros_(self.embed_residuals.weight)
-            nn.init.zeros_(self.consult.weight)
+        if config.embedding_channels:
+            self.embed_innovations = nn.Linear(NUM_INNOVATIONS, stem, bias=False)
+            self.residual_encoder = ResidualMapEncoder(config.embedding_channels)
+            self.project = nn.Linear(config.embedding_channels, c, bias=False)
+            nn.init.zeros_(self.embed_innovations.weight)
+            nn.init.zeros_(self.project.weight)
         for block in self.modules():
             if isinstance(block, CausalBlock):
                 nn.init.zeros_(block.mix.weight)  # each block begins as the identity
@@ -253,65 +255,76 @@ class Network(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def refits(
-        self, observed: Observed, quick: int | None = None, blended: Tensor | bool = True
-    ) -> Refits | None:
+        self,
+        observed: PackedCurves,
+        subsample_seed: int | None = None,
+        blended: Tensor | bool = True,
+    ) -> ResidualInputs | None:
         """What the network needs beside `features.encode`; None if it was made without.
 
-        `quick` and `blended` as in `unexplained.refit_curves`.
+        `subsample_seed` and `blended` as in `residual_maps.residual_inputs`.
         """
-        return refit_curves(observed, quick, blended) if self.config.opinion else None
+        return (
+            residual_inputs(observed, subsample_seed, blended)
+            if self.config.embedding_channels
+            else None
+        )
 
-    def opinions(self, images: Tensor, scalars: Tensor) -> Tensor:
+    def embed_refits(self, maps: Tensor, fit_summary: Tensor) -> Tensor:
         """What each of R refits adds in the head, (R, C): images (R, ., K), scalars (R, S)."""
-        return self.consult(self.expert(images, scalars))
+        return self.project(self.residual_encoder(maps, fit_summary))
 
-    def forward(self, features: Tensor, refits: Refits | None = None) -> Tensor:
+    def forward(self, features: Tensor, refits: ResidualInputs | None = None) -> Tensor:
         """Logits (B, L) of features (B, L, F) and refits of the same curves."""
         length = features.shape[1]
         x = _linear(self.embed, features)
         if refits is not None:
-            x = x + _linear(self.embed_residuals, refits.residuals)
+            x = x + _linear(self.embed_innovations, refits.innovations)
         for block in self.stem:
             x = block(x)
-        levels = [self._merge(x, 0)]
-        for k in range(len(self.down)):
-            for block in self.down[k]:
+        levels = [self._downsample(x, 0)]
+        for k in range(len(self.encoder)):
+            for block in self.encoder[k]:
                 levels[k] = block(levels[k])
-            if k + 1 < len(self.down):
-                levels.append(self._merge(levels[k], k + 1))
+            if k + 1 < len(self.encoder):
+                levels.append(self._downsample(levels[k], k + 1))
         for k in reversed(range(len(levels))):
-            if k < len(self.lift):
-                levels[k] = levels[k] + delayed(
-                    _linear(self.lift[k], levels[k + 1]), 2, levels[k].shape[1]
+            if k < len(self.upsample):
+                levels[k] = levels[k] + causal_upsample(
+                    _linear(self.upsample[k], levels[k + 1]), 2, levels[k].shape[1]
                 )
-            for block in self.up[k]:
+            for block in self.decoder[k]:
                 levels[k] = block(levels[k])
-        context = delayed(levels[0], PATCH, length)
-        norm, widen, bend, narrow = self.head
-        wide = _linear(widen, norm(torch.cat([x, context], dim=2)))
+        context = causal_upsample(levels[0], PATCH_SIZE, length)
+        norm, fc1, gelu, fc2 = self.head
+        wide = _linear(fc1, norm(torch.cat([x, context], dim=2)))
         if refits is not None:
-            wide = wide + self._heard(refits)
-        bent = _GeluStep.apply(wide) if _train_by_convolution(wide) else bend(wide)
-        return narrow(bent).squeeze(2)
+            wide = wide + self._held_embedding(refits)
+        bent = _GeluStep.apply(wide) if _train_by_convolution(wide) else gelu(wide)
+        return fc2(bent).squeeze(2)
 
-    def _heard(self, refits: Refits) -> Tensor:
+    def _held_embedding(self, refits: ResidualInputs) -> Tensor:
         """At each epoch what the refit in force adds in the head, (B, L, C)."""
-        rows, num = refits.images.shape[:2]
-        said = self.opinions(refits.images.flatten(0, 1), refits.scalars.flatten(0, 1))
-        said = F.pad(said.unflatten(0, (rows, num)), (0, 0, 1, 0))  # nothing before the first
-        return said.gather(1, refits.in_force[:, :, None].expand(-1, -1, said.shape[2]))
+        rows, num = refits.maps.shape[:2]
+        embedding = self.embed_refits(refits.maps.flatten(0, 1), refits.fit_summary.flatten(0, 1))
+        embedding = F.pad(
+            embedding.unflatten(0, (rows, num)), (0, 0, 1, 0)
+        )  # nothing before the first
+        return embedding.gather(
+            1, refits.active_refit[:, :, None].expand(-1, -1, embedding.shape[2])
+        )
 
-    def _merge(self, x: Tensor, level: int) -> Tensor:
+    def _downsample(self, x: Tensor, level: int) -> Tensor:
         """Join complete groups of tokens (B, L, C) -> (B, L // group, C'); a begun group waits."""
-        group = PATCH if level == 0 else 2
+        group = PATCH_SIZE if level == 0 else 2
         whole = x.shape[1] // group
         return _linear(
-            self.merge[level], x[:, : whole * group].reshape(len(x), whole, group * x.shape[2])
+            self.downsample[level], x[:, : whole * group].reshape(len(x), whole, group * x.shape[2])
         )
 
 
 @torch.no_grad()
-def probabilities(
+def predict_proba(
     network: Network,
     curves: LightCurves,
     *,

@@ -19,41 +19,51 @@ import torch
 from torch import Tensor
 
 from lensml.lensing.normal_equations import MAG
-from lensml.network.features import Observed
-from lensml.network.sequential_fit import KEEP, PRIOR_CENTRE, Fits, fit_again, no_fit, schedule
+from lensml.network.features import PackedCurves
+from lensml.network.sequential_fit import (
+    MAX_HISTORY,
+    PRIOR_CENTRE,
+    Fits,
+    prior_fits,
+    refit_schedule,
+    update_fits,
+)
 
 __all__ = [
-    "NUM_IMAGE_CHANNELS",
-    "NUM_RESIDUALS",
-    "NUM_SCALARS",
+    "NUM_MAP_CHANNELS",
+    "NUM_INNOVATIONS",
+    "NUM_SUMMARY",
     "PHASE_BINS",
-    "Refits",
+    "ResidualInputs",
     "one_thread",
-    "refit",
-    "refit_curves",
-    "residuals",
+    "refit_and_map",
+    "residual_inputs",
+    "innovation_features",
 ]
 
-SPARED, TRAINED = 256, 0.25  # training makes a quarter of the refits after so many epochs
+DENSE_EPOCHS, KEPT_FRACTION = (
+    256,
+    0.25,
+)  # training makes a quarter of the refits after so many epochs
 PHASE_BINS = 96
 WINDOWS = (4, 16)  # epochs summed before their square is: short anomalies inside a bin
-NUM_IMAGE_CHANNELS = 2 * (3 + len(WINDOWS))
-NUM_SCALARS = 2 * 8 + 3
-NUM_RESIDUALS = 2 * 5
+NUM_MAP_CHANNELS = 2 * (3 + len(WINDOWS))
+NUM_SUMMARY = 2 * 8 + 3
+NUM_INNOVATIONS = 2 * 5
 NEAR_PHASE, FAR_PHASE = 0.03, 8.0  # phase is binned evenly in asinh(phase / NEAR_PHASE)
 
 
-class Refits(NamedTuple):
+class ResidualInputs(NamedTuple):
     """What refits say of B curves."""
 
-    residuals: Tensor  # (B, L, NUM_RESIDUALS) float32, each epoch against the fit in force
-    images: Tensor  # (B, J, NUM_IMAGE_CHANNELS, K) float32
-    scalars: Tensor  # (B, J, NUM_SCALARS) float32
-    in_force: Tensor  # (B, L) int64, 1 + the last refit by then; 0 = none yet
+    innovations: Tensor  # (B, L, NUM_INNOVATIONS) float32, each epoch against the fit in force
+    maps: Tensor  # (B, J, NUM_IMAGE_CHANNELS, K) float32
+    fit_summary: Tensor  # (B, J, NUM_SCALARS) float32
+    active_refit: Tensor  # (B, L) int64, 1 + the last refit by then; 0 = none yet
 
-    def rows(self, part: slice) -> "Refits":
+    def rows(self, part: slice) -> "ResidualInputs":
         """Some of the curves."""
-        return Refits(*(x[part] for x in self))
+        return ResidualInputs(*(x[part] for x in self))
 
 
 def _brightening(theta: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +75,7 @@ def _brightening(theta: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     return MAG * (1.0 + ln_f_s.exp() * (4.0 / (root_y * (root_y + x + 2.0)))).log(), tau
 
 
-def _sloped(theta: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+def _curve_and_gradient(theta: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     """Brightening (B, M, n) [mag] and its derivatives (4, B, M, n) in theta (B, M, 4)."""
     t0, ln_u0, ln_tE, ln_f_s = theta[..., None].unbind(2)
     rate, u0_squared, f_s = (-ln_tE).exp(), (2.0 * ln_u0).exp(), ln_f_s.exp()
@@ -80,7 +90,9 @@ def _sloped(theta: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     return MAG * flux.log(), torch.stack([*gradient, MAG * f_s * excess / flux])
 
 
-def residuals(fits: Fits, times: Tensor, bright: Tensor, root: Tensor) -> tuple[Tensor, Fits]:
+def innovation_features(
+    fits: Fits, times: Tensor, bright: Tensor, root: Tensor
+) -> tuple[Tensor, Fits]:
     """How epochs agree with the fits in force, which were made before them.
 
     Args:
@@ -95,18 +107,18 @@ def residuals(fits: Fits, times: Tensor, bright: Tensor, root: Tensor) -> tuple[
     number = fits.count[:, None] + torch.arange(1, times.shape[1] + 1, device=times.device)
     seen = number[:, None]
     bright, root = bright[:, None], root[:, None]
-    curve, gradient = _sloped(fits.theta, times)
+    curve, gradient = _curve_and_gradient(fits.theta, times)
     covariance = fits.covariance.unflatten(2, (4, 4)).permute(2, 3, 0, 1)
     spread = (covariance[..., None] * gradient[None]).sum(1)
-    unsure = ((spread * gradient).sum(0).clamp_min(0)).sqrt() * root
-    off = (bright - curve) * root
-    innovation = (off / (1.0 + unsure * unsure).sqrt()).clamp(-50, 50)
+    prediction_error = ((spread * gradient).sum(0).clamp_min(0)).sqrt() * root
+    residual = (bright - curve) * root
+    innovation = (residual / (1.0 + prediction_error * prediction_error).sqrt()).clamp(-50, 50)
     both = torch.stack([innovation, innovation * innovation], dim=3)
     total = fits.since[:, :, None] + torch.cumsum(both, dim=2)
     columns = [
-        off.asinh(),
+        residual.asinh(),
         innovation.asinh(),
-        unsure.clamp(1e-2, 1e2).log10(),
+        prediction_error.clamp(1e-2, 1e2).log10(),
         (total[..., 0] / seen.sqrt()).asinh(),
         ((total[..., 1] - seen) / (2.0 * seen).sqrt()).asinh(),
     ]
@@ -121,23 +133,23 @@ def _edges(tau: Tensor) -> Tensor:
     return NEAR_PHASE * torch.sinh(even[1:-1])
 
 
-def _picture(tau: Tensor, off: Tensor, count: Tensor) -> Tensor:
-    """What a fit leaves of `count` (B,) epochs at phases `tau`, `off` in their errors, (B, 5, K).
+def _residual_map(tau: Tensor, residual: Tensor, count: Tensor) -> Tensor:
+    """Phase-binned residuals of `count` (B,) epochs at phases `tau`, in units of errors, (B, 5, K).
 
     Both are (B, n); what lies behind the first `count` of a row are pads.
     """
-    rows, n = off.shape
-    off = off.clamp(-50, 50)
-    powers = [off, off * off - 1]
-    total = torch.cumsum(torch.nn.functional.pad(off, (1, 0)), dim=1)
+    rows, n = residual.shape
+    residual = residual.clamp(-50, 50)
+    powers = [residual, residual * residual - 1]
+    total = torch.cumsum(torch.nn.functional.pad(residual, (1, 0)), dim=1)
     for width in WINDOWS:
-        summed = torch.zeros_like(off)
+        summed = torch.zeros_like(residual)
         if n >= width:
             moving = total[:, width:] - total[:, :-width]
             first = width // 2  # a window counts where its middle lies
             power = moving * moving / width - 1
             number = power.shape[1]
-            whole = torch.arange(number, device=off.device) <= count[:, None] - width
+            whole = torch.arange(number, device=residual.device) <= count[:, None] - width
             summed[:, first : first + number] = torch.where(whole, power, 0.0)
         powers.append(summed)
     running = torch.cumsum(torch.nn.functional.pad(torch.stack(powers, dim=1), (1, 0)), dim=2)
@@ -146,23 +158,23 @@ def _picture(tau: Tensor, off: Tensor, count: Tensor) -> Tensor:
     end = count[:, None]
     place = torch.cat([torch.zeros_like(end), inner.minimum(end), end], dim=1)
     sums = torch.diff(running.gather(2, place[:, None].expand(-1, running.shape[1], -1)), dim=2)
-    held = torch.diff(place, dim=1).to(off.dtype)
-    norm = off.new_tensor([1.0, 2.0, *(2.0 * w for w in WINDOWS)])
+    held = torch.diff(place, dim=1).to(residual.dtype)
+    norm = residual.new_tensor([1.0, 2.0, *(2.0 * w for w in WINDOWS)])
     scaled = sums / (held.clamp_min(1)[:, None] * norm[:, None]).sqrt()
     return torch.cat([torch.asinh(scaled), torch.log1p(held)[:, None] / 4], dim=1)
 
 
-def _described(
+def _summarise_fit(
     theta: Tensor, covariance: Tensor, times: Tensor, bright: Tensor, root: Tensor, count: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of fits (B, 4): picture (B, 5, K), scalars (B, 8) and chi-squared (B,)."""
     curve, tau = _brightening(theta, times)
-    off = (bright - curve) * root
-    n = count.to(off.dtype)
+    residual = (bright - curve) * root
+    n = count.to(residual.dtype)
     _, ln_u0, ln_tE, ln_f_s = theta.unbind(1)
     error = covariance[:, ::5].clamp_min(1e-12).sqrt()
-    chi2 = (off.clamp(-50, 50) ** 2).sum(1)
-    scalars = [
+    chi2 = (residual.clamp(-50, 50) ** 2).sum(1)
+    fit_summary = [
         ln_u0 / 3,
         (ln_tE - PRIOR_CENTRE[2]) / 2,
         ln_f_s.exp(),
@@ -172,10 +184,10 @@ def _described(
         torch.asinh((chi2 - n) / (2 * n).sqrt()) / 2,
         torch.asinh(curve.amax(1) * (root.sum(1) / n)) / 3,
     ]
-    return _picture(tau, off, count), torch.stack(scalars, dim=1), chi2
+    return _residual_map(tau, residual, count), torch.stack(fit_summary, dim=1), chi2
 
 
-def refit(
+def refit_and_map(
     fits: Fits, count: int | Tensor, times: Tensor, bright: Tensor, root: Tensor, blended: Tensor
 ) -> tuple[Fits, Tensor, Tensor]:
     """Refit B curves.
@@ -192,22 +204,22 @@ def refit(
     """
     last = times[:, -1]
     count = torch.as_tensor(count, device=times.device).expand(len(times))
-    own = count.clamp_max(KEEP)
-    theta, covariance = fit_again(fits.theta, times, -bright, root, last, blended, own)
+    own = count.clamp_max(MAX_HISTORY)
+    theta, covariance = update_fits(fits.theta, times, -bright, root, last, blended, own)
     rows = blended.nonzero()[:, 0]
     both = [torch.cat([x[:, 0], x[rows, 1]]) for x in (theta, covariance)]
     epochs = (torch.cat([x, x[rows]]) for x in (times, bright, root, own))
     split = [len(times), len(rows)]
-    pairs = [x.split(split) for x in _described(*both, *epochs)]
+    pairs = [x.split(split) for x in _summarise_fit(*both, *epochs)]
     without = [first for first, _ in pairs]
     within = [first.index_copy(0, rows, second) for first, second in pairs]
     gain = torch.asinh((without[2] - within[2]) / 4) / 3
     level = torch.log10(1 / (root.sum(1) / own) / 0.03)
     further = torch.stack([gain, level, count.to(last.dtype).log() / 5], dim=1)
-    scalars = torch.cat([without[1], within[1], further], dim=1)
+    fit_summary = torch.cat([without[1], within[1], further], dim=1)
     zeros = theta.new_zeros
     new = Fits(theta, covariance, zeros(len(theta), 2, 2), zeros(len(theta)))
-    return new, torch.cat([without[0], within[0]], dim=1).float(), scalars.float()
+    return new, torch.cat([without[0], within[0]], dim=1).float(), fit_summary.float()
 
 
 @contextmanager
@@ -227,9 +239,9 @@ def one_thread() -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def refit_curves(
-    observed: Observed, quick: int | None = None, blended: Tensor | bool = True
-) -> Refits:
+def residual_inputs(
+    observed: PackedCurves, subsample_seed: int | None = None, blended: Tensor | bool = True
+) -> ResidualInputs:
     """All refits of B curves without gaps, and every epoch against the fit in force.
 
     Entries of a curve beyond its last epoch mean nothing and are finite. On a CPU each thread takes
@@ -243,64 +255,66 @@ def refit_curves(
             all is, the second model is the first again.
     """
     blended = torch.as_tensor(blended, device=observed.valid.device).expand(len(observed.valid))
-    counts = schedule(observed.valid.shape[1])
-    if quick is not None:
-        chooser = random.Random(quick)
-        counts = [n for n in counts if n <= SPARED or chooser.random() < TRAINED]
+    counts = refit_schedule(observed.valid.shape[1])
+    if subsample_seed is not None:
+        chooser = random.Random(subsample_seed)
+        counts = [n for n in counts if n <= DENSE_EPOCHS or chooser.random() < KEPT_FRACTION]
         times = observed.times - observed.times[:, :1]
         observed = observed._replace(times=times.float())
     if observed.valid.is_cuda:
-        return _refit_curves(observed, counts, blended)
+        return _residual_inputs(observed, counts, blended)
     with one_thread() as threads:
         share = -(-len(observed.valid) // threads)
         if threads == 1 or share < 8:
-            return _refit_curves(observed, counts, blended)
+            return _residual_inputs(observed, counts, blended)
         shares = [
-            Observed(*(x[first : first + share] for x in observed))
+            PackedCurves(*(x[first : first + share] for x in observed))
             for first in range(0, len(observed.valid), share)
         ]
         with ThreadPoolExecutor(threads) as pool:
-            parts = list(pool.map(_refit_curves, shares, repeat(counts), blended.split(share)))
-    return Refits(*(torch.cat(parts) for parts in zip(*parts, strict=True)))
+            parts = list(pool.map(_residual_inputs, shares, repeat(counts), blended.split(share)))
+    return ResidualInputs(*(torch.cat(parts) for parts in zip(*parts, strict=True)))
 
 
 @torch.no_grad()
-def _refit_curves(observed: Observed, counts: list[int], blended: Tensor) -> Refits:
+def _residual_inputs(observed: PackedCurves, counts: list[int], blended: Tensor) -> ResidualInputs:
     rows, length = observed.valid.shape
     device = observed.valid.device
     times = observed.times
     bright = observed.brightening.to(times.dtype)
     root = 1 / observed.sigma.to(times.dtype).clamp_min(1e-3)
     lengths = observed.valid.sum(1)
-    out = bright.new_zeros(rows, length, NUM_RESIDUALS, dtype=torch.float32)
-    images = out.new_zeros(rows, len(counts), NUM_IMAGE_CHANNELS, PHASE_BINS)
-    scalars = out.new_zeros(rows, len(counts), NUM_SCALARS)
-    in_force = torch.zeros(length, dtype=torch.int64, device=device)
+    out = bright.new_zeros(rows, length, NUM_INNOVATIONS, dtype=torch.float32)
+    maps = out.new_zeros(rows, len(counts), NUM_MAP_CHANNELS, PHASE_BINS)
+    fit_summary = out.new_zeros(rows, len(counts), NUM_SUMMARY)
+    active_refit = torch.zeros(length, dtype=torch.int64, device=device)
     fits = None
     for j, (count, following) in enumerate(pairwise([*counts, length + 1])):
-        alive = (lengths >= count).nonzero()[:, 0]
-        if not len(alive):
+        active = (lengths >= count).nonzero()[:, 0]
+        if not len(active):
             break
-        past = slice(max(0, count - KEEP), count)
-        epochs = [x[alive, past] for x in (times, bright, root)]
-        before = no_fit(len(alive), epochs[0][:, -1]) if fits is None else fits.at(alive)
-        new, image, scalar = refit(before, count, *epochs, blended[alive])
-        images[alive, j], scalars[alive, j] = image, scalar
+        past = slice(max(0, count - MAX_HISTORY), count)
+        epochs = [x[active, past] for x in (times, bright, root)]
+        before = prior_fits(len(active), epochs[0][:, -1]) if fits is None else fits.at(active)
+        new, image, scalar = refit_and_map(before, count, *epochs, blended[active])
+        maps[active, j], fit_summary[active, j] = image, scalar
         ahead = slice(count - 1, following - 1)
-        columns, _ = residuals(new, *(x[alive, ahead] for x in (times, bright, root)))
-        out[alive, ahead] = columns.float()
-        in_force[ahead] = j + 1
-        fits = _Scattered(rows, alive, new)
+        columns, _ = innovation_features(new, *(x[active, ahead] for x in (times, bright, root)))
+        out[active, ahead] = columns.float()
+        active_refit[ahead] = j + 1
+        fits = _FitsByRow(rows, active, new)
     out = out.nan_to_num_(0.0, 0.0, 0.0) * observed.valid[..., None]
-    return Refits(out, images.nan_to_num_(), scalars.nan_to_num_(), in_force.expand(rows, -1))
+    return ResidualInputs(
+        out, maps.nan_to_num_(), fit_summary.nan_to_num_(), active_refit.expand(rows, -1)
+    )
 
 
-class _Scattered:
+class _FitsByRow:
     """Fits of some curves, found by their place among all."""
 
-    def __init__(self, rows: int, alive: Tensor, fits: Fits) -> None:
-        self.place = torch.full((rows,), -1, device=alive.device)
-        self.place[alive] = torch.arange(len(alive), device=alive.device)
+    def __init__(self, rows: int, active: Tensor, fits: Fits) -> None:
+        self.place = torch.full((rows,), -1, device=active.device)
+        self.place[active] = torch.arange(len(active), device=active.device)
         self.fits = fits
 
     def at(self, rows: Tensor) -> Fits:

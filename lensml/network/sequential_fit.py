@@ -16,11 +16,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lensml.lensing.normal_equations import CACHED, MAG, linearise, marquardt_step
+from lensml.lensing.normal_equations import CACHE_ELEMENTS, MAG, gauss_newton_terms, marquardt_step
 
-__all__ = ["KEEP", "PRIOR_CENTRE", "Fits", "fit_again", "next_refit", "no_fit", "schedule"]
+__all__ = [
+    "MAX_HISTORY",
+    "PRIOR_CENTRE",
+    "Fits",
+    "update_fits",
+    "next_refit_epoch",
+    "prior_fits",
+    "refit_schedule",
+]
 
-KEEP = 2048  # epochs of the past that a refit reaches
+MAX_HISTORY = 2048  # epochs of the past that a refit reaches
 BIN = 8  # epochs averaged where only the valley of a fit is sought
 FREE = (3, 4)  # parameters of the two models: without and with a free f_s
 ITERATIONS, SEARCH_ITERATIONS = (3, 3), 4
@@ -31,10 +39,10 @@ PRIOR_CENTRE = (0.0, log(0.5), log(22.4), 0.0)
 PRIOR_WIDTH = (100.0, 2.0, 0.9, 1.0)
 LOW = (-torch.inf, log(1e-5), log(0.1), log(0.01))
 HIGH = (torch.inf, log(5.0), log(2000.0), 0.0)
-VALLEY = (-0.4, 0.3)  # changes of ln f_s that are tried before a descent
+BLEND_SHIFTS = (-0.4, 0.3)  # changes of ln f_s that are tried before a descent
 # Where other valleys are sought: tE [day], and 0 = the brightest epochs, 1 = the second brightest,
 # 2 = a rise that has just begun.
-TRIED = ((3.0, 0), (8.0, 0), (20.0, 0), (50.0, 0), (8.0, 1), (25.0, 1), (15.0, 2), (40.0, 2))
+SEARCH_GRID = ((3.0, 0), (8.0, 0), (20.0, 0), (50.0, 0), (8.0, 1), (25.0, 1), (15.0, 2), (40.0, 2))
 
 
 class Fits(NamedTuple):
@@ -46,23 +54,23 @@ class Fits(NamedTuple):
     count: Tensor  # (B,) float64, epochs since
 
 
-def next_refit(count: int) -> int:
+def next_refit_epoch(count: int) -> int:
     """The first count of epochs above `count` at which a curve is refitted."""
     step = 8 if count < 128 else 16 if count < 256 else 24
     origin = 0 if count < 256 else 256
     return origin + ((count - origin) // step + 1) * step
 
 
-def schedule(length: int) -> list[int]:
+def refit_schedule(length: int) -> list[int]:
     """Counts of epochs, up to `length`, at which a curve is refitted."""
-    counts, count = [], next_refit(0)
+    counts, count = [], next_refit_epoch(0)
     while count <= length:
         counts.append(count)
-        count = next_refit(count)
+        count = next_refit_epoch(count)
     return counts
 
 
-def no_fit(num: int, last: Tensor) -> Fits:
+def prior_fits(num: int, last: Tensor) -> Fits:
     """What is believed before the first refit; `last` is the latest epoch (B,) [day]."""
     theta = last.new_tensor(PRIOR_CENTRE)
     theta = theta.repeat(num, 2, 1)
@@ -83,18 +91,18 @@ def _constants(free: int, dtype: torch.dtype, device: torch.device) -> tuple[Ten
 
 
 def _add_prior(state: Tensor, theta: Tensor, last: Tensor, free: int) -> Tensor:
-    """What `linearise.linearise` returned, the priors added in place."""
+    """What `gauss_newton_terms.gauss_newton_terms` returned, the priors added in place."""
     centre, precision, _, _ = _constants(free, theta.dtype, theta.device)
-    off = theta[:, :free] - centre
-    off[:, 0].sub_(last)
-    pull = off * precision
-    state[:, 0].add_((pull * off).sum(1))
+    offset = theta[:, :free] - centre
+    offset[:, 0].sub_(last)
+    pull = offset * precision
+    state[:, 0].add_((pull * offset).sum(1))
     state[:, 1 : 1 + free].add_(pull)
     state[:, 1 + free :: free + 1].add_(precision)
     return state
 
 
-class _Problem(NamedTuple):
+class _LeastSquares(NamedTuple):
     """What is fitted: epochs (B, n) of curves, their last epoch (B,) and how much is free.
 
     Pads have root 0, whatever their time.
@@ -109,7 +117,7 @@ class _Problem(NamedTuple):
     def at(self, theta: Tensor) -> Tensor:
         """Cost, gradient and Gauss-Newton matrix at `theta` (B, 4), priors included."""
         f_s = theta[:, 3:].exp()
-        state = linearise(
+        state = gauss_newton_terms(
             torch.cat([theta[:, :3], f_s], dim=1), self.times, self.data, self.root, self.free == 4
         )
         if self.free == 4:  # from derivatives in f_s to those in its logarithm
@@ -118,13 +126,15 @@ class _Problem(NamedTuple):
             state[:, 8::4].mul_(f_s)
         return _add_prior(state, theta, self.last, self.free)
 
-    def repeated(self, num: int) -> "_Problem":
+    def repeated(self, num: int) -> "_LeastSquares":
         """Each curve so many times."""
-        return _Problem(*(x.repeat_interleave(num, dim=0) for x in self[:4]), self.free)
+        return _LeastSquares(*(x.repeat_interleave(num, dim=0) for x in self[:4]), self.free)
 
-    def best_of(self, starts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def best_start(self, starts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The best of some starts (B, 4), of equals the first, and the state there."""
-        if len(starts) * self.data.numel() <= CACHED:  # few curves: one call costs what many do
+        if (
+            len(starts) * self.data.numel() <= CACHE_ELEMENTS
+        ):  # few curves: one call costs what many do
             num = len(starts)
             at_all = self.repeated(num).at(torch.stack(starts, dim=1).flatten(0, 1))
             states = at_all.unflatten(0, (-1, num)).unbind(1)
@@ -139,7 +149,7 @@ class _Problem(NamedTuple):
     def fit(self, starts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Descend from the best start: the end (B, 4) and its covariance (B, 16)."""
         free = self.free
-        theta, state = self.descend(*self.best_of(starts), ITERATIONS[FREE.index(free)])
+        theta, state = self.descend(*self.best_start(starts), ITERATIONS[FREE.index(free)])
         covariance = theta.new_zeros(len(theta), 4, 4)
         inverse = torch.linalg.inv_ex(state[:, 1 + free :].view(-1, free, free))[0]
         covariance[:, :free, :free] = inverse.nan_to_num_()
@@ -176,7 +186,7 @@ def _binned(times: Tensor, data: Tensor, root: Tensor) -> tuple[Tensor, Tensor, 
     )
 
 
-def _search(times: Tensor, data: Tensor, root: Tensor, last: Tensor, count: Tensor) -> Tensor:
+def _grid_search(times: Tensor, data: Tensor, root: Tensor, last: Tensor, count: Tensor) -> Tensor:
     """The best valley found from the brightest epochs or a rise to come, (B, 4)."""
     times, data, root = _binned(times, data, root)
     sure = -data - 1 / root  # of pads -inf
@@ -199,11 +209,11 @@ def _search(times: Tensor, data: Tensor, root: Tensor, last: Tensor, count: Tens
             ],
             dim=1,
         )
-        for tE, k in TRIED
+        for tE, k in SEARCH_GRID
     ]
     num = len(starts)
     start = torch.stack(starts, dim=1).flatten(0, 1)
-    problem = _Problem(times, data, root, last, 3)
+    problem = _LeastSquares(times, data, root, last, 3)
     states = problem.repeated(num).at(start).unflatten(0, (-1, num))
     order = states[..., 0].argsort(dim=1, stable=True)[:, :2, None]
     start, states = (
@@ -222,7 +232,7 @@ def _u_squared(excess: Tensor) -> Tensor:
     return 2 / ((1 + excess + root) * root)
 
 
-def _along_the_valley(theta: Tensor, shift: float) -> Tensor:
+def _shift_along_blend_degeneracy(theta: Tensor, shift: float) -> Tensor:
     """Fits (B, 4) with ln f_s moved by `shift`, peak flux and width at half of it as they were."""
     t0, ln_u0, ln_tE, ln_f_s = theta.unbind(1)
     moved = (ln_f_s + shift).clamp(LOW[3], HIGH[3])
@@ -235,8 +245,8 @@ def _along_the_valley(theta: Tensor, shift: float) -> Tensor:
     return torch.stack([t0, 0.5 * new.log(), ln_tE + 0.5 * width.log(), moved], dim=1)
 
 
-def fit_again(
-    before: Tensor,
+def update_fits(
+    previous: Tensor,
     times: Tensor,
     data: Tensor,
     root: Tensor,
@@ -259,14 +269,14 @@ def fit_again(
     """
     if count is None:
         count = torch.full((len(times),), times.shape[1], device=times.device)
-    problem = _Problem(times, data, root, last, FREE[0])
-    theta, covariance = problem.fit([before[:, 0], _search(*problem[:4], count)])
+    problem = _LeastSquares(times, data, root, last, FREE[0])
+    theta, covariance = problem.fit([previous[:, 0], _grid_search(*problem[:4], count)])
     thetas, covariances = (torch.stack([x, x], dim=1) for x in (theta, covariance))
     rows = blended.nonzero()[:, 0]
     if len(rows):
         own = problem[:4] if len(rows) == len(blended) else (x[rows] for x in problem[:4])
-        ended = before[rows, 1]
-        valley = (_along_the_valley(ended, shift) for shift in VALLEY)
-        free = _Problem(*own, FREE[1]).fit([ended, theta[rows], *valley])
+        ended = previous[rows, 1]
+        valley = (_shift_along_blend_degeneracy(ended, shift) for shift in BLEND_SHIFTS)
+        free = _LeastSquares(*own, FREE[1]).fit([ended, theta[rows], *valley])
         thetas[rows, 1], covariances[rows, 1] = free
     return thetas, covariances

@@ -389,7 +389,7 @@ def pspl_fit_observed(photometry: Photometry) -> ObservedFit:
         trial = centre + step * np.linspace(-1, 1, 9)
         data = torch.as_tensor(photometry.mag - trial[:, None])
         begin = torch.tensor(starts, dtype=torch.float64).expand(9, -1, -1)
-        fit = fit_pspl(times, data, weight=weight, starts=begin, blended=True, num_polished=3)
+        fit = fit_pspl(times, data, weight=weight, starts=begin, blended=True, num_refined=3)
         best = int(fit.chi2.argmin())
         t0, u0, tE, f_s = (float(x[best]) for x in (fit.t0, fit.u0, fit.tE, fit.f_s))
         starts = [*starts[:6], (t0, u0, tE)]

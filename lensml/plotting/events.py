@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lensml.plotting.scores import BINARY, COLOURS, MARK, SINGLE, SYMBOLS, canvas, few_ticks, styled
 
-__all__ = ["caustics_and_track", "gallery", "impostors", "prior_histograms", "real_event"]
+__all__ = ["caustics_and_track", "gallery", "contaminants", "prior_histograms", "real_event"]
 
 
 @styled
@@ -39,11 +39,13 @@ def gallery(
 
 
 @styled
-def impostors(times: NDArray, clean: Mapping[str, NDArray], sigma: float | None = None) -> Figure:
+def contaminants(
+    times: NDArray, clean: Mapping[str, NDArray], sigma: float | None = None
+) -> Figure:
     """One event of each arm of the null class beside its best single lens, and what is left of it.
 
     `times` (T,) [day]; `clean` (2, T) by name: single lens, event [mag from baseline], as two rows
-    of `impostor_pairs`; `sigma` [mag] draws a band below.
+    of `contaminant_pairs`; `sigma` [mag] draws a band below.
     """
     figure, grid = canvas(3.4, 2, len(clean), sharex=True, height_ratios=[2, 1])
     for (top, bottom), (name, (single, event)) in zip(grid.T, clean.items(), strict=True):

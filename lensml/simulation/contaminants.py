@@ -22,18 +22,18 @@ from lensml.simulation.simulator import BASELINE_MAG, BLOCK
 from lensml.simulation.survey import Survey, draw_numpy, observe
 
 __all__ = [
-    "ARMS",
-    "Impostor",
-    "draw_impostor",
+    "KINDS",
+    "Contaminant",
+    "draw_contaminant",
     "false_alarm_rates",
-    "impostor_magnification",
-    "impostor_pairs",
-    "impostor_set",
-    "impostor_training_set",
+    "contaminant_magnification",
+    "contaminant_pairs",
+    "contaminant_set",
+    "contaminant_training_set",
     "sun_offset",
 ]
 
-ARMS = {
+KINDS = {
     "point_source": "single lens, point source: the control",
     "finite_source": "single lens, uniform disc; u0 log-uniform, so that the disc is resolved",
     "parallax": "single lens seen from the Earth on its orbit, towards the Galactic bulge",
@@ -54,7 +54,7 @@ DRIFT = 0.1  # uniform from -DRIFT to DRIFT over 100 d, counted from the first e
 
 
 @dataclass(frozen=True, kw_only=True)
-class Impostor:
+class Contaminant:
     """A single lens and what else there is; the defaults are a point source and nothing else."""
 
     t0: float  # [day]
@@ -74,8 +74,8 @@ class Impostor:
 
 
 def _check_arm(arm: str) -> str:
-    if arm not in ARMS:
-        raise InputError(f"`arm` is {arm!r}, but one of {', '.join(ARMS)} was expected")
+    if arm not in KINDS:
+        raise InputError(f"`arm` is {arm!r}, but one of {', '.join(KINDS)} was expected")
     return arm
 
 
@@ -83,7 +83,7 @@ def _log_uniform(generator: np.random.Generator, bounds: tuple[float, float]) ->
     return float(np.exp(generator.uniform(log(bounds[0]), log(bounds[1]))))
 
 
-def draw_impostor(arm: str, seed: int, index: int) -> Impostor:
+def draw_contaminant(arm: str, seed: int, index: int) -> Contaminant:
     """Event `index` of an arm; t0, tE, u0 and rho are those of the binaries but for `U0_DISC`."""
     generator = event_generator(check_seed(seed), f"impostor_{_check_arm(arm)}", index)
     single = draw_single(parameter_set("baseline"), generator)
@@ -102,7 +102,7 @@ def draw_impostor(arm: str, seed: int, index: int) -> Impostor:
         event["phase"] = generator.uniform(0, 2 * np.pi)
         drift = generator.uniform(-DRIFT, DRIFT)
         event["drift"] = drift if generator.random() < 0.5 else 0.0
-    return Impostor(**event)
+    return Contaminant(**event)
 
 
 def _draw_parallax(generator: np.random.Generator, u0: float) -> dict[str, float]:
@@ -151,11 +151,11 @@ def _sun(days: NDArray) -> tuple[NDArray, NDArray]:
     return north, np.cos(ra) * y - np.sin(ra) * x
 
 
-def impostor_magnification(events: list[Impostor], times: NDArray) -> NDArray[np.float64]:
+def contaminant_magnification(events: list[Contaminant], times: NDArray) -> NDArray[np.float64]:
     """Flux of each event over its baseline's, everything included, at `times` (T,): (n, T)."""
     columns = {
         f.name: np.array([[getattr(e, f.name)] for e in events], dtype=float)
-        for f in fields(Impostor)
+        for f in fields(Contaminant)
     }
     u = _separation(columns, times)
     flux = point_lens_magnification(np.maximum(u, 1e-12))
@@ -182,26 +182,28 @@ def _separation(columns: dict[str, NDArray], times: NDArray) -> NDArray:
     return np.hypot(u0 + pi_N * east - pi_E * north, tau + pi_N * north + pi_E * east)
 
 
-def _block(arm: str, seed: int, first: int, stop: int) -> tuple[list[int], list[Impostor]]:
+def _block(arm: str, seed: int, first: int, stop: int) -> tuple[list[int], list[Contaminant]]:
     """Events first to stop, filled up to BLOCK with copies of the last: a curve's last bits do not
     depend on how many are asked for."""
     indices = [min(i, stop - 1) for i in range(first, first + BLOCK)]
-    made = [draw_impostor(arm, seed, i) for i in range(first, min(first + BLOCK, stop))]
+    made = [draw_contaminant(arm, seed, i) for i in range(first, min(first + BLOCK, stop))]
     return indices, made + made[-1:] * (BLOCK - len(made))
 
 
-def impostor_set(arm: str, num_events: int, seed: int, survey: Survey | None = None) -> LightCurves:
+def contaminant_set(
+    arm: str, num_events: int, seed: int, survey: Survey | None = None
+) -> LightCurves:
     """One arm as a test set: every row class 0, no twins, `dchi2` NaN.
 
     Args:
-        arm: One of `ARMS`.
+        arm: One of `KINDS`.
         num_events: Number of rows; event i is the same in a set of any size.
         seed: Of events and noise, in streams of the arm's own.
         survey: How they are observed; None = the default, sigma = 0.1 mag.
 
     Returns:
         A set whose `magnification` is the noise-free flux over that of the constant baseline; the
-        `u0` of `params` is its size. All other parameters: `draw_impostor(arm, seed, i)`.
+        `u0` of `params` is its size. All other parameters: `draw_contaminant(arm, seed, i)`.
 
     Raises:
         InputError: If there is no such arm, or nothing to draw.
@@ -238,11 +240,11 @@ def _check_count(name: str, count: int) -> None:
 
 
 def _observed(
-    preset: str, seed: int, indices: list[int], events: list[Impostor], survey: Survey
+    preset: str, seed: int, indices: list[int], events: list[Contaminant], survey: Survey
 ) -> dict[str, NDArray]:
     """Rows of one block with noise and gaps of their own."""
     times = survey.times
-    flux = impostor_magnification(events, times)
+    flux = contaminant_magnification(events, times)
     clean = torch.from_numpy(-2.5 * np.log10(flux)).float()
     draws = draw_numpy([event_generator(seed, preset, i, "noise") for i in indices], len(times))
     # A survey observes pairs: the second row of each is drawn and dropped.
@@ -262,11 +264,11 @@ def _observed(
     }
 
 
-def impostor_pairs(arm: str, num: int, seed: int, times: NDArray) -> NDArray[np.float32]:
+def contaminant_pairs(arm: str, num: int, seed: int, times: NDArray) -> NDArray[np.float32]:
     """Noise-free rows for training, neither a binary lens: (2 num, T), magnitude less baseline.
 
-    Row 2i + 1 is impostor i of `impostor_set(arm, ..., seed)`, row 2i the point-source single lens
-    (known baseline, not blended) that fits it best in least squares over `times` (T,).
+    Row 2i + 1 is contaminant i of `contaminant_set(arm, ..., seed)`, row 2i the point-source
+    single lens (known baseline, not blended) that fits it best in least squares over `times` (T,).
     """
     _check_arm(arm), _check_count("num", num)
     times = np.asarray(times, dtype=float)
@@ -274,7 +276,7 @@ def impostor_pairs(arm: str, num: int, seed: int, times: NDArray) -> NDArray[np.
     grid = torch.from_numpy(times)
     for first in range(0, num, BLOCK):
         _, events = _block(arm, seed, first, num)
-        delta = torch.from_numpy(-2.5 * np.log10(impostor_magnification(events, times)))
+        delta = torch.from_numpy(-2.5 * np.log10(contaminant_magnification(events, times)))
         starts = torch.tensor([[[e.t0, abs(e.u0), e.tE]] for e in events], dtype=torch.float64)
         twin = fit_pspl(grid, delta, starts=starts).delta_mag(grid)
         wanted = pairs[first : first + BLOCK]
@@ -282,10 +284,10 @@ def impostor_pairs(arm: str, num: int, seed: int, times: NDArray) -> NDArray[np.
     return pairs.reshape(2 * num, -1)
 
 
-def impostor_training_set(arm: str, num: int, seed: int) -> LightCurves:
-    """`impostor_pairs` on the default grid as a set that `train` reads; no row is a binary."""
+def contaminant_training_set(arm: str, num: int, seed: int) -> LightCurves:
+    """`contaminant_pairs` on the default grid as a set that `train` reads; no row is a binary."""
     survey = Survey()
-    clean = impostor_pairs(arm, num, seed, survey.times)
+    clean = contaminant_pairs(arm, num, seed, survey.times)
     params = np.full((len(clean), len(PARAM_NAMES)), np.nan)
     params[:, -1] = 1.0
     m_base = np.full(len(clean), 18.0, dtype=np.float32)

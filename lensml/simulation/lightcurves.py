@@ -19,12 +19,12 @@ __all__ = [
     "FRACTIONS",
     "PARAM_NAMES",
     "LightCurves",
-    "dchi2_until",
+    "dchi2_at_fractions",
     "iterate",
     "load",
     "merge_shards",
     "num_rows",
-    "observe_again",
+    "reobserve",
     "save",
     "shard_paths",
 ]
@@ -257,7 +257,7 @@ def _append_member(archive, name: str, parts: Iterator[NDArray], rows: int | Non
             array = next(parts, None)
 
 
-def dchi2_until(
+def dchi2_at_fractions(
     clean: NDArray, seen: NDArray, sigma: NDArray, time: NDArray
 ) -> NDArray[np.float64]:
     """Delta-chi2 of P pairs up to each of FRACTIONS of the window, shape (P, 7).
@@ -274,7 +274,7 @@ def dchi2_until(
     return total[:, np.searchsorted(time, edges, side="right") - 1]
 
 
-def observe_again(curves: LightCurves, survey: Survey, seed: int) -> LightCurves:
+def reobserve(curves: LightCurves, survey: Survey, seed: int) -> LightCurves:
     """The same events through another survey: one simulation serves every cadence and error level.
 
     Args:
@@ -295,7 +295,7 @@ def observe_again(curves: LightCurves, survey: Survey, seed: int) -> LightCurves
         delta, errors, seen = observe(clean[rows], draws, survey, torch.from_numpy(curves.time))
         magnitude = curves.m_base[rows, None] + delta.numpy()
         X[rows], sigma[rows] = np.where(seen.numpy(), magnitude, np.nan), errors.numpy()
-    until = dchi2_until(curves.clean(), np.isfinite(X), sigma, curves.time).repeat(2, axis=0)
+    until = dchi2_at_fractions(curves.clean(), np.isfinite(X), sigma, curves.time).repeat(2, axis=0)
     return replace(
         curves,
         X=X,

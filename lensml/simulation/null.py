@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from lensml.lensing.magnification import BinaryLens, binary_magnification
 from lensml.lensing.pspl import fit_pspl
 from lensml.seeds import event_generator
-from lensml.simulation.lightcurves import PARAM_NAMES, LightCurves, dchi2_until
+from lensml.simulation.lightcurves import PARAM_NAMES, LightCurves, dchi2_at_fractions
 from lensml.simulation.priors import draw_binary, parameter_set
 from lensml.simulation.survey import Survey, draw_numpy, observe
 
@@ -58,7 +58,7 @@ def _observed(
     draws = draw_numpy(generators, len(times))
     noisy = observe(torch.from_numpy(clean).float(), draws, survey, torch.from_numpy(times))
     delta, sigma, seen = (x.numpy() for x in noisy)
-    until = dchi2_until(clean, seen, sigma, times).repeat(2, axis=0)
+    until = dchi2_at_fractions(clean, seen, sigma, times).repeat(2, axis=0)
     m_base = np.full(len(clean), 18.0, dtype=np.float32)
     return LightCurves(
         X=np.where(seen, m_base[:, None] + delta, np.nan).astype(np.float32),

@@ -24,12 +24,12 @@ class ParameterSet:
     s: tuple[float, float]
     q: tuple[float, float]
     u0: tuple[float, float]
-    must_cross: bool = False  # redraw until the track meets a caustic within the survey
+    caustic_crossing: bool = False  # redraw until the track meets a caustic within the survey
 
 
 PARAMETER_SETS: dict[str, ParameterSet] = {
     "baseline": ParameterSet(s=(0.1, 10), q=(1e-3, 1), u0=(0.001, 1.0)),
-    "distinct": ParameterSet(s=(0.8, 1.5), q=(0.01, 0.5), u0=(0.001, 0.15), must_cross=True),
+    "distinct": ParameterSet(s=(0.8, 1.5), q=(0.01, 0.5), u0=(0.001, 0.15), caustic_crossing=True),
     "planetary": ParameterSet(s=(0.1, 10), q=(1e-4, 1e-2), u0=(0.001, 1.0)),
     "stellar": ParameterSet(s=(0.1, 10), q=(0.3, 1), u0=(0.001, 1.0)),
 }
@@ -60,7 +60,7 @@ def _timing(generator: np.random.Generator) -> tuple[float, float]:
 def draw_binary(
     parameters: ParameterSet, generator: np.random.Generator, window: tuple[float, float]
 ) -> BinaryLens:
-    """One binary from its priors; the whole event is redrawn until `must_cross` is met.
+    """One binary from its priors; the whole event is redrawn until `caustic_crossing` is met.
 
     Args:
         parameters: Ranges of the set.
@@ -78,7 +78,7 @@ def draw_binary(
             q=_log_uniform(generator, parameters.q),
             alpha=generator.uniform(0, 2 * np.pi),
         )
-        if not parameters.must_cross or crosses_caustic(event, *window):
+        if not parameters.caustic_crossing or crosses_caustic(event, *window):
             return event
 
 

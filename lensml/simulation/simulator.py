@@ -27,18 +27,26 @@ from lensml.lensing.magnification import (
 from lensml.lensing.pspl import fit_pspl
 from lensml.paths import InputError, atomic_path, available_cores, git_commit
 from lensml.seeds import check_seed, event_generator
-from lensml.simulation.lightcurves import PARAM_NAMES, LightCurves, dchi2_until, merge_shards, save
+from lensml.simulation.lightcurves import (
+    PARAM_NAMES,
+    LightCurves,
+    dchi2_at_fractions,
+    merge_shards,
+    save,
+)
 from lensml.simulation.priors import draw_binary, draw_single, parameter_set
 from lensml.simulation.survey import Survey, draw_numpy, observe
 
-__all__ = ["Simulation", "in_step", "simulate", "worker_pool"]
+__all__ = ["Simulation", "bounded_imap", "simulate", "worker_pool"]
 
 log = logging.getLogger(__name__)
 BLOCK = 64  # events fitted together; blocks are aligned to multiples of it in the event's index
 CHUNK = BLOCK  # events a worker makes before it hands them over
-AHEAD = 64  # chunks that may wait to be written: more than are made while a shard is written
+MAX_PENDING = 64  # chunks that may wait to be written: more than are made while a shard is written
 BASELINE_MAG = (16.0, 20.0)
-RECIPE = 2  # raised when the same arguments give other bits: 2 = epochs sampled, blocks of 64
+FORMAT_VERSION = (
+    2  # raised when the same arguments give other bits: 2 = epochs sampled, blocks of 64
+)
 KEEP_FREED_MEMORY = {  # glibc; elsewhere nobody reads them
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
@@ -84,7 +92,7 @@ class Simulation:
             "survey": self.survey.describe(),
             "num_events": self.num_pairs,
             "shard_size": self.shard_size,
-            "recipe": RECIPE,
+            "recipe": FORMAT_VERSION,
         }
 
 
@@ -188,7 +196,7 @@ def _observe_block(sim: Simulation, indices: list, rows: dict, times: np.ndarray
     if sim.population:
         until = np.full((len(f_s), 7), np.nan)
     else:
-        until = dchi2_until(clean, seen, sigma, times).repeat(2, axis=0)
+        until = dchi2_at_fractions(clean, seen, sigma, times).repeat(2, axis=0)
     return {
         "X": np.where(seen, rows["m_base"][:, None] + delta, np.nan).astype(np.float32),
         "sigma": sigma if sim.survey.photon_noise else sigma[:, 0].copy(),
@@ -240,7 +248,7 @@ def worker_pool(workers: int) -> Iterator[Pool]:
         yield pool
 
 
-def in_step(pool: Pool, tasks: list, ahead: int = AHEAD) -> Iterator[dict]:
+def bounded_imap(pool: Pool, tasks: list, ahead: int = MAX_PENDING) -> Iterator[dict]:
     """Chunks in order, made no further than `ahead` tasks before they are asked for.
 
     A disk slower than the workers would fill the memory otherwise. Close it before the pool.
@@ -296,7 +304,7 @@ def _write_shards(sim: Simulation, folder: Path, workers: int, progress: bool) -
         finally:
             torch.set_num_threads(threads)
     else:
-        with worker_pool(workers) as pool, closing(in_step(pool, tasks)) as results:
+        with worker_pool(workers) as pool, closing(bounded_imap(pool, tasks)) as results:
             _collect(sim, todo, results, bar)
     bar.close()
     return paths

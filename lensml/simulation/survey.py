@@ -53,7 +53,7 @@ class Survey:
         """Grid epochs, shape (T,), float64 [day]."""
         return np.linspace(*self.window, self.num_epochs)
 
-    def most_epochs(self, num_epochs: int) -> int:
+    def max_epochs_kept(self, num_epochs: int) -> int:
         """What a curve keeps of so many epochs, exceeded by one in a million."""
         kept = 1 - float(np.min(self.missing_fraction))
         grid = -(-num_epochs // self.keep_every[0])

@@ -13,10 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lensml.network.features import WIDTHS
-from lensml.network.model import PATCH, CausalBlock, Network
-from lensml.network.residual_maps import one_thread, refit, residuals
-from lensml.network.sequential_fit import KEEP, Fits, next_refit, no_fit, schedule
+from lensml.network.features import BIN_WIDTHS
+from lensml.network.model import PATCH_SIZE, CausalBlock, Network
+from lensml.network.residual_maps import innovation_features, one_thread, refit_and_map
+from lensml.network.sequential_fit import (
+    MAX_HISTORY,
+    Fits,
+    next_refit_epoch,
+    prior_fits,
+    refit_schedule,
+)
 from lensml.streaming.step import (
     BINS,
     LAGS,
@@ -31,12 +37,14 @@ from lensml.streaming.step import (
     moved_sums,
 )
 
-__all__ = ["States"]
+__all__ = ["EventCache"]
 
 SHIFT = 16  # epochs after which a row's past moves back to its start, and sums are taken anew
 ROW = RECENT + SHIFT
 CHUNK = 512  # events that advance together: what they touch then stays in the cache
-LENGTHS = np.array([256, 512, 1024, KEEP])  # to which prefixes are padded: few, as groups cost most
+LENGTHS = np.array(
+    [256, 512, 1024, MAX_HISTORY]
+)  # to which prefixes are padded: few, as groups cost most
 REFITTED = 2**17  # epochs, pads included, that are refitted together: bounds the memory
 ON_GPU = 64  # times as many
 SUMS = (3, 3, BINS)
@@ -46,7 +54,7 @@ NUM_FITS = 2 * (4 + 16 + 2) + 1
 LAGS_BACK = np.array(LAGS)
 
 
-class _Rings:
+class _RingLayout:
     """Where a group of blocks finds its past in a row of tokens, by phase.
 
     Tokens of a row: a ring for each block, then `singles` that are written in turn or alone.
@@ -75,7 +83,7 @@ class _Rings:
         )
 
 
-class States:
+class EventCache:
     """Slots for events; each call of `advance` takes one more epoch of some of them.
 
     Args:
@@ -100,14 +108,14 @@ class States:
         config = network.config
         self.num_levels = config.num_levels
         self.on_cpu = self.device.type == "cpu" if on_cpu is None else on_cpu
-        self._widths = self._index(np.array(WIDTHS))
+        self._widths = self._index(np.array(BIN_WIDTHS))
         self.count = np.zeros(0, np.int64)  # epochs taken
         self.used = 0
-        self.rings = {"near": _Rings(network.stem, PATCH, PATCH - 1, PATCH - 1)}
+        self.rings = {"near": _RingLayout(network.stem, PATCH_SIZE, PATCH_SIZE - 1, PATCH_SIZE - 1)}
         for k in range(self.num_levels):
             singles = 0 if k + 1 == self.num_levels else 2
-            blocks = [*network.down[k], *network.up[k]]
-            self.rings[f"level{k}"] = _Rings(blocks, 2, singles, min(singles, 1))
+            blocks = [*network.encoder[k], *network.decoder[k]]
+            self.rings[f"level{k}"] = _RingLayout(blocks, 2, singles, min(singles, 1))
         floats, doubles = np.float32, np.float64
         self.shapes = {
             name: (rings.tokens, config.channels if name != "near" else config.stem_channels)
@@ -120,19 +128,19 @@ class States:
             "bright": ((ROW, 1), floats),
             "sums": ((1, int(np.prod(SUMS))), doubles),
         }
-        self.opinion, self.blended = config.opinion, blended
-        if self.opinion:
+        self.embedding_channels, self.blended = config.embedding_channels, blended
+        if self.embedding_channels:
             self.shapes |= {
-                "kept_times": ((KEEP, 1), doubles),
-                "kept_bright": ((KEEP, 1), floats),
-                "kept_sigma": ((KEEP, 1), floats),
+                "kept_times": ((MAX_HISTORY, 1), doubles),
+                "kept_bright": ((MAX_HISTORY, 1), floats),
+                "kept_sigma": ((MAX_HISTORY, 1), floats),
                 "fits": ((1, NUM_FITS), doubles),
                 "said": ((1, config.channels), floats),
             }
-            self.expert = Opinions(network)
+            self.residual_encoder = Opinions(network)
         self._is_due = np.zeros(0, bool)
         self.slabs = {name: self._zeros(0, name) for name in self.shapes}
-        cycle = PATCH << (self.num_levels - 1)
+        cycle = PATCH_SIZE << (self.num_levels - 1)
         self._depths = np.array([depth_of(n or cycle, self.num_levels) for n in range(cycle)])
 
     @property
@@ -196,8 +204,8 @@ class States:
         sigma = np.maximum(np.asarray(sigma, np.float32), np.float32(1e-3))
         weight = np.maximum(sigma.astype(float) ** -2.0, 1e-30)
         epochs = (times, weight, bright, sigma)
-        if self.opinion:
-            self._remember(slots, count, epochs)
+        if self.embedding_channels:
+            self._append_history(slots, count, epochs)
         if len(slots) == 1:
             return self._advance_part(slots, epochs, count, depth)
         answers = np.empty(len(slots))
@@ -222,13 +230,13 @@ class States:
             slots, count, depth = slots[filled], count[filled], depth[filled]
         rows = [int(np.count_nonzero(depth[:num] > k)) for k in range(int(depth[0]))]
         features = self._features(slots, count, num)
-        if self.opinion:
-            features = torch.cat([features, self._opinion(slots, num)], dim=1)
-        phase = (count - 1) % PATCH
+        if self.embedding_channels:
+            features = torch.cat([features, self._residual_features(slots, num)], dim=1)
+        phase = (count - 1) % PATCH_SIZE
         near = self._past("near", slots, phase)
         levels, parity = [], []
         for k, n in enumerate(max(n, least) for n in rows):
-            parity.append((count[:n] // (PATCH << k) - 1) % 2)
+            parity.append((count[:n] // (PATCH_SIZE << k) - 1) % 2)
             levels.append(self._past(f"level{k}", slots[:n], parity[k]))
         context = torch.as_tensor(self._take("context", slots))
         p, tokens, *after = self.step(features, near, context, *levels, rows=rows)
@@ -257,14 +265,14 @@ class States:
         features = latest_features(lagged, sums, self._index(count), self._widths)
         return torch.as_tensor(features).float()
 
-    def _remember(self, slots: NDArray, count: NDArray, epochs: Sequence[NDArray]) -> None:
+    def _append_history(self, slots: NDArray, count: NDArray, epochs: Sequence[NDArray]) -> None:
         """Keep an epoch of each event for refits, and refit those whose time has come."""
-        places = slots * KEEP + (count - 1) % KEEP
+        places = slots * MAX_HISTORY + (count - 1) % MAX_HISTORY
         for name, values in zip(KEPT, (epochs[0], epochs[2], epochs[3]), strict=True):
             self._put(name, places, self._values(name, values))
         if len(count) and count.max() >= len(self._is_due):
             most = 2 * int(count.max())
-            self._is_due = np.isin(np.arange(most), schedule(most))
+            self._is_due = np.isin(np.arange(most), refit_schedule(most))
         due = np.flatnonzero(self._is_due[count])
         lengths = _padded(count[due])
         for length in sorted({*lengths.tolist()}):
@@ -276,33 +284,33 @@ class States:
 
     def _refit(self, slots: NDArray, count: NDArray, length: int) -> None:
         """Refit events, their prefixes padded to `length`, and hear the expert."""
-        kept, place = np.minimum(count, KEEP)[:, None], np.arange(length)
-        past = (count[:, None] - kept + np.minimum(place, kept - 1)) % KEEP
-        index = slots[:, None] * KEEP + past
+        kept, place = np.minimum(count, MAX_HISTORY)[:, None], np.arange(length)
+        past = (count[:, None] - kept + np.minimum(place, kept - 1)) % MAX_HISTORY
+        index = slots[:, None] * MAX_HISTORY + past
         times, bright, sigma = (torch.as_tensor(self._take(name, index)).double() for name in KEPT)
         own = torch.from_numpy(place < kept).to(times.device)
         bright, root = (torch.where(own, x, 0.0) for x in (bright, 1 / sigma))
         fits = _unpacked(torch.as_tensor(self._take("fits", slots)))
-        first = torch.from_numpy(count == next_refit(0)).to(times.device)
-        begun = no_fit(len(slots), times[:, -1]).theta
+        first = torch.from_numpy(count == next_refit_epoch(0)).to(times.device)
+        begun = prior_fits(len(slots), times[:, -1]).theta
         fits = fits._replace(theta=torch.where(first[:, None, None], begun, fits.theta))
         blended = torch.full((len(slots),), self.blended, device=times.device)
         counts = torch.from_numpy(count).to(times.device)
-        fits, images, scalars = refit(fits, counts, times, bright, root, blended)
+        fits, maps, fit_summary = refit_and_map(fits, counts, times, bright, root, blended)
         self._put("fits", slots, self._own(_packed(fits)))
-        self._put("said", slots, self._own(self.expert(images, scalars)))
+        self._put("said", slots, self._own(self.residual_encoder(maps, fit_summary)))
 
-    def _opinion(self, slots: NDArray, num: int) -> Tensor:
+    def _residual_features(self, slots: NDArray, num: int) -> Tensor:
         """The latest epoch against the fits in force, and what the expert last said."""
-        said = torch.as_tensor(self._take("said", slots))
-        last = slots[:, None] * KEEP + (self.count[slots] - 1)[:, None] % KEEP
+        embedding = torch.as_tensor(self._take("said", slots))
+        last = slots[:, None] * MAX_HISTORY + (self.count[slots] - 1)[:, None] % MAX_HISTORY
         times, bright, sigma = (torch.as_tensor(self._take(name, last)).double() for name in KEPT)
         fits = _unpacked(torch.as_tensor(self._take("fits", slots)))
-        columns, fits = residuals(fits, times, bright, 1 / sigma)
+        columns, fits = innovation_features(fits, times, bright, 1 / sigma)
         self._put("fits", slots[:num], self._own(_packed(fits)))
-        begun = torch.as_tensor(self.count[slots] >= next_refit(0), device=said.device)
+        begun = torch.as_tensor(self.count[slots] >= next_refit_epoch(0), device=embedding.device)
         columns = columns[:, 0].float().nan_to_num_(0.0, 0.0, 0.0) * begun[:, None]
-        return torch.cat([columns, said], dim=1)
+        return torch.cat([columns, embedding], dim=1)
 
     def _write(
         self, slots: NDArray, phase: NDArray, count: NDArray, epochs: Sequence[NDArray]

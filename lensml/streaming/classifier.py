@@ -20,16 +20,16 @@ from lensml.network.features import encode, observed_epochs
 from lensml.network.model import Network
 from lensml.network.snapshot import fingerprint, read_snapshot, write_snapshot
 from lensml.paths import InputError
-from lensml.streaming.cache import States
+from lensml.streaming.cache import EventCache
 
-__all__ = ["Stream", "baseline_from_the_past", "classify_curve"]
+__all__ = ["StreamingClassifier", "causal_baseline", "classify"]
 
 BASELINE_MIN = 20  # epochs before a baseline estimated from the past is believed
 BASELINE_MAX = 200  # epochs after which it is kept
 STATE_VERSION = 3
 
 
-def baseline_from_the_past(magnitude: NDArray) -> NDArray[np.float64]:
+def causal_baseline(magnitude: NDArray) -> NDArray[np.float64]:
     """Baseline that epoch k could adopt from epochs <= k alone, shape (n,) [mag].
 
     The median of what has been seen, frozen after BASELINE_MAX epochs: later brightening cannot
@@ -64,7 +64,7 @@ def _check_curve(time: NDArray, mag: NDArray, mag_err: NDArray) -> None:
 
 
 @torch.no_grad()
-def classify_curve(
+def classify(
     time: NDArray,
     mag: NDArray,
     mag_err: NDArray,
@@ -98,7 +98,7 @@ def classify_curve(
     if not len(time):
         return np.empty(0)
     network = network or load_network()[0]
-    base = baseline_from_the_past(mag) if m_base is None else np.full(len(mag), float(m_base))
+    base = causal_baseline(mag) if m_base is None else np.full(len(mag), float(m_base))
     # The difference is taken in float64; only then does float32 suffice.
     observed = observed_epochs((mag - base)[None], mag_err[None], time[None], np.zeros(1))
     logits = network(encode(observed), network.refits(observed, blended=blended))
@@ -109,7 +109,7 @@ def classify_curve(
 
 
 @dataclass
-class Learner:
+class BaselineEstimator:
     """An event whose baseline is still being estimated from its own past."""
 
     mags: array = field(default_factory=lambda: array("d"))  # in rising order
@@ -121,7 +121,7 @@ class Learner:
         return self.mags[half] if len(self.mags) % 2 else sum(self.mags[half - 1 : half + 1]) / 2
 
 
-class Stream:
+class StreamingClassifier:
     """Live classification of any number of events.
 
     Args:
@@ -143,10 +143,10 @@ class Stream:
         blended: bool = True,
     ) -> None:
         self.network = (network or load_network()[0]).eval()
-        self.states = States(self.network, device, step=step, blended=blended)
+        self.states = EventCache(self.network, device, step=step, blended=blended)
         self.events: dict[str, int] = {}
         self.lines = 0
-        self._learners: dict[int, Learner] = {}
+        self._learners: dict[int, BaselineEstimator] = {}
         self._notes = np.empty((0, 3))  # of each slot: last time, m_base as given, m_base in use
 
     @property
@@ -169,12 +169,12 @@ class Stream:
             InputError: If the epoch does not follow the last one or a value is unusable; the
                 state is left unchanged.
         """
-        if problem := _unusable(event, time, mag, mag_err, m_base):
+        if problem := _value_error(event, time, mag, mag_err, m_base):
             raise InputError(problem)
         slot = self.events.get(event)
         if slot is None:
-            slot = self._admit(event, m_base)
-        elif problem := self._misplaced(event, slot, time, m_base):
+            slot = self._add_event(event, m_base)
+        elif problem := self._order_error(event, slot, time, m_base):
             raise InputError(problem)
         epoch = (np.array([x], float) for x in (time, mag, mag_err))
         return float(self._advance(np.array([slot]), *epoch)[0])
@@ -213,13 +213,13 @@ class Stream:
         problems = {}
         for i in np.flatnonzero(~good).tolist():
             base = None if m_bases is None or m_bases[i] is None else m_bases[i]
-            problems[i] = _unusable(events[i], times[i], mags[i], mag_errs[i], base)
+            problems[i] = _value_error(events[i], times[i], mags[i], mag_errs[i], base)
         slot_of = self.events.get
         slots = np.array([slot_of(event, -1) for event in events], np.int64)
         for i in np.flatnonzero(good & (slots < 0)).tolist():
             known = self.events.get(events[i])
             base = None if np.isnan(bases[i]) else float(bases[i])
-            slots[i] = self._admit(events[i], base) if known is None else known
+            slots[i] = self._add_event(events[i], base) if known is None else known
         answers = np.full(len(events), nan)
         left = np.flatnonzero(good)
         while len(left):
@@ -230,25 +230,25 @@ class Stream:
             wrong = (values[0, now] <= last) | changed
             for i in now[wrong].tolist():
                 base = None if np.isnan(bases[i]) else float(bases[i])
-                problems[i] = self._misplaced(events[i], slots[i], float(values[0, i]), base)
+                problems[i] = self._order_error(events[i], slots[i], float(values[0, i]), base)
             now = now[~wrong]
             if len(now):
                 answers[now] = self._advance(slots[now], *values[:, now])
             left = np.delete(left, first)
         return answers, problems
 
-    def _admit(self, event: str, m_base: float | None) -> int:
+    def _add_event(self, event: str, m_base: float | None) -> int:
         (slot,) = self.states.new_slots(1)
         if slot >= len(self._notes):
             room = np.full((len(self.states.count) - len(self._notes), 3), nan)
             self._notes = np.concatenate([self._notes, room])
         self._notes[slot] = -np.inf, *((nan, nan) if m_base is None else (m_base, m_base))
         if m_base is None:
-            self._learners[slot] = Learner()
+            self._learners[slot] = BaselineEstimator()
         self.events[event] = slot
         return slot
 
-    def _misplaced(self, event: str, slot: int, time: float, m_base: float | None) -> str | None:
+    def _order_error(self, event: str, slot: int, time: float, m_base: float | None) -> str | None:
         """Why an epoch of usable values does not go with those before it; None if it does."""
         last, given, _ = self._notes[slot].tolist()
         if time <= last:
@@ -343,7 +343,7 @@ class Stream:
         learned, self._learners = array("d", tensors["learned"].numpy().tobytes()), {}
         for slot, num_mags, num_waiting in tensors["learners"].tolist():
             mags, learned = learned[:num_mags], learned[num_mags:]
-            self._learners[slot] = Learner(mags, learned[:num_waiting])
+            self._learners[slot] = BaselineEstimator(mags, learned[:num_waiting])
             learned = learned[num_waiting:]
 
 
@@ -360,7 +360,7 @@ def _numbers(values: Sequence) -> NDArray[np.float64]:
     return np.array([float(x) if _is_number(x) else nan for x in values], float)
 
 
-def _unusable(event: str, time, mag, mag_err, m_base) -> str | None:
+def _value_error(event: str, time, mag, mag_err, m_base) -> str | None:
     """Which value of an epoch cannot be used at all; None if each can."""
     for name, value in (("time", time), ("mag", mag), ("mag_err", mag_err), ("m_base", m_base)):
         if not (_is_number(value) or name == "m_base" and value is None):

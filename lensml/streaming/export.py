@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from lensml.network.checkpoint import load_network
-from lensml.network.model import PATCH, Network
-from lensml.network.residual_maps import NUM_RESIDUALS
+from lensml.network.model import PATCH_SIZE, Network
+from lensml.network.residual_maps import NUM_INNOVATIONS
 from lensml.network.snapshot import fingerprint
 from lensml.paths import WEIGHTS, InputError, atomic_path
 from lensml.streaming.step import Step
@@ -49,13 +49,13 @@ class _AtDepth(nn.Module):
 def example_inputs(network: Network, depth: int, rows: int = 8) -> tuple[Tensor, ...]:
     """Inputs of `Step` for events that complete `depth` levels, normally distributed."""
     config, generator = network.config, torch.Generator().manual_seed(depth)
-    further = NUM_RESIDUALS + config.channels if config.opinion else 0
+    further = NUM_INNOVATIONS + config.channels if config.embedding_channels else 0
     shapes = [
         (config.num_features + further,),
-        (2 * len(network.stem) + PATCH - 1, config.stem_channels),
+        (2 * len(network.stem) + PATCH_SIZE - 1, config.stem_channels),
         (config.channels,),
     ]
-    blocks = config.blocks_down + config.blocks_up
+    blocks = config.encoder_blocks + config.decoder_blocks
     for level in range(depth):
         singles = 2 if level + 1 < config.num_levels else 0
         shapes.append((2 * blocks + singles, config.channels))

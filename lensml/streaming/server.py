@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TextIO
 
 from lensml.paths import InputError
-from lensml.streaming.classifier import Stream
+from lensml.streaming.classifier import StreamingClassifier
 
 __all__ = ["answer_lines", "serve"]
 
 BATCH = 1000  # lines that are answered together at most
-LONGEST = 1 << 20  # bytes of a line; what is longer is cut, and so becomes a bad line
-PATIENCE = 1.0  # silence after which a snapshot is due [s]
+MAX_LINE_BYTES = 1 << 20  # bytes of a line; what is longer is cut, and so becomes a bad line
+IDLE_SECONDS = 1.0  # silence after which a snapshot is due [s]
 SAVING_SHARE = 20  # a snapshot is due only after so many times what the last one took
 NEEDED = ("event", "time", "mag", "mag_err")
 
@@ -35,7 +35,7 @@ def _parse(line: str) -> dict:
     return epoch
 
 
-def answer_lines(stream: Stream, lines: Iterable[str], first: int = 1) -> list[tuple]:
+def answer_lines(stream: StreamingClassifier, lines: Iterable[str], first: int = 1) -> list[tuple]:
     """Answers to lines taken together: `(answer, None)` each, or `(answer, problem)` for a bad one.
 
     A bad line changes nothing; its answer names the event, if it has one, and the problem. Empty
@@ -89,7 +89,7 @@ def read_batches(descriptor: int, wake: int | None = None) -> Iterator[list[str]
     lines, rest, cut, ended = deque(), b"", False, False
     watched = [descriptor] if wake is None else [descriptor, wake]
     while lines or not ended:
-        wait = 0 if lines else PATIENCE
+        wait = 0 if lines else IDLE_SECONDS
         while len(lines) < BATCH and not ended:
             ready = select.select(watched, [], [], wait)[0]
             if wake in ready:
@@ -104,19 +104,19 @@ def read_batches(descriptor: int, wake: int | None = None) -> Iterator[list[str]
             cut = cut and not whole
             if cut:
                 rest = b""
-            elif len(rest) > LONGEST:
-                lines.append(rest[:LONGEST])
+            elif len(rest) > MAX_LINE_BYTES:
+                lines.append(rest[:MAX_LINE_BYTES])
                 rest, cut = b"", True
-            wait = wait if lines else PATIENCE
+            wait = wait if lines else IDLE_SECONDS
         taken = [lines.popleft() for _ in range(min(BATCH, len(lines)))]
         if taken or not ended:
             yield [line.decode("utf-8", "replace") for line in taken]
 
 
-class Keeper:
+class SnapshotScheduler:
     """Takes snapshots of a stream, often but for a small share of the time."""
 
-    def __init__(self, stream: Stream, path: Path | None) -> None:
+    def __init__(self, stream: StreamingClassifier, path: Path | None) -> None:
         self.stream, self.path = stream, path
         self.kept, self.cost, self.last = stream.lines, 0.0, time.monotonic()
 
@@ -163,7 +163,11 @@ def _wake_on_signals() -> Iterator[tuple[int | None, list[int]]]:
 
 
 def serve(
-    stream: Stream, source: TextIO, answers: TextIO, problems: TextIO, state: Path | None = None
+    stream: StreamingClassifier,
+    source: TextIO,
+    answers: TextIO,
+    problems: TextIO,
+    state: Path | None = None,
 ) -> int:
     """Answer every line of `source` until it ends, a signal comes or nobody reads the answers.
 
@@ -176,7 +180,7 @@ def serve(
     Returns:
         Exit code: 0, 2 if there was a bad line, 128 + number of the signal that ended it.
     """
-    keeper, code, number = Keeper(stream, state), 0, 1
+    keeper, code, number = SnapshotScheduler(stream, state), 0, 1
     keeper.save()  # a path that cannot be written is better known now than after a night
     with _wake_on_signals() as (wake, signals):
         try:

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lensml.network.features import HISTORY, WIDTHS
-from lensml.network.model import PATCH, CausalBlock, Network
-from lensml.network.residual_maps import NUM_RESIDUALS, PHASE_BINS
+from lensml.network.features import BIN_WIDTHS, FEATURE_WINDOW
+from lensml.network.model import PATCH_SIZE, CausalBlock, Network
+from lensml.network.residual_maps import NUM_INNOVATIONS, PHASE_BINS
 
 __all__ = [
     "Array",
@@ -31,9 +31,9 @@ __all__ = [
     "moved_sums",
 ]
 
-RECENT = HISTORY - 1  # epochs, the present one included, that the averages reach
+RECENT = FEATURE_WINDOW - 1  # epochs, the present one included, that the averages reach
 BINS = 4  # averages of each width, one behind the other
-WIDE = WIDTHS[1:]  # a width of one epoch needs no sum
+WIDE = BIN_WIDTHS[1:]  # a width of one epoch needs no sum
 EDGES = [[k * width for k in range(BINS + 1)] for width in WIDE]
 LAGS = sorted({*range(BINS), *sum(EDGES, [])})  # epochs back that an update looks at
 ENTER = [[LAGS.index(lag) for lag in edges[:-1]] for edges in EDGES]
@@ -44,7 +44,7 @@ Array = NDArray | Tensor
 
 def depth_of(count: int, num_levels: int) -> int:
     """Levels of the pyramid that the epoch number `count` (from 1) completes."""
-    groups, rest = divmod(count, PATCH)
+    groups, rest = divmod(count, PATCH_SIZE)
     return 0 if rest else min((groups & -groups).bit_length(), num_levels)
 
 
@@ -105,7 +105,7 @@ def latest_features(lagged: Array, sums: Array, count: Array, widths: Array) -> 
     root = xp.sqrt(amplitude * amplitude - 1)
     step = xp.where(seen > 1, t1[:, :1], 1.0).clip(1e-4, 1e3)
     logs = xp.log(xp.concatenate([v0[:, :1], step, (amplitude + root) * root], axis=1))
-    last = 1 + 2 * len(WIDTHS)
+    last = 1 + 2 * len(BIN_WIDTHS)
     columns = [
         b.clip(-3, 8) / 2,
         squashed[:, :1] / 3,
@@ -172,8 +172,8 @@ class Step(nn.Module):
         super().__init__()
         self.network = network
         self.stem = [_split(block) for block in network.stem]
-        self.down = [[_split(block) for block in level] for level in network.down]
-        self.up = [[_split(block) for block in level] for level in network.up]
+        self.encoder = [[_split(block) for block in level] for level in network.encoder]
+        self.decoder = [[_split(block) for block in level] for level in network.decoder]
 
     def forward(
         self,
@@ -201,24 +201,29 @@ class Step(nn.Module):
             then for each level new tokens (B_k, K', C), likewise, and what it sends down (B_k, C).
         """
         network, past = self.network, near.flatten(1)
-        num, said = network.config.num_features, None
+        num, embedding = network.config.num_features, None
         x, written = network.embed(features[:, :num]), []
-        if network.config.opinion:
-            own, said = features[:, num : num + NUM_RESIDUALS], features[:, num + NUM_RESIDUALS :]
-            x = x + network.embed_residuals(own)
+        if network.config.embedding_channels:
+            own, embedding = (
+                features[:, num : num + NUM_INNOVATIONS],
+                features[:, num + NUM_INNOVATIONS :],
+            )
+            x = x + network.embed_innovations(own)
         width = 2 * x.shape[1]
         for k, block in enumerate(self.stem):
             x, normed = _apply(block, x, past[:, k * width : (k + 1) * width])
             written.append(normed)
         after = []
         if levels:
-            n, merge = levels[0].shape[0], network.merge[0]
+            n, downsample = levels[0].shape[0], network.downsample[0]
             group = torch.cat([past[:n, len(self.stem) * width :], x[:n]], dim=1)
-            after = self._level(0, torch.addmm(merge.bias, group, merge.weight.T), levels, rows)
+            after = self._level(
+                0, torch.addmm(downsample.bias, group, downsample.weight.T), levels, rows
+            )
             context = _over(after[1], context, rows and rows[0])
         norm, first, gelu, last = network.head
         hidden = first(_normed(norm, torch.cat([x, context], dim=1)))
-        hidden = gelu(hidden if said is None else hidden + said)
+        hidden = gelu(hidden if embedding is None else hidden + embedding)
         # A product with one column rounds by the number of rows; this sum does not.
         logit = (hidden * last.weight).sum(1) + last.bias
         return torch.sigmoid(logit), torch.stack([*written, x], dim=1), *after
@@ -229,7 +234,7 @@ class Step(nn.Module):
         """Down, through the coarser level where it has a new token, and up."""
         network, written, after = self.network, [], []
         past, width, place = levels[k].flatten(1), 2 * x.shape[1], 0
-        for block in self.down[k]:
+        for block in self.encoder[k]:
             x, normed = _apply(block, x, past[:, place : place + width])
             place += width
             written.append(normed)
@@ -237,19 +242,19 @@ class Step(nn.Module):
         if k + 1 < network.config.num_levels:
             earlier, coarse = past[:, -width:].split(width // 2, dim=1)
             if k + 1 < len(levels):
-                n, merge = levels[k + 1].shape[0], network.merge[k + 1]
+                n, downsample = levels[k + 1].shape[0], network.downsample[k + 1]
                 pair = torch.cat([earlier[:n], x[:n]], dim=1)
-                token = torch.addmm(merge.bias, pair, merge.weight.T)
+                token = torch.addmm(downsample.bias, pair, downsample.weight.T)
                 after = self._level(k + 1, token, levels, rows)
                 coarse = _over(after[1], coarse, rows and rows[k + 1])
             x = x + coarse
-        for block in self.up[k]:
+        for block in self.decoder[k]:
             x, normed = _apply(block, x, past[:, place : place + width])
             place += width
             written.append(normed)
         if k + 1 < network.config.num_levels:
             written.append(own)
-        sent = network.lift[k - 1](x) if k else x
+        sent = network.upsample[k - 1](x) if k else x
         return [torch.stack(written, dim=1), sent, *after]
 
 
@@ -259,36 +264,44 @@ def _over(new: Tensor, old: Tensor, rows: int | None) -> Tensor:
 
 
 class Opinions:
-    """`Network.opinions` by products of rows, which round alike however many events there are."""
+    """`Network.embed_refits` by products of rows, which round alike for any number of events."""
 
     def __init__(self, network: Network) -> None:
-        expert = network.expert
-        layers = (expert.first, expert.halve, expert.look, expert.mix, expert.quarter)
+        residual_encoder = network.residual_encoder
+        layers = (
+            residual_encoder.first,
+            residual_encoder.halve,
+            residual_encoder.conv2,
+            residual_encoder.mix,
+            residual_encoder.quarter,
+        )
         #: Of each convolution its weights as (taps x C, C'), and its bias.
         self.layers = [
             (x.weight.detach().permute(2, 1, 0).flatten(0, 1).contiguous(), x.bias.detach())
             for x in layers
         ]
-        join = expert.join.weight.detach()
-        bins, wide = PHASE_BINS // 8, expert.quarter.out_channels
+        join = residual_encoder.join.weight.detach()
+        bins, wide = PHASE_BINS // 8, residual_encoder.quarter.out_channels
         picture = join[:, : bins * wide].unflatten(1, (wide, bins)).transpose(1, 2).flatten(1)
         self.join = torch.cat([picture, join[:, bins * wide :]], dim=1)
-        self.expert, self.consult = expert, network.consult
+        self.residual_encoder, self.project = residual_encoder, network.project
 
-    def __call__(self, images: Tensor, scalars: Tensor) -> Tensor:
+    def __call__(self, maps: Tensor, fit_summary: Tensor) -> Tensor:
         """What refits (R, ., K), (R, S) add in the head, (R, C); what is not finite counts as 0."""
-        num = len(images)
+        num = len(maps)
         if num < Step.min_rows:
-            filled = torch.arange(Step.min_rows, device=images.device).clamp_max(num - 1)
-            images, scalars = images[filled], scalars[filled]
-        told = self.expert.scalars(scalars.nan_to_num())
-        x = images.nan_to_num().transpose(1, 2)
-        x = (self._convolved(0, x, 5, 1, 2) + told[:, None]).relu_()
+            filled = torch.arange(Step.min_rows, device=maps.device).clamp_max(num - 1)
+            maps, fit_summary = maps[filled], fit_summary[filled]
+        summary = self.residual_encoder.fit_summary(fit_summary.nan_to_num())
+        x = maps.nan_to_num().transpose(1, 2)
+        x = (self._convolved(0, x, 5, 1, 2) + summary[:, None]).relu_()
         x = self._convolved(1, x, 4, 2, 1)
         x = x + self._convolved(3, self._convolved(2, x.relu(), 3, 1, 1).relu_(), 1, 1, 0)
         x = self._convolved(4, x.relu_(), 4, 4, 0).relu_().flatten(1)
-        x = torch.addmm(self.expert.join.bias, torch.cat([x, told], dim=1), self.join.T).relu_()
-        return self.consult(self.expert.say(x).relu_())[:num]
+        x = torch.addmm(
+            self.residual_encoder.join.bias, torch.cat([x, summary], dim=1), self.join.T
+        ).relu_()
+        return self.project(self.residual_encoder.output(x).relu_())[:num]
 
     def _convolved(self, layer: int, x: Tensor, width: int, stride: int, pad: int) -> Tensor:
         """A convolution along the bins of rows (R, K, C)."""

@@ -11,11 +11,11 @@ from lensml.paths import InputError
 from lensml.simulation.lightcurves import LightCurves, iterate, num_rows
 from lensml.simulation.survey import Survey, clean_delta_mag
 
-__all__ = ["Resident", "load_resident"]
+__all__ = ["TrainingData", "load_training_data"]
 
 
 @dataclass
-class Resident:
+class TrainingData:
     """P pairs as 2 P rows (single lens, binary) on T epochs, all on one device."""
 
     labels: Tensor  # (2 P,) float32; NaN = a row that is not learned from
@@ -29,7 +29,7 @@ class Resident:
     clean: Tensor | None = None  # (2 P, T) float32, noise-free magnitude minus baseline
     observed: tuple[Tensor, Tensor] | None = None  # delta_mag (NaN = gap) and sigma, (2 P, T)
 
-    def easiest_first(self) -> np.ndarray:
+    def curriculum_order(self) -> np.ndarray:
         """Training pairs by falling distance between their two clean curves.
 
         The order in which a curriculum admits them; without clean curves, as they are.
@@ -83,7 +83,9 @@ def _ranges(preset: str, seed: int, events: np.ndarray) -> list[dict]:
     ]
 
 
-def load_resident(paths: list[Path], validation_fraction: float, device: torch.device) -> Resident:
+def load_training_data(
+    paths: list[Path], validation_fraction: float, device: torch.device
+) -> TrainingData:
     """Load sets for training; the last share of each set's events is kept for validation.
 
     A set without any binary holds impostors, each behind the single lens it resembles most: they
@@ -123,12 +125,12 @@ def load_resident(paths: list[Path], validation_fraction: float, device: torch.d
                 sigmas[place] = torch.from_numpy(np.array(shard.sigmas())).to(device)
             blended[place] = shard.blended
             told = shard.y.astype(np.float32)
-            impostors = not shard.y.any()
-            if impostors:
+            contaminants = not shard.y.any()
+            if contaminants:
                 told[::2] = np.nan
             labels[place] = torch.from_numpy(told).to(device)
             pairs = np.arange(len(shard) // 2) + row // 2
-            late = (pairs - begun // 2 >= held_back) & (not impostors)
+            late = (pairs - begun // 2 >= held_back) & (not contaminants)
             train.append(pairs[~late])
             validation.append(pairs[late])
             preset, seed, events = shard.events()
@@ -138,7 +140,7 @@ def load_resident(paths: list[Path], validation_fraction: float, device: torch.d
             row += len(shard)
     if time.ndim != 1:
         raise InputError(f"{paths[0]}: training needs one grid of epochs, shape (T,), for all rows")
-    return Resident(
+    return TrainingData(
         labels=labels,
         time=torch.from_numpy(time).to(device),
         survey=survey,

@@ -5,21 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lensml.paths import InputError, check_size
-from lensml.simulation.contaminants import impostor_training_set
+from lensml.simulation.contaminants import contaminant_training_set
 from lensml.simulation.lightcurves import save
 from lensml.simulation.simulator import Simulation, simulate
 from lensml.simulation.survey import Survey
 from lensml.training.run import TrainingConfig, train
 
-__all__ = ["GENERAL_SURVEYS", "GeneralNetwork", "general", "general_sets", "make_general"]
+__all__ = ["GENERAL_SURVEYS", "TrainingRecipe", "shipped_recipe", "recipe_sets", "run_recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneralNetwork:
+class TrainingRecipe:
     """Training sets and recipe of the one network for all cadences, gaps and errors."""
 
     sets: dict[str, Simulation]
-    impostors: dict[str, int]  # arm -> events that are no binary, learned from as such
+    contaminants: dict[str, int]  # arm -> events that are no binary, learned from as such
     training: TrainingConfig
 
 
@@ -40,7 +40,7 @@ GENERAL_SURVEYS = (
 )
 
 
-def general(size: str = "full", seed: int = 0, *, times: float = 1.0) -> GeneralNetwork:
+def shipped_recipe(size: str = "full", seed: int = 0, *, times: float = 1.0) -> TrainingRecipe:
     """The network that ships with the package; `training.log` beside its weights has the cost.
 
     At `full` from scratch, under a curriculum. Below, training goes on from `weights/first_stage`,
@@ -78,12 +78,12 @@ def general(size: str = "full", seed: int = 0, *, times: float = 1.0) -> General
         start_from=None if size == "full" else "first_stage",
         seed=seed,
     )
-    impostors = {name: max(2, int(n * share)) for name, n in arms.items()}
-    return GeneralNetwork(sets=sets, impostors=impostors, training=training)
+    contaminants = {name: max(2, int(n * share)) for name, n in arms.items()}
+    return TrainingRecipe(sets=sets, contaminants=contaminants, training=training)
 
 
-def general_sets(
-    recipe: GeneralNetwork,
+def recipe_sets(
+    recipe: TrainingRecipe,
     data: Path,
     *,
     workers: int | None = None,
@@ -94,7 +94,7 @@ def general_sets(
     `only` names some: several processes may make different ones at once.
     """
 
-    known = [*recipe.sets, *recipe.impostors]
+    known = [*recipe.sets, *recipe.contaminants]
     for name in only or ():
         if name not in known:
             raise InputError(f"`only` names {name!r}, but one of {known} was expected")
@@ -107,18 +107,18 @@ def general_sets(
         for name, simulation in recipe.sets.items()
         if wanted(name)
     ]
-    for arm, num in recipe.impostors.items():
+    for arm, num in recipe.contaminants.items():
         path = data / f"train_impostor_{arm}_{num}.npz"
         if wanted(arm):
             folders.append(path)
             if not path.exists():
-                save(path, impostor_training_set(arm, num, 31416))
+                save(path, contaminant_training_set(arm, num, 31416))
     return folders
 
 
-def make_general(
-    recipe: GeneralNetwork, data: Path, run: Path, *, workers: int | None = None
+def run_recipe(
+    recipe: TrainingRecipe, data: Path, run: Path, *, workers: int | None = None
 ) -> Path:
     """Make the sets of a recipe under `data` and train it into `run`; both resume."""
-    folders = general_sets(recipe, data, workers=workers)
+    folders = recipe_sets(recipe, data, workers=workers)
     return train(folders, run, recipe.training, name="general", resume=True)

@@ -13,17 +13,24 @@ import torch.distributed as dist
 
 from lensml.network.checkpoint import CONFIG, load_network
 from lensml.paths import InputError, atomic_path, git_commit
-from lensml.training.data import Resident, load_resident
-from lensml.training.trainer import HISTORY, LAST, NAMED_WEIGHTS, Run, TrainingConfig, find_device
+from lensml.training.data import TrainingData, load_training_data
+from lensml.training.trainer import (
+    HISTORY,
+    LAST,
+    NAMED_WEIGHTS,
+    Trainer,
+    TrainingConfig,
+    find_device,
+)
 
 __all__ = ["TrainingConfig", "train"]
 
 log = logging.getLogger(__name__)
 
 
-def _loop(run: Run, first: int) -> None:
+def _loop(run: Trainer, first: int) -> None:
     board = _tensorboard(run.run) if run.rank == 0 else None
-    for epoch in range(first, run.config.stop_after or run.config.epochs):
+    for epoch in range(first, run.config.max_epochs or run.config.epochs):
         started = time.perf_counter()
         loss, rate = run.train_epoch(epoch)
         validation_loss, auc = run.validate()
@@ -41,7 +48,7 @@ def _loop(run: Run, first: int) -> None:
             if board:
                 for name in HISTORY[1:]:
                     board.add_scalar(name, run.history[-1][name], epoch + 1)
-        if run.out_of_patience():
+        if run.should_stop():
             log.info("no better validation loss in %d epochs: stopped", run.config.patience)
             break
 
@@ -120,7 +127,7 @@ def _worker(rank: int, world: int, paths, run, config, described) -> None:
     _process(paths, run, config, described)
 
 
-def keep_freed_memory() -> None:
+def tune_allocator() -> None:
     """Let glibc keep what is freed (elsewhere nothing happens).
 
     Otherwise it returns every array to the kernel and has new pages cleared at every step: a tenth
@@ -141,7 +148,7 @@ def _process(paths: list[Path], run: Path, config: TrainingConfig, described: di
     # computes many times slower: 0.5 steps a second without this, 1.6 with it.
     torch.set_flush_denormal(True)
     if device.type == "cpu":
-        keep_freed_memory()
+        tune_allocator()
     if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         if device.type == "cuda":
@@ -153,8 +160,8 @@ def _process(paths: list[Path], run: Path, config: TrainingConfig, described: di
     log.setLevel(logging.INFO)
     started = time.perf_counter()
     try:
-        resident = load_resident(paths, config.validation_fraction, device)
-        state = Run(config, resident, run, device)
+        resident = load_training_data(paths, config.validation_fraction, device)
+        state = Trainer(config, resident, run, device)
         first = state.restore() if (run / LAST).exists() else 0
         if state.rank == 0:
             _write_config(run, described, config.start_from, resident, device)
@@ -176,7 +183,7 @@ def _process(paths: list[Path], run: Path, config: TrainingConfig, described: di
 
 
 def _write_config(
-    run: Path, described: dict, start: str | None, data: Resident, device: torch.device
+    run: Path, described: dict, start: str | None, data: TrainingData, device: torch.device
 ) -> None:
     seen = {"trained_on": data.trained_on, "validated_on": data.validated_on}
     if start:  # what the first weights had seen counts too
@@ -194,7 +201,7 @@ def _write_config(
         temporary.write_text(json.dumps(config, indent=1))
 
 
-def _write_metrics(run: Path, state: Run, seconds: float) -> None:
+def _write_metrics(run: Path, state: Trainer, seconds: float) -> None:
     best = min(state.history, key=lambda row: row["validation_loss"])
     metrics = {
         "split": "validation",

@@ -14,14 +14,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lensml.network.features import Observed, compact, encode
+from lensml.network.features import PackedCurves, encode, pack
 from lensml.network.model import Network, NetworkConfig
 from lensml.paths import InputError
 from lensml.seeds import derived_seed
 from lensml.simulation.survey import Survey, draw_torch, observe
-from lensml.training.data import Resident
+from lensml.training.data import TrainingData
 
-__all__ = ["Batches", "TrainingConfig"]
+__all__ = ["BatchSampler", "TrainingConfig"]
 
 log = logging.getLogger(__name__)
 GPU_CURVES = 16384  # of which a GPU makes the refits together, if it has the memory
@@ -34,21 +34,27 @@ class TrainingConfig:
     """Everything that decides the outcome of a training run, given the data."""
 
     epochs: int = 50  # of the schedule
-    stop_after: int | None = None  # end the run after so many of them
+    max_epochs: int | None = None  # end the run after so many of them
     batch_size: int = 512  # curves, half of them binaries, over all devices
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
-    warmup: float = 0.03  # share of the run
-    clip: float = 1.0  # largest norm of the gradient
+    warmup_fraction: float = 0.03  # share of the run
+    grad_clip_norm: float = 1.0  # largest norm of the gradient
     patience: int = 15  # epochs without a better validation loss
     validation_fraction: float = 0.1
     seed: int = 0
     surveys: tuple[tuple[float, Survey], ...] = ()  # (weight, survey); () = the set's own
-    unsure: float = 0.25  # share of unblended pairs of which it is not told that they are
+    hide_blending_fraction: float = (
+        0.25  # share of unblended pairs of which it is not told that they are
+    )
     curriculum: float = 0.4  # share of the run in which errors rise and hard pairs are let in
-    easy_share: float = 0.2  # pairs the curriculum starts with, those furthest from their twins
-    sigma_start: float = 0.02  # ceiling at the start [mag]
-    sigma_floor: float = 0.003  # errors are drawn down to this while the ceiling rises [mag]
+    curriculum_start_fraction: float = (
+        0.2  # pairs the curriculum starts with, those furthest from their twins
+    )
+    curriculum_sigma_max: float = 0.02  # ceiling at the start [mag]
+    curriculum_sigma_min: float = (
+        0.003  # errors are drawn down to this while the ceiling rises [mag]
+    )
     mixed_precision: bool = True
     compile: bool | None = None  # torch.compile; None = on a GPU, for on a CPU it gains nothing
     start_from: str | None = None  # run folder or a name in NAMED_WEIGHTS: go on from these
@@ -66,11 +72,15 @@ def _survey_now(survey: Survey, config: TrainingConfig, progress: float) -> Surv
     At 0.1 mag from the start a network sits at chance for a long time and may never leave it.
     """
     low, high = np.broadcast_to(survey.sigma, 2).astype(float)
-    if config.curriculum <= 0 or progress >= config.curriculum or high <= config.sigma_start:
+    if (
+        config.curriculum <= 0
+        or progress >= config.curriculum
+        or high <= config.curriculum_sigma_max
+    ):
         return survey
     rise = progress / config.curriculum
-    ceiling = config.sigma_start * (high / config.sigma_start) ** rise
-    return replace(survey, sigma=(min(low, config.sigma_floor), float(ceiling)))
+    ceiling = config.curriculum_sigma_max * (high / config.curriculum_sigma_max) ** rise
+    return replace(survey, sigma=(min(low, config.curriculum_sigma_min), float(ceiling)))
 
 
 def _curves_at_once(device: torch.device) -> int:
@@ -81,12 +91,12 @@ def _curves_at_once(device: torch.device) -> int:
     return min(GPU_CURVES, 2 ** int(np.log2(max(1, room))))
 
 
-class Batches:
+class BatchSampler:
     """Batches of one process of a training run."""
 
     network: Network
 
-    def __init__(self, config: TrainingConfig, data: Resident, device: torch.device) -> None:
+    def __init__(self, config: TrainingConfig, data: TrainingData, device: torch.device) -> None:
         self.config, self.data, self.device = config, data, device
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
@@ -95,7 +105,7 @@ class Batches:
         self.pairs_per_batch = max(1, config.batch_size // 2 // self.world) * self.world
         self.steps = max(1, len(data.train_pairs) // self.pairs_per_batch)
         self.batches_at_once = max(1, _curves_at_once(device) // (2 * self.pairs_per_batch))
-        self.easiest = data.easiest_first()
+        self.easiest = data.curriculum_order()
 
     def batch(self, pairs: Tensor, seed: int, survey: Survey | None) -> tuple[Tensor, ...]:
         """Features, labels, validity and refits of a process' share of a global batch of pairs."""
@@ -108,14 +118,14 @@ class Batches:
         """
         seen = [self.seen(*one) for one in wanted]
         length = max(self.padded_length(s[2], one[2]) for s, one in zip(seen, wanted, strict=True))
-        each = [compact(*s, self.data.time, length) for s in seen]
+        each = [pack(*s, self.data.time, length) for s in seen]
         observed = each[0]
         if len(each) > 1:
-            observed = Observed(*(torch.cat(columns) for columns in zip(*each, strict=True)))
+            observed = PackedCurves(*(torch.cat(columns) for columns in zip(*each, strict=True)))
         features = self.attempt(lambda encoder: encoder(observed), encode)
-        quick = wanted[0][1] % 2**32 if self.network.training else None
+        subsample_seed = wanted[0][1] % 2**32 if self.network.training else None
         told = torch.cat([self.blended(*one)[self.rows_of(one[0])] for one in wanted])
-        refits = self.network.refits(observed, quick, told)
+        refits = self.network.refits(observed, subsample_seed, told)
         found, first = [], 0
         for pairs, *_ in wanted:
             labels = self.data.labels[self.rows_of_set(pairs)]
@@ -166,13 +176,13 @@ class Batches:
         elif self.network.training:
             generator = torch.Generator(self.device).manual_seed(seed // 2)
             draw = torch.rand(len(pairs), generator=generator, device=self.device)
-            open_ended = open_ended | (draw < self.config.unsure)
+            open_ended = open_ended | (draw < self.config.hide_blending_fraction)
         return open_ended.repeat_interleave(2)
 
     def padded_length(self, seen: Tensor, survey: Survey | None) -> int:
         """Epochs to which a batch is padded: few different shapes, and no waiting for a GPU."""
         if seen.is_cuda and survey is not None:
-            most = survey.most_epochs(seen.shape[1])
+            most = survey.max_epochs_kept(seen.shape[1])
         else:
             most = int(seen.sum(1).max())
         return max(1, -(-most // LENGTH_STEP)) * LENGTH_STEP
@@ -188,7 +198,10 @@ class Batches:
 
     def easy_pairs(self, chooser: np.random.Generator, risen: float) -> Tensor:
         """A batch from the pairs that lie furthest apart; all are let in once `risen` is 1."""
-        share = self.config.easy_share + (1 - self.config.easy_share) * risen
+        share = (
+            self.config.curriculum_start_fraction
+            + (1 - self.config.curriculum_start_fraction) * risen
+        )
         admitted = self.easiest[: max(self.pairs_per_batch, int(share * len(self.easiest)))]
         picked = chooser.choice(
             admitted, self.pairs_per_batch, replace=len(admitted) < self.pairs_per_batch

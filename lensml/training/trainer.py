@@ -21,13 +21,13 @@ from tqdm import tqdm
 from lensml.evaluation.metrics import roc_auc
 from lensml.network.checkpoint import load_network, load_tensors, save_network, save_tensors
 from lensml.network.model import Network
-from lensml.network.residual_maps import Refits
+from lensml.network.residual_maps import ResidualInputs
 from lensml.paths import WEIGHTS, atomic_path
 from lensml.seeds import derived_seed
-from lensml.training.data import Resident
-from lensml.training.sampler import Batches, TrainingConfig
+from lensml.training.data import TrainingData
+from lensml.training.sampler import BatchSampler, TrainingConfig
 
-__all__ = ["HISTORY", "LAST", "Run", "TrainingConfig", "bf16_supported", "find_device"]
+__all__ = ["HISTORY", "LAST", "Trainer", "TrainingConfig", "bf16_supported", "find_device"]
 
 LAST = "last.safetensors"
 NAMED_WEIGHTS = {"shipped": None, "first_stage": WEIGHTS / "first_stage"}  # values of `start_from`
@@ -50,9 +50,9 @@ def bf16_supported(device: torch.device) -> bool:
 
 def _learning_rate(config: TrainingConfig, progress: float) -> float:
     """Linear warm-up, then half a cosine down to one hundredth; `progress` in [0, 1]."""
-    if progress < config.warmup:
-        return config.learning_rate * max(progress / config.warmup, 1e-3)
-    turn = (progress - config.warmup) / (1 - config.warmup)
+    if progress < config.warmup_fraction:
+        return config.learning_rate * max(progress / config.warmup_fraction, 1e-3)
+    turn = (progress - config.warmup_fraction) / (1 - config.warmup_fraction)
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * turn)))
 
 
@@ -78,18 +78,18 @@ def _network_from(config: TrainingConfig) -> Network:
     What it has beside them, refits that the other knew nothing of, begins without a say.
     """
     before = load_network(NAMED_WEIGHTS.get(config.start_from, config.start_from))[0]
-    if before.config.opinion or not config.network.opinion:
+    if before.config.embedding_channels or not config.network.embedding_channels:
         return before
-    network = Network(replace(before.config, opinion=config.network.opinion))
+    network = Network(replace(before.config, embedding_channels=config.network.embedding_channels))
     network.load_state_dict(before.state_dict(), strict=False)
     return network
 
 
-class Run(Batches):
+class Trainer(BatchSampler):
     """State of one process of a training run."""
 
     def __init__(
-        self, config: TrainingConfig, data: Resident, run: Path, device: torch.device
+        self, config: TrainingConfig, data: TrainingData, run: Path, device: torch.device
     ) -> None:
         super().__init__(config, data, device)
         self.run = run
@@ -118,16 +118,18 @@ class Run(Batches):
         self.best = math.inf
 
     def step(
-        self, features: Tensor, labels: Tensor, valid: Tensor, refits: Refits | None = None
+        self, features: Tensor, labels: Tensor, valid: Tensor, refits: ResidualInputs | None = None
     ) -> Tensor:
         """One step of the optimiser on this process' rows; their loss, still on the device."""
         loss = self.gradients(features, labels, valid, refits)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip, foreach=True)
+        torch.nn.utils.clip_grad_norm_(
+            self.network.parameters(), self.config.grad_clip_norm, foreach=True
+        )
         self.optimizer.step()
         return loss
 
     def gradients(
-        self, features: Tensor, labels: Tensor, valid: Tensor, refits: Refits | None = None
+        self, features: Tensor, labels: Tensor, valid: Tensor, refits: ResidualInputs | None = None
     ) -> Tensor:
         """Loss of this process' rows (), and its gradients in the parameters.
 
@@ -246,7 +248,7 @@ class Run(Batches):
         self.history, self.best = notes["history"], notes["best"]
         return notes["epoch"] + 1
 
-    def out_of_patience(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether the validation loss has not improved for `patience` epochs.
 
         Not before the ceiling of errors has risen: until then the loss of the full task may wait.

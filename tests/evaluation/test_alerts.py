@@ -12,7 +12,7 @@ from lensml.evaluation import alerts
 from lensml.evaluation import early_detection as early
 from lensml.evaluation import ideal_observer as limits
 from lensml.evaluation import profile_ratio as ideal
-from lensml.network.model import Network, probabilities
+from lensml.network.model import Network, predict_proba
 
 NAN = np.nan
 
@@ -72,7 +72,7 @@ def test_later_data_change_no_alert_that_was_given(network):
     curves = toy_set(20, num_epochs=96)
     cut = replace(curves, **{k: getattr(curves, k)[:, :60] for k in ("X", "magnification")})
     cut = replace(cut, time=curves.time[:60])
-    threshold = float(np.median(early.season_peak(probabilities(network, cut))))
+    threshold = float(np.median(early.season_peak(predict_proba(network, cut))))
     before = alerts.season_peaks(network, cut, [threshold]).first_alert[:, 0]
     after = alerts.season_peaks(network, curves, [threshold]).first_alert[:, 0]
     given = np.isfinite(before)
@@ -83,7 +83,7 @@ def test_later_data_change_no_alert_that_was_given(network):
 
 def test_chunks_give_what_the_whole_set_gives(network):
     curves = toy_set(25, num_epochs=60)
-    p = probabilities(network, curves)
+    p = predict_proba(network, curves)
     got = alerts.season_peaks(network, curves, [0.4, 0.6], chunk=7)
     np.testing.assert_allclose(got.peak, early.season_peak(p), atol=1e-6)
     np.testing.assert_allclose(got.final, early.at_fractions(p, curves.times())[:, -1], atol=1e-6)

@@ -13,7 +13,7 @@ from lensml.evaluation import ideal_observer as limits
 from lensml.evaluation import metrics
 from lensml.evaluation.evaluate import evaluate, plain, refuse_seen_events, summary
 from lensml.network.checkpoint import save_network
-from lensml.network.model import Network, NetworkConfig, probabilities
+from lensml.network.model import Network, NetworkConfig, predict_proba
 from lensml.paths import InputError
 from lensml.simulation.lightcurves import FRACTIONS, save
 
@@ -57,7 +57,7 @@ def evaluated(run, curves, tmp_path_factory):
 def test_calls_are_those_of_the_network_in_the_order_of_the_set(evaluated, network, curves):
     with np.load(evaluated[0] / "predictions.npz", allow_pickle=False) as file:
         got = {name: file[name] for name in file.files}
-    expected = early.at_fractions(probabilities(network, curves), curves.times())
+    expected = early.at_fractions(predict_proba(network, curves), curves.times())
     np.testing.assert_allclose(got["p"], expected, atol=1e-6)
     assert got["p"].dtype == np.float32
     for name in ("y", "pair", "dchi2"):

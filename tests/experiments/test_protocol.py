@@ -42,7 +42,7 @@ def calls(folder, monkeypatch):
     def answer(time, mag, mag_err, m_base, network):
         return np.where(mag < 17.5, 0.9, 0.5)
 
-    monkeypatch.setattr(protocol, "classify_curve", answer)
+    monkeypatch.setattr(protocol, "classify", answer)
     cases = freeze(folder, folder / "list.json")
     return classify_all(folder, cases, None, MARKS)[0]
 

@@ -49,7 +49,7 @@ def test_crossing_agrees_with_entering_and_leaving_the_curves():
     found = {True: 0, False: 0}
     for i in range(150):
         event = draw_binary(
-            replace(PARAMETER_SETS["distinct"], must_cross=False, u0=(0.001, 0.6)),
+            replace(PARAMETER_SETS["distinct"], caustic_crossing=False, u0=(0.001, 0.6)),
             event_generator(1, "crossing", i),
             (-100.0, 100.0),
         )

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from lensml.lensing.interpolation import coarsest_spacing, intervals_within, is_even, sampled_curve
+from lensml.lensing.interpolation import (
+    adaptive_sample,
+    coarsest_spacing,
+    intervals_within,
+    is_even,
+)
 
 NUM_EPOCHS = 1500
 
@@ -21,7 +26,7 @@ def sampled(curve, near=None, tolerance=5e-5) -> tuple[np.ndarray, np.ndarray]:
         asked.append(index)
         return curve(index.astype(float))
 
-    found = sampled_curve(evaluate, NUM_EPOCHS, near or nowhere(NUM_EPOCHS), tolerance)
+    found = adaptive_sample(evaluate, NUM_EPOCHS, near or nowhere(NUM_EPOCHS), tolerance)
     return found, np.concatenate(asked)
 
 

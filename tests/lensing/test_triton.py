@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lensml.lensing.normal_equations import _kernels, _linearise_rows, linearise
+from lensml.lensing.normal_equations import _gauss_newton_rows, _kernels, gauss_newton_terms
 from lensml.network.checkpoint import load_network
-from lensml.network.features import compact, encode
+from lensml.network.features import encode, pack
 from lensml.simulation.survey import Survey
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -25,9 +25,9 @@ def test_the_kernel_sums_what_torch_sums(dtype, blended, shared):
     times = torch.rand(1 if shared else rows, n, dtype=torch.float64, device=GPU).sort(1)[0]
     data, root = torch.rand(2, rows, n, dtype=torch.float64, device=GPU) + 0.1
     for weight in (root, None):
-        exact = _linearise_rows(theta, 200 * times - 100, data, weight, blended)
+        exact = _gauss_newton_rows(theta, 200 * times - 100, data, weight, blended)
         arguments = [None if x is None else x.to(dtype) for x in (200 * times - 100, data, weight)]
-        got = linearise(theta.to(dtype), *arguments, blended)
+        got = gauss_newton_terms(theta.to(dtype), *arguments, blended)
         assert got.dtype == dtype
         error = (got.double() - exact).norm() / exact.norm()
         assert error < (1e-5 if dtype == torch.float32 else 1e-13)
@@ -43,7 +43,7 @@ def test_the_network_is_the_same_on_both():
     said = []
     for device in (torch.device("cpu"), GPU):
         columns = (delta, torch.full_like(clean, 0.05), seen, t)
-        observed = compact(*(x.to(device) for x in columns))
+        observed = pack(*(x.to(device) for x in columns))
         refits = network.to(device).refits(observed)
         said.append(network(encode(observed), refits).sigmoid().cpu()[observed.valid.cpu()])
     torch.testing.assert_close(said[1], said[0], rtol=0, atol=1e-3)

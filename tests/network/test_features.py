@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lensml.network import features as product
-from lensml.network.features import NUM_FEATURES, WIDTHS, compact, encode, observed_epochs
+from lensml.network.features import BIN_WIDTHS, NUM_FEATURES, encode, observed_epochs, pack
 from lensml.simulation.survey import Survey, draw_torch, observe
 
 
@@ -98,7 +98,7 @@ def test_noise_about_a_flat_line_is_of_unit_surprise():
 def test_compact_keeps_order_and_values():
     seen = torch.tensor([[True, False, True, True], [False, False, True, False]])
     delta = torch.arange(8.0).reshape(2, 4)
-    got = compact(delta, torch.full((2, 4), 0.2), seen, torch.arange(4.0))
+    got = pack(delta, torch.full((2, 4), 0.2), seen, torch.arange(4.0))
     assert got.brightening.tolist() == [[0, -2, -3], [-6, 0, 0]]
     assert got.times.tolist() == [[0, 2, 3], [2, 0, 0]]
     assert got.valid.tolist() == [[True, True, True], [True, False, False]]
@@ -136,7 +136,7 @@ def plain_features(b, sigma, times):
     amplitude = 10 ** (0.4 * np.clip(b, 0.005, 8))
     root = np.sqrt(amplitude**2 - 1)
     steps = np.diff(times, prepend=-1.0)
-    surprises = [plain_surprise(b, sigma**-2, times, width) for width in WIDTHS]
+    surprises = [plain_surprise(b, sigma**-2, times, width) for width in BIN_WIDTHS]
     columns = [
         np.clip(b, -3, 8) / 2,
         np.arcsinh(b / sigma) / 3,
@@ -166,7 +166,7 @@ def observed_by(survey, num_pairs=6, zero=2_457_000.0):
 
 @pytest.mark.parametrize("survey", SURVEYS)
 def test_features_are_those_of_their_definitions(survey):
-    observed = compact(*observed_by(survey))
+    observed = pack(*observed_by(survey))
     got = encode(observed)
     for row in range(len(got)):
         n = int(observed.valid[row].sum())
@@ -176,7 +176,7 @@ def test_features_are_those_of_their_definitions(survey):
 
 @pytest.mark.parametrize("block", [1, 700, 10**9])
 def test_rows_worked_on_together_change_nothing(block, monkeypatch):
-    observed = compact(*observed_by(SURVEYS[1]))
+    observed = pack(*observed_by(SURVEYS[1]))
     expected = encode(observed)
     monkeypatch.setattr(product, "BLOCK", block)
     torch.testing.assert_close(encode(observed), expected, rtol=0, atol=1e-6)
@@ -184,8 +184,8 @@ def test_rows_worked_on_together_change_nothing(block, monkeypatch):
 
 def test_padding_further_adds_nothing_but_padding():
     given = observed_by(SURVEYS[1])
-    tight = compact(*given)
-    wide = compact(*given, length=tight.valid.shape[1] + 27)
+    tight = pack(*given)
+    wide = pack(*given, length=tight.valid.shape[1] + 27)
     assert wide.valid.shape[1] == tight.valid.shape[1] + 27
     assert all((w[:, :-27] == t).all() for w, t in zip(wide, tight, strict=True))
     assert not wide.valid[:, -27:].any() and (encode(wide)[:, -27:] == 0).all()
@@ -193,6 +193,6 @@ def test_padding_further_adds_nothing_but_padding():
 
 def test_a_given_length_cuts_off_the_latest_epochs():
     given = observed_by(SURVEYS[0])
-    whole, short = compact(*given), compact(*given, length=50)
+    whole, short = pack(*given), pack(*given, length=50)
     assert short.valid.all()
     assert all((s == w[:, :50]).all() for s, w in zip(short, whole, strict=True))

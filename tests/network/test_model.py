@@ -15,15 +15,15 @@ from lensml.network.model import (
     Network,
     NetworkConfig,
     _GeluStep,
-    delayed,
-    probabilities,
+    causal_upsample,
+    predict_proba,
 )
 from lensml.network.residual_maps import (
-    NUM_IMAGE_CHANNELS,
-    NUM_RESIDUALS,
-    NUM_SCALARS,
+    NUM_INNOVATIONS,
+    NUM_MAP_CHANNELS,
+    NUM_SUMMARY,
     PHASE_BINS,
-    Refits,
+    ResidualInputs,
 )
 
 LENGTHS = [*range(1, 10), 11, 12, 13, 31, 32, 33, 127, 128, 129, 255, 256, 257, 300]
@@ -91,8 +91,8 @@ def test_no_gradient_flows_from_the_future():
 
 def test_a_coarse_token_is_heard_only_when_it_is_complete():
     coarse = torch.arange(1.0, 4.0)[None, :, None]
-    assert delayed(coarse, 4, 11)[0, :, 0].tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
-    assert delayed(coarse, 2, 5)[0, :, 0].tolist() == [0, 1, 1, 2, 2]
+    assert causal_upsample(coarse, 4, 11)[0, :, 0].tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+    assert causal_upsample(coarse, 2, 5)[0, :, 0].tolist() == [0, 1, 1, 2, 2]
 
 
 def test_late_epochs_do_not_change_early_outputs_of_a_block():
@@ -105,13 +105,13 @@ def test_late_epochs_do_not_change_early_outputs_of_a_block():
 
 
 def test_an_untrained_network_has_no_opinion():
-    p = probabilities(Network(), toy_set(3))
+    p = predict_proba(Network(), toy_set(3))
     assert (p[np.isfinite(p)] == 0.5).all()
 
 
 def test_answers_stand_where_epochs_were_observed(network):
     curves = toy_set(6)
-    p = probabilities(network, curves)
+    p = predict_proba(network, curves)
     assert p.dtype == np.float32 and p.shape == curves.X.shape
     assert (np.isfinite(p) == np.isfinite(curves.X)).all()
     assert np.nanmin(p) >= 0 and np.nanmax(p) <= 1
@@ -124,49 +124,49 @@ def test_curves_of_different_length_are_answered_as_if_alone(network):
         X[row, last:] = np.nan
     X[3] = np.nan
     curves = replace(curves, X=X)
-    together = probabilities(network, curves, batch_size=16)
+    together = predict_proba(network, curves, batch_size=16)
     for size in (1, 5):
-        apart = probabilities(network, curves, batch_size=size)
+        apart = predict_proba(network, curves, batch_size=size)
         np.testing.assert_allclose(apart, together, rtol=0, atol=1e-5)
 
 
 def test_removing_later_epochs_changes_no_earlier_answer(network):
     curves = toy_set(4, num_epochs=300)
-    whole = probabilities(network, curves)
+    whole = predict_proba(network, curves)
     for keep in (5, 64, 150, 299):
         X = curves.X.copy()
         X[:, keep:] = np.nan
-        part = probabilities(network, replace(curves, X=X))
+        part = predict_proba(network, replace(curves, X=X))
         np.testing.assert_allclose(part[:, :keep], whole[:, :keep], rtol=0, atol=1e-5)
 
 
 def test_times_of_each_row_may_be_its_own():
     network, curves = load_network()[0], toy_set(4)
     own = replace(curves, time=np.array(curves.times()), sigma=np.array(curves.sigmas()))
-    assert (probabilities(network, own) == probabilities(network, curves))[np.isfinite(own.X)].all()
+    assert (predict_proba(network, own) == predict_proba(network, curves))[np.isfinite(own.X)].all()
 
 
 @pytest.mark.parametrize("levels", [1, 3])
 def test_other_depths_are_causal_too(features, levels):
-    network = random_network(num_levels=levels, blocks_up=2)
+    network = random_network(num_levels=levels, decoder_blocks=2)
     with torch.no_grad():
         a, b = network(features)[:, :101], network(features[:, :101])
     torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
-def random_refits(rows: int, length: int) -> Refits:
+def random_refits(rows: int, length: int) -> ResidualInputs:
     """Of two refits a curve, the first in force from the second epoch on."""
     generator = torch.Generator().manual_seed(3)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(rows, *shape, generator=generator)
 
-    in_force = (torch.arange(length) > 0).long() + (torch.arange(length) > length // 2)
-    return Refits(
-        normal(length, NUM_RESIDUALS),
-        normal(2, NUM_IMAGE_CHANNELS, PHASE_BINS),
-        normal(2, NUM_SCALARS),
-        in_force.expand(rows, -1),
+    active_refit = (torch.arange(length) > 0).long() + (torch.arange(length) > length // 2)
+    return ResidualInputs(
+        normal(length, NUM_INNOVATIONS),
+        normal(2, NUM_MAP_CHANNELS, PHASE_BINS),
+        normal(2, NUM_SUMMARY),
+        active_refit.expand(rows, -1),
     )
 
 
@@ -174,12 +174,12 @@ def random_refits(rows: int, length: int) -> Refits:
 def test_an_opinion_is_heard_from_its_refit_on_and_not_before(features):
     network = random_network()
     refits = random_refits(2, 400)
-    changed = refits._replace(images=refits.images.clone())
-    changed.images[:, 1] += 1.0
+    changed = refits._replace(maps=refits.maps.clone())
+    changed.maps[:, 1] += 1.0
     one, other = network(features, refits), network(features, changed)
     torch.testing.assert_close(one[:, :201], other[:, :201], rtol=0, atol=0)
     assert (one[:, 201:] - other[:, 201:]).abs().min() > 0
-    silent = network(features, refits._replace(in_force=0 * refits.in_force))
+    silent = network(features, refits._replace(active_refit=0 * refits.active_refit))
     assert not torch.allclose(one, silent)
 
 
@@ -208,7 +208,7 @@ def answers_and_gradients(network, x, written_out, monkeypatch, cast=False, refi
 @pytest.mark.parametrize("length", [3, 4, 7, 64, 257])
 def test_written_out_gradients_are_the_automatic_ones(network, length, monkeypatch):
     x = torch.randn(3, length, NUM_FEATURES, generator=torch.Generator().manual_seed(2))
-    refits = random_refits(3, length) if network.config.opinion else None
+    refits = random_refits(3, length) if network.config.embedding_channels else None
     fast = answers_and_gradients(network, x, True, monkeypatch, refits=refits)
     plain = answers_and_gradients(network, x, False, monkeypatch, refits=refits)
     for a, b in zip(fast, plain, strict=True):

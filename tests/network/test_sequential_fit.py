@@ -7,27 +7,36 @@ from sets import noisy_singles, padded, toy_set
 
 from lensml.lensing.pspl import fit_pspl
 from lensml.network.features import observed_epochs
-from lensml.network.sequential_fit import KEEP, _search, fit_again, next_refit, no_fit, schedule
+from lensml.network.sequential_fit import (
+    MAX_HISTORY,
+    _grid_search,
+    next_refit_epoch,
+    prior_fits,
+    refit_schedule,
+    update_fits,
+)
 
 
 def refit_all(times, bright, root, upto):
     """Fits after each prefix of the schedule, one begun where the other ended."""
     theta, blended = None, torch.ones(len(times), dtype=torch.bool)
-    for n in schedule(upto):
+    for n in refit_schedule(upto):
         last = times[:, n - 1]
-        before = no_fit(len(times), last).theta if theta is None else theta
+        previous = prior_fits(len(times), last).theta if theta is None else theta
         epochs = times[:, :n], -bright[:, :n], root[:, :n]
-        theta, covariance = fit_again(before, *epochs, last, blended)
+        theta, covariance = update_fits(previous, *epochs, last, blended)
     return theta, covariance
 
 
 def test_the_schedule_is_dense_at_first_and_knows_its_next_member():
-    counts = schedule(1500)
-    assert counts[:3] == [8, 16, 24] and counts[-1] <= 1500 < next_refit(counts[-1])
-    assert all(next_refit(a) == b for a, b in zip(counts[:-1], counts[1:], strict=True))
-    assert all(next_refit(a - 1) == a for a in counts)
-    assert schedule(7) == []
-    assert all(n % 8 == 0 for n in schedule(KEEP + 500))  # bins of eight epochs fill every prefix
+    counts = refit_schedule(1500)
+    assert counts[:3] == [8, 16, 24] and counts[-1] <= 1500 < next_refit_epoch(counts[-1])
+    assert all(next_refit_epoch(a) == b for a, b in zip(counts[:-1], counts[1:], strict=True))
+    assert all(next_refit_epoch(a - 1) == a for a in counts)
+    assert refit_schedule(7) == []
+    assert all(
+        n % 8 == 0 for n in refit_schedule(MAX_HISTORY + 500)
+    )  # bins of eight epochs fill every prefix
 
 
 def test_refits_end_where_a_search_from_scratch_ends():
@@ -50,8 +59,8 @@ def test_parameters_are_found_within_the_errors_that_the_fit_states():
     theta, covariance = refit_all(times, bright, root, 400)
     error = covariance[:, 0, ::5].sqrt()
     wanted = torch.from_numpy(np.column_stack([truth[:, 0], np.log(truth[:, 1:])]))
-    off = (theta[:, 0, :3] - wanted) / error[:, :3]
-    assert 0.7 < off.std() < 1.4
+    offset = (theta[:, 0, :3] - wanted) / error[:, :3]
+    assert 0.7 < offset.std() < 1.4
     assert (theta[:, 0, 3] == 0).all()  # all flux lensed where f_s is not free
 
 
@@ -77,8 +86,8 @@ def test_a_row_does_not_depend_on_the_others():
 def fitted_at(times, bright, root, counts, blended, length):
     """Fits of prefixes of so many epochs each, from scratch."""
     times, bright, root = padded(times, bright, root, counts, length)
-    before = no_fit(len(times), times[:, -1]).theta
-    return fit_again(before, times, -bright, root, times[:, -1], blended, counts)
+    previous = prior_fits(len(times), times[:, -1]).theta
+    return update_fits(previous, times, -bright, root, times[:, -1], blended, counts)
 
 
 def test_a_rise_that_has_just_begun_is_sought_at_the_last_epoch_and_not_at_a_pad():
@@ -90,11 +99,11 @@ def test_a_rise_that_has_just_begun_is_sought_at_the_last_epoch_and_not_at_a_pad
     bright = 2.5 * torch.log10((x + 2) / (x * (x + 4)).sqrt())
     root = torch.full_like(times, 20.0)
     together = padded(times, -bright, root, counts, 160)
-    found = _search(*together, together[0][:, -1], counts)
+    found = _grid_search(*together, together[0][:, -1], counts)
     for k, n in enumerate(counts.tolist()):
         own = slice(k, k + 1)
         epochs = [x[own, :n] for x in (times, -bright, root)]
-        alone = _search(*epochs, epochs[0][:, -1], counts[own])
+        alone = _grid_search(*epochs, epochs[0][:, -1], counts[own])
         torch.testing.assert_close(found[own], alone, rtol=1e-8, atol=1e-8)
 
 
@@ -110,7 +119,7 @@ def test_pads_change_no_fit(shift):
         own = slice(k, k + 1)
         epochs = (x[own, :n] for x in (times, -bright, root))
         last = times[own, n - 1]
-        alone = fit_again(no_fit(1, last).theta, *epochs, last, blended[own])
+        alone = update_fits(prior_fits(1, last).theta, *epochs, last, blended[own])
         error = alone[1][..., ::5].sqrt()
         assert ((together[0][own] - alone[0]).abs() <= 1e-6 * error + 1e-8).all()
         torch.testing.assert_close(together[1][own], alone[1], rtol=1e-5, atol=1e-12)

@@ -9,7 +9,7 @@ from lensml.network.checkpoint import load_network, save_tensors
 from lensml.network.model import Network, NetworkConfig
 from lensml.network.snapshot import fingerprint, read_snapshot, write_snapshot
 from lensml.paths import InputError
-from lensml.streaming.classifier import Stream
+from lensml.streaming.classifier import StreamingClassifier
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_another_version_is_refused_with_its_number(kept, tmp_path):
         read_snapshot(kept[0], 3)
     save_tensors(tmp_path / "old", {"0/near": torch.zeros(3)}, {"version": 1, "events": [["x"]]})
     with pytest.raises(InputError, match="version 1, but version 3 was expected"):
-        Stream(load_network()[0]).restore(tmp_path / "old")
+        StreamingClassifier(load_network()[0]).restore(tmp_path / "old")
 
 
 def test_weights_and_shape_make_the_fingerprint():
@@ -69,7 +69,7 @@ def test_weights_and_shape_make_the_fingerprint():
 def test_the_state_of_other_weights_is_refused(tmp_path):
     """Of the same shape it would load, and answer nonsense."""
     config = NetworkConfig(channels=16, stem_channels=8, num_levels=2)
-    first, second = Stream(Network(config)), Stream(Network(config))
+    first, second = StreamingClassifier(Network(config)), StreamingClassifier(Network(config))
     first.update("x", 1.0, 18.0, 0.1, 18.0)
     first.save(tmp_path / "state")
     second.update("y", 1.0, 18.0, 0.1, 18.0)
@@ -82,7 +82,7 @@ def test_saving_copies_no_slab(tmp_path):
     """Twice the slabs in memory would halve the number of events that a machine can hold."""
     import tracemalloc
 
-    stream = Stream(load_network()[0])
+    stream = StreamingClassifier(load_network()[0])
     names = [f"event {i}" for i in range(1500)]
     ones = np.ones(len(names))
     stream.update_many(names, ones, 18 * ones, 0.1 * ones, 18 * ones)

@@ -12,49 +12,49 @@ from lensml.paths import InputError
 from lensml.plotting import events as pictures
 from lensml.simulation import lightcurves as dataset
 from lensml.simulation.contaminants import (
-    ARMS,
     FIELD,
-    Impostor,
-    draw_impostor,
+    KINDS,
+    Contaminant,
+    contaminant_magnification,
+    contaminant_pairs,
+    contaminant_set,
+    draw_contaminant,
     false_alarm_rates,
-    impostor_magnification,
-    impostor_pairs,
-    impostor_set,
     sun_offset,
 )
 from lensml.simulation.survey import Survey
 
 TIMES = np.linspace(-100, 100, 401)
 SURVEY = Survey(num_epochs=200)
-SINGLE = Impostor(t0=5.0, u0=0.2, tE=40.0)
+SINGLE = Contaminant(t0=5.0, u0=0.2, tE=40.0)
 
 
-def paczynski(event: Impostor) -> np.ndarray:
+def paczynski(event: Contaminant) -> np.ndarray:
     return point_lens_magnification(np.hypot(event.u0, (TIMES - event.t0) / event.tE))
 
 
 def test_without_any_effect_an_event_is_a_point_source_and_a_point_lens():
-    np.testing.assert_allclose(impostor_magnification([SINGLE], TIMES)[0], paczynski(SINGLE))
+    np.testing.assert_allclose(contaminant_magnification([SINGLE], TIMES)[0], paczynski(SINGLE))
 
 
 def test_vanishing_parallax_leaves_a_single_lens():
     event = replace(SINGLE, pi_E_N=1e-9, pi_E_E=-1e-9, date=50.0)
-    found = impostor_magnification([event], TIMES)[0]
+    found = contaminant_magnification([event], TIMES)[0]
     np.testing.assert_allclose(found, paczynski(SINGLE), rtol=1e-7)
 
 
 @pytest.mark.parametrize("date", [0.0, 80.0, 170.0, 260.0, 330.0])
 @pytest.mark.parametrize("u0", [0.2, -0.2])
 def test_parallax_agrees_with_mulensmodel_at_any_time_of_the_year(date, u0):
-    event = Impostor(t0=20.0, u0=u0, tE=80.0, pi_E_N=0.5, pi_E_E=-0.3, date=date)
+    event = Contaminant(t0=20.0, u0=u0, tE=80.0, pi_E_N=0.5, pi_E_E=-0.3, date=date)
     zero = 2451545.0 + date
     parameters = {"t_0": zero + event.t0, "u_0": u0, "t_E": event.tE}
     parameters |= {"pi_E_N": 0.5, "pi_E_E": -0.3, "t_0_par": zero + event.t0}
     model = MulensModel.Model(parameters, coords=f"{FIELD[0] / 15:.0f}:00:00 -29:30:00")
     expected = model.get_magnification(zero + TIMES)
-    found = impostor_magnification([event], TIMES)[0]
+    found = contaminant_magnification([event], TIMES)[0]
     np.testing.assert_allclose(found, expected, rtol=1e-3)
-    bare = impostor_magnification([replace(event, pi_E_N=0.0, pi_E_E=0.0)], TIMES)[0]
+    bare = contaminant_magnification([replace(event, pi_E_N=0.0, pi_E_E=0.0)], TIMES)[0]
     assert np.abs(bare / expected - 1).max() > 0.05  # there is something to agree on
 
 
@@ -67,41 +67,43 @@ def test_parallax_leaves_position_and_velocity_at_the_peak_alone():
 
 def test_a_disc_far_from_the_lens_is_a_point_and_one_over_it_is_not():
     far = replace(SINGLE, rho=0.001)  # u0 = 200 rho
-    np.testing.assert_allclose(impostor_magnification([far], TIMES)[0], paczynski(far), rtol=1e-4)
-    over = Impostor(t0=0.0, u0=1e-3, tE=40.0, rho=0.01)
-    peak = impostor_magnification([over], TIMES)[0].max()
+    np.testing.assert_allclose(
+        contaminant_magnification([far], TIMES)[0], paczynski(far), rtol=1e-4
+    )
+    over = Contaminant(t0=0.0, u0=1e-3, tE=40.0, rho=0.01)
+    peak = contaminant_magnification([over], TIMES)[0].max()
     assert peak < np.sqrt(1 + 4 / over.rho**2) < paczynski(over).max()  # Witt & Mao (1994)
 
 
 def test_a_dark_second_source_leaves_a_single_lens_and_an_equal_one_the_mean():
     second = replace(SINGLE, t0_2=-30.0, u0_2=0.05)
-    dark = impostor_magnification([replace(second, flux_ratio=1e-9)], TIMES)[0]
+    dark = contaminant_magnification([replace(second, flux_ratio=1e-9)], TIMES)[0]
     np.testing.assert_allclose(dark, paczynski(SINGLE), rtol=1e-7)
-    equal = impostor_magnification([replace(second, flux_ratio=1.0)], TIMES)[0]
-    other = paczynski(Impostor(t0=-30.0, u0=0.05, tE=SINGLE.tE))
+    equal = contaminant_magnification([replace(second, flux_ratio=1.0)], TIMES)[0]
+    other = paczynski(Contaminant(t0=-30.0, u0=0.05, tE=SINGLE.tE))
     np.testing.assert_allclose(equal, (paczynski(SINGLE) + other) / 2)
 
 
 def test_a_varying_source_is_magnified_like_any_other():
     event = replace(SINGLE, amplitude=0.05, period=20.0, phase=1.0, drift=0.1)
-    found = -2.5 * np.log10(impostor_magnification([event], TIMES)[0] / paczynski(SINGLE))
+    found = -2.5 * np.log10(contaminant_magnification([event], TIMES)[0] / paczynski(SINGLE))
     expected = 0.05 * np.sin(2 * np.pi * TIMES / 20 + 1) + 0.1 * (TIMES + 100) / 100
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", KINDS)
 def test_an_event_is_the_same_in_a_set_of_any_size(arm):
-    few, more = (impostor_set(arm, n, seed=2, survey=SURVEY) for n in (3, 67))
+    few, more = (contaminant_set(arm, n, seed=2, survey=SURVEY) for n in (3, 67))
     for name in ("X", "sigma", "m_base", "params", "magnification"):
         np.testing.assert_array_equal(getattr(few, name), getattr(more, name)[:3])
     assert not np.array_equal(more.magnification[0], more.magnification[64])
-    last = impostor_magnification([draw_impostor(arm, 2, 66)], SURVEY.times)[0]
+    last = contaminant_magnification([draw_contaminant(arm, 2, 66)], SURVEY.times)[0]
     np.testing.assert_allclose(more.magnification[66], last, rtol=1e-6)
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", KINDS)
 def test_nothing_in_an_arm_is_a_binary_lens(arm, tmp_path):
-    curves = dataset.load(dataset.save(tmp_path / "set.npz", impostor_set(arm, 5, 0, SURVEY)))
+    curves = dataset.load(dataset.save(tmp_path / "set.npz", contaminant_set(arm, 5, 0, SURVEY)))
     assert (curves.y == 0).all() and (curves.pair == -1).all()
     assert np.isnan(curves.dchi2).all() and np.isnan(curves.param("q")).all()
     preset, seed, events = curves.events()
@@ -112,7 +114,7 @@ def test_nothing_in_an_arm_is_a_binary_lens(arm, tmp_path):
 
 
 def test_arms_share_the_priors_of_the_binaries_but_no_event():
-    events = {arm: [draw_impostor(arm, 0, i) for i in range(400)] for arm in ARMS}
+    events = {arm: [draw_contaminant(arm, 0, i) for i in range(400)] for arm in KINDS}
     assert len({e.t0 for arm in events.values() for e in arm}) == 5 * 400
     for arm in events.values():
         assert abs(np.mean([np.log10(e.tE) for e in arm]) - 1.37) < 0.06
@@ -123,20 +125,20 @@ def test_arms_share_the_priors_of_the_binaries_but_no_event():
     assert abs(np.mean([e.drift == 0 for e in events["variable_baseline"]]) - 0.5) < 0.1
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", KINDS)
 def test_the_twin_of_an_impostor_is_a_single_lens_no_worse_than_its_own(arm):
-    delta = impostor_pairs(arm, 4, 2, SURVEY.times)
+    delta = contaminant_pairs(arm, 4, 2, SURVEY.times)
     assert delta.shape == (8, 200) and delta.dtype == np.float32
-    events = [draw_impostor(arm, 2, i) for i in range(4)]
-    flux = impostor_magnification(events, SURVEY.times)
+    events = [draw_contaminant(arm, 2, i) for i in range(4)]
+    flux = contaminant_magnification(events, SURVEY.times)
     np.testing.assert_allclose(delta[1::2], -2.5 * np.log10(flux), atol=1e-5)
-    own = [Impostor(t0=e.t0, u0=abs(e.u0), tE=e.tE) for e in events]
-    own = -2.5 * np.log10(impostor_magnification(own, SURVEY.times))
+    own = [Contaminant(t0=e.t0, u0=abs(e.u0), tE=e.tE) for e in events]
+    own = -2.5 * np.log10(contaminant_magnification(own, SURVEY.times))
     twin, event = delta[::2].astype(float), delta[1::2].astype(float)
     left = ((event - twin) ** 2).sum(axis=1)
     # A descent ends where a step gains a millionth.
     assert (left <= ((event - own) ** 2).sum(axis=1) * (1 + 1e-5) + 1e-8).all()
-    np.testing.assert_array_equal(delta[:2], impostor_pairs(arm, 1, 2, SURVEY.times))
+    np.testing.assert_array_equal(delta[:2], contaminant_pairs(arm, 1, 2, SURVEY.times))
 
 
 def test_false_alarms_are_shares_with_their_intervals():
@@ -149,21 +151,21 @@ def test_false_alarms_are_shares_with_their_intervals():
 
 def test_unknown_arms_and_empty_sets_are_named_in_one_line():
     for call in (
-        lambda: impostor_set("xallarap", 1, 0),
-        lambda: impostor_pairs("xallarap", 1, 0, TIMES),
-        lambda: draw_impostor("xallarap", 0, 0),
+        lambda: contaminant_set("xallarap", 1, 0),
+        lambda: contaminant_pairs("xallarap", 1, 0, TIMES),
+        lambda: draw_contaminant("xallarap", 0, 0),
     ):
         with pytest.raises(InputError, match="'xallarap', but one of point_source, .* expected$"):
             call()
     with pytest.raises(InputError, match="`num_events` is 0"):
-        impostor_set("parallax", 0, 0)
+        contaminant_set("parallax", 0, 0)
 
 
 def test_the_picture_shows_each_arm_beside_its_single_lens():
-    rows = {arm: impostor_pairs(arm, 1, 2, TIMES) for arm in ARMS}
-    figure = pictures.impostors(TIMES, rows, 0.1)
+    rows = {arm: contaminant_pairs(arm, 1, 2, TIMES) for arm in KINDS}
+    figure = pictures.contaminants(TIMES, rows, 0.1)
     figure.savefig(io.BytesIO(), format="png", dpi=40)
-    assert figure.get_size_inches()[0] <= 7.3 and len(figure.axes) == 2 * len(ARMS)
+    assert figure.get_size_inches()[0] <= 7.3 and len(figure.axes) == 2 * len(KINDS)
     event, single = figure.axes[0].lines
     np.testing.assert_array_equal(event.get_ydata(), rows["point_source"][1])
     np.testing.assert_array_equal(single.get_ydata(), rows["point_source"][0])

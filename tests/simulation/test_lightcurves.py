@@ -13,11 +13,11 @@ from lensml.simulation.lightcurves import (
     FRACTIONS,
     PARAM_NAMES,
     LightCurves,
-    dchi2_until,
+    dchi2_at_fractions,
     iterate,
     load,
     num_rows,
-    observe_again,
+    reobserve,
     save,
 )
 from lensml.simulation.simulator import Simulation, simulate
@@ -104,7 +104,7 @@ def test_dchi2_until_sums_what_was_seen():
     seen = np.ones((2, 11), bool)
     seen[1, 5] = False
     time = np.linspace(0, 10, 11)
-    until = dchi2_until(clean, seen, np.full((2, 11), 0.1), time)[0]
+    until = dchi2_at_fractions(clean, seen, np.full((2, 11), 0.1), time)[0]
     expected = [(time <= f * 10).sum() - (f * 10 >= 5) for f in FRACTIONS]
     np.testing.assert_allclose(until, expected)
 
@@ -127,7 +127,7 @@ def test_rows_choose_from_every_member():
 def test_observed_again_the_events_are_the_same_and_the_noise_is_new(simulated):
     curves = load(simulated["file"])
     survey = Survey(num_epochs=150, sigma=0.01, missing_fraction=0.5)
-    again = observe_again(curves, survey, 7)
+    again = reobserve(curves, survey, 7)
     assert (again.magnification == curves.magnification).all()
     assert (again.params[1::2] == curves.params[1::2]).all()
     np.testing.assert_allclose(again.sigma, 0.01, rtol=1e-6)
@@ -135,15 +135,15 @@ def test_observed_again_the_events_are_the_same_and_the_noise_is_new(simulated):
     clean, seen = again.clean(), np.isfinite(again.X[1::2])
     terms = ((clean[1::2] - clean[::2]) / 0.01) ** 2 * seen
     np.testing.assert_allclose(again.dchi2[1::2], terms.sum(1), rtol=1e-3, atol=1e-6)
-    assert same(again, observe_again(curves, survey, 7))
-    other = observe_again(curves, survey, 8)
+    assert same(again, reobserve(curves, survey, 7))
+    other = reobserve(curves, survey, 8)
     assert (np.isnan(other.X) != np.isnan(again.X)).any()
 
 
 def test_observed_again_an_event_does_not_depend_on_its_company(simulated):
     curves = load(simulated["file"])
-    whole = observe_again(curves, SURVEY, 7)
-    part = observe_again(curves.rows(slice(10, 20)), SURVEY, 7)
+    whole = reobserve(curves, SURVEY, 7)
+    part = reobserve(curves.rows(slice(10, 20)), SURVEY, 7)
     assert same(whole.rows(slice(10, 20)), part)
 
 

@@ -17,7 +17,7 @@ from lensml.lensing.magnification import BinaryLens, binary_magnification, point
 from lensml.paths import InputError
 from lensml.simulation import simulator as simulation_module
 from lensml.simulation.lightcurves import load
-from lensml.simulation.simulator import BLOCK, Simulation, in_step, simulate
+from lensml.simulation.simulator import BLOCK, Simulation, bounded_imap, simulate
 from lensml.simulation.survey import Survey
 
 SMALL = Survey(num_epochs=200)
@@ -263,7 +263,7 @@ def test_a_curve_the_solver_fails_on_is_redrawn_and_counted(tmp_path, monkeypatc
 def test_workers_do_not_run_ahead_of_a_slow_disk(monkeypatch):
     made = []
     monkeypatch.setattr(simulation_module, "_make_chunk", lambda task: made.append(task) or task)
-    with ThreadPool(2) as pool, closing(in_step(pool, range(100), ahead=5)) as chunks:
+    with ThreadPool(2) as pool, closing(bounded_imap(pool, range(100), ahead=5)) as chunks:
         assert [next(chunks) for _ in range(3)] == [0, 1, 2]
         time.sleep(0.5)
         assert 3 <= len(made) <= 8
@@ -274,7 +274,7 @@ def test_a_reader_that_fails_does_not_wait_for_the_rest(monkeypatch):
     monkeypatch.setattr(simulation_module, "_make_chunk", lambda task: task)
     started = time.monotonic()
     with pytest.raises(OSError, match="disk full"), ThreadPool(2) as pool:
-        with closing(in_step(pool, range(10_000), ahead=5)) as chunks:
+        with closing(bounded_imap(pool, range(10_000), ahead=5)) as chunks:
             next(chunks)
             raise OSError("disk full")
     assert time.monotonic() - started < 20  # it would wait for ever

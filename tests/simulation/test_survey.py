@@ -120,7 +120,7 @@ def test_numbers_that_simulated_sets_rest_on_keep_their_order():
     [{}, {"missing_fraction": (0.1, 0.9)}, {"missing_fraction": 0.0}, {"keep_every": (3, 5)}],
 )
 def test_no_curve_keeps_more_epochs_than_it_is_said_to(options):
-    most = Survey(num_epochs=EPOCHS, **options).most_epochs(EPOCHS)
+    most = Survey(num_epochs=EPOCHS, **options).max_epochs_kept(EPOCHS)
     counts = torch.cat([seen_through(seed=k, **options)[2].sum(1) for k in range(20)])
     assert counts.max() <= most <= EPOCHS
     assert counts.max() > 0.9 * most

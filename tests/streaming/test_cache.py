@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from lensml.network.checkpoint import load_network
-from lensml.network.model import probabilities
-from lensml.network.sequential_fit import KEEP
+from lensml.network.model import predict_proba
+from lensml.network.sequential_fit import MAX_HISTORY
 from lensml.simulation.lightcurves import LightCurves
-from lensml.streaming.cache import LENGTHS, SHIFT, States
-from lensml.streaming.classifier import classify_curve
+from lensml.streaming.cache import LENGTHS, SHIFT, EventCache
+from lensml.streaming.classifier import classify
 from lensml.streaming.step import RECENT, bin_sums
 
 
@@ -39,9 +39,9 @@ def advance_all(states, columns, slots=None):
 
 def test_thousands_of_epochs_equal_the_batch_answer(network):
     columns = epochs(8, 700)
-    streamed = advance_all(States(network), columns)
+    streamed = advance_all(EventCache(network), columns)
     for i, (times, bright, sigma) in enumerate(zip(*columns, strict=True)):
-        batch = classify_curve(times, 18 - bright, sigma, 18.0, network)
+        batch = classify(times, 18 - bright, sigma, 18.0, network)
         np.testing.assert_allclose(streamed[i], batch, rtol=0, atol=1e-5)
 
 
@@ -49,7 +49,7 @@ def test_slots_of_different_ages_equal_the_batch_answer(network):
     """Every depth of the pyramid occurs in one call, and most events complete nothing."""
     num, length = 40, 300
     times, bright, sigma = epochs(num, length, seed=2)
-    states = States(network)
+    states = EventCache(network)
     states.new_slots(num)
     generator = np.random.default_rng(0)
     ages, p = np.zeros(num, int), np.full((num, length), np.nan)
@@ -70,10 +70,10 @@ def test_slots_of_different_ages_equal_the_batch_answer(network):
         meta={},
     )
     # The set holds magnitudes in float32; what they round to is what the stream must be given.
-    rounded = advance_all(States(network), (times, np.float32(18.0) - curves.X, sigma))
-    batch = probabilities(network, curves)
+    rounded = advance_all(EventCache(network), (times, np.float32(18.0) - curves.X, sigma))
+    batch = predict_proba(network, curves)
     np.testing.assert_allclose(rounded, batch, rtol=0, atol=1e-5)
-    together = advance_all(States(network), (times, bright, sigma))
+    together = advance_all(EventCache(network), (times, bright, sigma))
     np.testing.assert_allclose(p, together, rtol=0, atol=2e-6)
 
 
@@ -92,10 +92,10 @@ def test_answers_of_all_ages_are_to_the_last_bit_those_of_an_event_alone(network
     """Refits of prefixes of 8 to 304 epochs, some padded to 256 and some to 512, share calls."""
     starts, calls = np.array([0, 9, 40, 51, 200, 208, 216, 240, 247, 290]), 305
     columns = epochs(len(starts), calls, seed=6)
-    together = States(network)
+    together = EventCache(network)
     p = staggered(together, columns, starts, calls)
     for i in (0, 1, 3, 6, 8):
-        alone = States(network)
+        alone = EventCache(network)
         own = slice(i, i + 1)
         seen = [c[own, : calls - starts[i]] for c in columns]
         np.testing.assert_array_equal(p[own, starts[i] :], advance_all(alone, seen))
@@ -105,23 +105,25 @@ def test_answers_of_all_ages_are_to_the_last_bit_those_of_an_event_alone(network
 
 def test_few_refits_at_a_time_give_what_many_give(network, monkeypatch):
     columns, starts = epochs(5, 60, seed=7), np.array([0, 8, 8, 16, 16])
-    expected = staggered(States(network), columns, starts, 60)
+    expected = staggered(EventCache(network), columns, starts, 60)
     monkeypatch.setattr("lensml.streaming.cache.REFITTED", 2 * LENGTHS[0])
-    parts, refit = [], States._refit
+    parts, refit_and_map = [], EventCache._refit
 
     def watched(self, slots, *more):
         parts.append(len(slots))
-        refit(self, slots, *more)
+        refit_and_map(self, slots, *more)
 
-    monkeypatch.setattr(States, "_refit", watched)
-    np.testing.assert_array_equal(staggered(States(network), columns, starts, 60), expected)
+    monkeypatch.setattr(EventCache, "_refit", watched)
+    np.testing.assert_array_equal(staggered(EventCache(network), columns, starts, 60), expected)
     assert parts.count(2) > 6 and max(parts) == 2
 
 
 def test_a_call_refits_its_events_in_groups_of_padded_length(network, monkeypatch):
     groups = []
-    monkeypatch.setattr(States, "_refit", lambda self, slots, count, n: groups.append((n, *count)))
-    states = States(network)
+    monkeypatch.setattr(
+        EventCache, "_refit", lambda self, slots, count, n: groups.append((n, *count))
+    )
+    states = EventCache(network)
     ages = [7, 15, 239, 8, 255, 303, 511, 2047, 4047]
     slots = np.array(states.new_slots(len(ages)))
     states.count[slots] = ages
@@ -130,23 +132,23 @@ def test_a_call_refits_its_events_in_groups_of_padded_length(network, monkeypatc
 
 
 def test_an_event_longer_than_what_refits_reach_equals_the_batch_answer(network):
-    times, bright, sigma = epochs(3, KEEP + 180, seed=8)
-    streamed = advance_all(States(network), (times, bright, sigma))
+    times, bright, sigma = epochs(3, MAX_HISTORY + 180, seed=8)
+    streamed = advance_all(EventCache(network), (times, bright, sigma))
     for i in range(3):
-        batch = classify_curve(times[i], 18 - bright[i], sigma[i], 18.0, network)
+        batch = classify(times[i], 18 - bright[i], sigma[i], 18.0, network)
         np.testing.assert_allclose(streamed[i], batch, rtol=0, atol=1e-5)
 
 
 def test_torch_slabs_of_a_device_give_what_numpy_slabs_give(network):
     columns = epochs(5, 300)
-    p = [advance_all(States(network, on_cpu=kind), columns) for kind in (True, False)]
+    p = [advance_all(EventCache(network, on_cpu=kind), columns) for kind in (True, False)]
     np.testing.assert_allclose(p[0], p[1], rtol=0, atol=1e-6)
 
 
 def test_errors_of_the_sums_do_not_outlive_sixteen_epochs(network):
     """Sums are moved along, which rounds each time, and taken anew: nothing can pile up."""
     columns = epochs(2, 400, seed=4)
-    states = [States(network), States(network)]
+    states = [EventCache(network), EventCache(network)]
     for own in states:
         advance_all(own, [c[:, :330] for c in columns])
     states[1].slabs["sums"] += 1e3
@@ -171,18 +173,18 @@ def test_errors_of_the_sums_do_not_outlive_sixteen_epochs(network):
 
 def test_room_grows_and_keeps_what_is_there(network):
     columns = epochs(3, 40)
-    states = States(network)
+    states = EventCache(network)
     before = advance_all(states, [c[:, :20] for c in columns])
     first = states.new_slots(1000)
     assert first == range(3, 1003) and len(states.count) >= 1003
     slots = np.arange(3)
     after = [states.advance(slots, *(c[:, k] for c in columns)) for k in range(20, 40)]
-    whole = advance_all(States(network), columns)
+    whole = advance_all(EventCache(network), columns)
     assert (np.hstack([before, np.array(after).T]) == whole).all()
 
 
 def test_a_slot_is_as_large_as_its_slabs_and_does_not_grow(network):
-    states = States(network)
+    states = EventCache(network)
     states.new_slots(10)
     sizes = []
     for k in range(300):
@@ -194,7 +196,7 @@ def test_a_slot_is_as_large_as_its_slabs_and_does_not_grow(network):
 
 def test_absurd_values_neither_break_a_slot_nor_spread(network):
     """A magnitude of 1e39 has no float32; its event recovers once it is out of reach."""
-    states = States(network)
+    states = EventCache(network)
     states.new_slots(2)
     slots = np.arange(2)
     for k in range(600):
@@ -208,7 +210,7 @@ def test_absurd_values_neither_break_a_slot_nor_spread(network):
 
 
 def test_the_number_of_threads_is_as_before_an_update(network):
-    states, threads = States(network), torch.get_num_threads()
+    states, threads = EventCache(network), torch.get_num_threads()
     seen, step = [], states.step
     states.new_slots(1)
 

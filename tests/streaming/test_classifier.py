@@ -15,9 +15,9 @@ from lensml.paths import InputError
 from lensml.streaming.classifier import (
     BASELINE_MAX,
     BASELINE_MIN,
-    Stream,
-    baseline_from_the_past,
-    classify_curve,
+    StreamingClassifier,
+    causal_baseline,
+    classify,
 )
 
 
@@ -45,8 +45,8 @@ def stream_all(stream, name, columns, m_base=None):
 def test_stream_equals_batch(network, length, m_base):
     """With a baseline from the past the features change while it is being learned."""
     columns = photometry(length)
-    batch = classify_curve(*columns, m_base, network)
-    streamed = stream_all(Stream(network), "x", columns, m_base)
+    batch = classify(*columns, m_base, network)
+    streamed = stream_all(StreamingClassifier(network), "x", columns, m_base)
     if m_base is not None:
         np.testing.assert_allclose(streamed, batch, rtol=0, atol=1e-5)
     else:
@@ -56,10 +56,10 @@ def test_stream_equals_batch(network, length, m_base):
 
 def test_stream_equals_batch_where_all_flux_is_known_to_be_lensed(network):
     columns = photometry(150)
-    batch = classify_curve(*columns, 18.0, network, blended=False)
-    streamed = stream_all(Stream(network, blended=False), "x", columns, 18.0)
+    batch = classify(*columns, 18.0, network, blended=False)
+    streamed = stream_all(StreamingClassifier(network, blended=False), "x", columns, 18.0)
     np.testing.assert_allclose(streamed, batch, rtol=0, atol=1e-5)
-    open_ended = classify_curve(*columns, 18.0, network)
+    open_ended = classify(*columns, 18.0, network)
     assert np.abs(batch - open_ended).max() > 1e-4
 
 
@@ -67,13 +67,13 @@ def test_stream_equals_batch_where_all_flux_is_known_to_be_lensed(network):
 @pytest.mark.parametrize("cut", [3, 10, 20, 64, 199, 201, 257])
 def test_later_epochs_change_no_earlier_call(network, cut, m_base):
     time, mag, error = photometry(300)
-    whole = classify_curve(time, mag, error, m_base, network)
-    part = classify_curve(time[:cut], mag[:cut], error[:cut], m_base, network)
+    whole = classify(time, mag, error, m_base, network)
+    part = classify(time[:cut], mag[:cut], error[:cut], m_base, network)
     np.testing.assert_allclose(part, whole[:cut], rtol=0, atol=1e-5)
     mag, error = mag.copy(), error.copy()
     mag[cut:] -= 5
     error[cut:] *= 30
-    changed = classify_curve(time, mag, error, m_base, network)
+    changed = classify(time, mag, error, m_base, network)
     np.testing.assert_allclose(changed[:cut], whole[:cut], rtol=0, atol=1e-5)
 
 
@@ -84,19 +84,19 @@ def test_saved_and_restored_the_stream_goes_on_as_if_nothing_had_happened(
 ):
     columns = photometry(160)
     first, second = [c[:cut] for c in columns], [c[cut:] for c in columns]
-    stream = Stream(network)
+    stream = StreamingClassifier(network)
     before = stream_all(stream, "x", first, m_base)
     stream.save(tmp_path / "state")
-    again = Stream(network)
+    again = StreamingClassifier(network)
     again.restore(tmp_path / "state")
     after = stream_all(again, "x", second, m_base)
-    whole = stream_all(Stream(network), "x", columns, m_base)
+    whole = stream_all(StreamingClassifier(network), "x", columns, m_base)
     assert (np.concatenate([before, after]) == whole).all()
 
 
 def test_events_do_not_hear_each_other(network):
     columns = [photometry(60, seed) for seed in range(3)]
-    stream = Stream(network)
+    stream = StreamingClassifier(network)
     mixed = np.array(
         [
             [stream.update(f"e{i}", *(float(c[k]) for c in columns[i]), 18.0) for i in range(3)]
@@ -104,11 +104,13 @@ def test_events_do_not_hear_each_other(network):
         ]
     )
     for i in range(3):
-        assert (mixed[:, i] == stream_all(Stream(network), "x", columns[i], 18.0)).all()
+        assert (
+            mixed[:, i] == stream_all(StreamingClassifier(network), "x", columns[i], 18.0)
+        ).all()
 
 
 def test_state_does_not_grow_with_the_event(network):
-    stream = Stream(network)
+    stream = StreamingClassifier(network)
     sizes = []
     for k in range(700):
         stream.update("x", float(k), 18.0 + 0.01 * (k % 7), 0.02, 18.0)
@@ -119,12 +121,12 @@ def test_state_does_not_grow_with_the_event(network):
 
 def test_baseline_comes_from_the_past_and_then_stays():
     mag = photometry(400)[1]
-    base = baseline_from_the_past(mag)
+    base = causal_baseline(mag)
     for k in (19, 20, 50, 199):
         assert base[k] == np.median(mag[: k + 1])
     assert (base[BASELINE_MAX:] == np.median(mag[:BASELINE_MAX])).all()
     assert (base[:BASELINE_MIN] == base[BASELINE_MIN - 1]).all()
-    assert len(baseline_from_the_past(mag[:5])) == 5
+    assert len(causal_baseline(mag[:5])) == 5
 
 
 GOOD = {"event": "x", "time": 5.0, "mag": 18.1, "mag_err": 0.05}
@@ -154,9 +156,9 @@ BAD_LINES = [
 @pytest.mark.parametrize("bad", BAD_LINES, ids=[line[:50] for line in BAD_LINES])
 def test_a_bad_line_changes_nothing(network, bad):
     begin = [json.dumps(GOOD | {"time": float(t), "m_base": 18.0}) for t in (1, 2, 3, 4)]
-    stream = Stream(network)
+    stream = StreamingClassifier(network)
     answers = one_by_one(stream, [*begin, bad, json.dumps(GOOD)])
-    clean = one_by_one(Stream(network), [*begin, json.dumps(GOOD)])
+    clean = one_by_one(StreamingClassifier(network), [*begin, json.dumps(GOOD)])
     assert answers[4][1].startswith("line 5: ") and "\n" not in answers[4][1]
     assert "error" in answers[4][0]
     assert answers[5] == clean[4] and len(stream.events) == 1
@@ -164,7 +166,7 @@ def test_a_bad_line_changes_nothing(network, bad):
 
 
 def test_a_bad_first_line_leaves_no_event_behind(network):
-    stream = Stream(network)
+    stream = StreamingClassifier(network)
     one_by_one(stream, [json.dumps(GOOD | {"mag": None}), "", "   \n"])
     assert not stream.events
 
@@ -182,29 +184,29 @@ def test_a_bad_first_line_leaves_no_event_behind(network):
 )
 def test_a_bad_curve_is_refused_by_the_name_of_what_is_wrong(network, change, message):
     with pytest.raises(InputError, match=message):
-        classify_curve(*change(*photometry(30)), 18.0, network)
+        classify(*change(*photometry(30)), 18.0, network)
 
 
 def test_no_epochs_no_calls(network):
-    assert classify_curve([], [], [], 18.0, network).shape == (0,)
+    assert classify([], [], [], 18.0, network).shape == (0,)
 
 
 def test_a_state_of_another_network_or_of_nothing_is_refused(network, tmp_path):
-    stream = Stream(network)
+    stream = StreamingClassifier(network)
     stream.update("x", 1.0, 18.0, 0.1, 18.0)
     stream.save(tmp_path / "state")
-    other = Stream(Network(NetworkConfig(channels=16, stem_channels=8, num_levels=3)))
+    other = StreamingClassifier(Network(NetworkConfig(channels=16, stem_channels=8, num_levels=3)))
     with pytest.raises(InputError, match="another network"):
         other.restore(tmp_path / "state")
     (tmp_path / "text").write_text("hello")
     with pytest.raises(InputError, match="not a readable"):
-        Stream(network).restore(tmp_path / "text")
+        StreamingClassifier(network).restore(tmp_path / "text")
     assert not other.events
 
 
 def test_batch_answer_has_no_hidden_state(network):
     columns = photometry(50)
-    first, again = (classify_curve(*columns, 18.0, network) for _ in range(2))
+    first, again = (classify(*columns, 18.0, network) for _ in range(2))
     assert (first == again).all() and torch.is_grad_enabled()
 
 
@@ -222,7 +224,7 @@ def test_command_line_keeps_state_between_calls(tmp_path):
         return [json.loads(line)["p_binary"] for line in done.stdout.splitlines()]
 
     streamed = run(lines[:13]) + run(lines[13:])
-    np.testing.assert_allclose(streamed, classify_curve(*columns, 18.0), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(streamed, classify(*columns, 18.0), rtol=0, atol=1e-5)
 
 
 def in_columns(entries):
@@ -234,7 +236,7 @@ def in_columns(entries):
 def test_many_events_in_one_call_are_each_as_if_alone(network, m_base):
     """Events begin one after the other, so that their ages and levels differ in every call."""
     curves = [photometry(230, seed) for seed in range(6)]
-    stream, p = Stream(network), [[] for _ in curves]
+    stream, p = StreamingClassifier(network), [[] for _ in curves]
     for k in range(230 + 5 * 7):
         now = [i for i in range(6) if 0 <= k - 7 * i < 230]
         entries = [
@@ -248,15 +250,15 @@ def test_many_events_in_one_call_are_each_as_if_alone(network, m_base):
         for i, answer in zip(now, answers, strict=True):
             p[i].append(answer)
     for i, columns in enumerate(curves):
-        batch = classify_curve(*columns, m_base, network)
+        batch = classify(*columns, m_base, network)
         np.testing.assert_allclose(p[i], batch, rtol=0, atol=1e-5)
 
 
 def test_an_event_that_comes_several_times_is_taken_in_order(network):
     columns = photometry(50)
     entries = [("x", *e, 18.0) for e in zip(*(c.tolist() for c in columns), strict=True)]
-    answers, problems = Stream(network).update_many(*in_columns(entries))
-    alone = stream_all(Stream(network), "x", columns, 18.0)
+    answers, problems = StreamingClassifier(network).update_many(*in_columns(entries))
+    alone = stream_all(StreamingClassifier(network), "x", columns, 18.0)
     assert not problems and np.abs(answers - alone).max() < 2e-6
 
 
@@ -275,12 +277,12 @@ def test_bad_entries_are_named_and_the_others_go_on(network):
         ("new", 1.5, 17.0, 0.1, float("nan")),
         ("new", 1.5, None, 0.1, 18.0),
     ]
-    stream = Stream(network)
+    stream = StreamingClassifier(network)
     answers, problems = stream.update_many(*in_columns(good + bad + later))
     assert sorted(problems) == list(range(3, 3 + len(bad)))
     assert all(f"event {bad[i - 3][0]}: " in problem for i, problem in problems.items())
     assert np.isnan(answers[3 : 3 + len(bad)]).all() and "new" not in stream.events
-    clean = Stream(network)
+    clean = StreamingClassifier(network)
     expected = [clean.update_many(*in_columns(part))[0] for part in (good, later)]
     np.testing.assert_array_equal(answers[[0, 1, 2, -3, -2, -1]], np.concatenate(expected))
 
@@ -288,29 +290,31 @@ def test_bad_entries_are_named_and_the_others_go_on(network):
 def test_arrays_and_lists_are_the_same_columns(network):
     names, ones = ["a", "b"], np.ones(2)
     p = [
-        Stream(network).update_many(names, *columns)[0]
+        StreamingClassifier(network).update_many(names, *columns)[0]
         for columns in (
             (ones, 18 * ones, 0.1 * ones, 17.5 * ones),
             ([1, 1], [18, 18], [0.1, 0.1], [17.5, 17.5]),
         )
     ]
     assert (p[0] == p[1]).all()
-    unknown = Stream(network).update_many(names, ones, ones, ones, np.array([17.0, np.nan]))[0]
+    unknown = StreamingClassifier(network).update_many(
+        names, ones, ones, ones, np.array([17.0, np.nan])
+    )[0]
     assert unknown[0] != 0.5 and unknown[1] == 0.5
     with pytest.raises(InputError, match="columns of 2, 1, 2, 2 entries"):
-        Stream(network).update_many(names, ones[:1], ones, ones)
+        StreamingClassifier(network).update_many(names, ones[:1], ones, ones)
 
 
 def test_a_snapshot_in_the_middle_of_learning_goes_on(network, tmp_path):
     """Events at every stage of learning their baseline, names of any letters, in one snapshot."""
     curves = {f"é\n{i}": photometry(225, i) for i in range(4)}
     starts = dict(zip(curves, (0, 15, 90, 205), strict=True))
-    stream = Stream(network)
+    stream = StreamingClassifier(network)
     for name, columns in curves.items():
         stream_all(stream, name, [c[: starts[name]] for c in columns])
     stream.lines = 77
     stream.save(tmp_path / "state")
-    again = Stream(network)
+    again = StreamingClassifier(network)
     again.restore(tmp_path / "state")
     assert again.lines == 77 and again.events == stream.events
     for name, columns in curves.items():

@@ -7,7 +7,7 @@ import torch
 from lensml.network.checkpoint import save_network
 from lensml.network.model import Network, NetworkConfig
 from lensml.paths import InputError
-from lensml.streaming.classifier import Stream
+from lensml.streaming.classifier import StreamingClassifier
 from lensml.streaming.export import (
     SMALL,
     ExportedStep,
@@ -27,7 +27,7 @@ def network():
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.normal_(0, 0.3)
-        network.consult.weight.mul_(0.02)  # opinions of random weights would drown all else
+        network.project.weight.mul_(0.02)  # opinions of random weights would drown all else
     return network.eval()
 
 
@@ -55,7 +55,10 @@ def folder(network, tmp_path_factory):
 @pytest.mark.parametrize("num", [1, 3, SMALL, SMALL + 8])
 def test_a_stream_on_onnxruntime_gives_the_answers_of_torch(network, folder, num):
     generator = np.random.default_rng(num)
-    streams = Stream(network), Stream(network, step=ExportedStep(network, folder))
+    streams = (
+        StreamingClassifier(network),
+        StreamingClassifier(network, step=ExportedStep(network, folder)),
+    )
     names = [f"e{i}" for i in range(num)]
     for stream in streams:  # events of different ages, so that all depths meet in one call
         for i in range(num):

@@ -15,8 +15,8 @@ from sets import one_by_one
 from lensml.network.checkpoint import load_network
 from lensml.paths import InputError
 from lensml.streaming import server as feed
-from lensml.streaming.classifier import Stream
-from lensml.streaming.server import Keeper, answer_lines, read_batches
+from lensml.streaming.classifier import StreamingClassifier
+from lensml.streaming.server import SnapshotScheduler, answer_lines, read_batches
 
 COMMAND = [sys.executable, "-m", "lensml", "stream"]
 
@@ -48,8 +48,8 @@ def lines_of(num_events: int, length: int, seed: int = 0, m_base: float | None =
 def test_lines_together_are_answered_as_lines_alone(network):
     lines = lines_of(7, 30, m_base=None) + lines_of(3, 5, seed=2)
     lines[20:20] = ["", "junk", lines[3], '{"event": "e1"}', "9" * 5000]
-    alone = one_by_one(Stream(network), lines)
-    together = answer_lines(Stream(network), lines)
+    alone = one_by_one(StreamingClassifier(network), lines)
+    together = answer_lines(StreamingClassifier(network), lines)
     assert [b for _, b in alone] == [b for _, b in together] and len(alone) == len(lines) - 1
     for (a, _), (b, _) in zip(alone, together, strict=True):
         assert a.get("error") == b.get("error") and a["event"] == b["event"]
@@ -80,7 +80,7 @@ def test_what_has_arrived_is_not_kept_waiting():
 
 
 def test_silence_is_an_empty_batch(monkeypatch):
-    monkeypatch.setattr(feed, "PATIENCE", 0.05)
+    monkeypatch.setattr(feed, "IDLE_SECONDS", 0.05)
     reader, writer = os.pipe()
     assert next(read_batches(reader)) == []
     os.close(reader), os.close(writer)
@@ -96,7 +96,7 @@ def test_a_full_pipe_is_read_in_bounded_batches():
 
 
 def test_a_line_without_end_is_cut_and_the_next_is_whole(monkeypatch):
-    monkeypatch.setattr(feed, "LONGEST", 100)
+    monkeypatch.setattr(feed, "MAX_LINE_BYTES", 100)
     got = read_all(b"a\n" + b"z" * 5000 + b"\nb\xff\n", [2, 900, 2000])
     assert [x for batch in got for x in batch] == ["a", "z" * 100, "b\ufffd"]
 
@@ -104,8 +104,8 @@ def test_a_line_without_end_is_cut_and_the_next_is_whole(monkeypatch):
 def test_a_snapshot_is_taken_often_but_for_a_small_share_of_time(network, tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(feed.time, "monotonic", lambda: now[0])
-    stream = Stream(network)
-    keeper = Keeper(stream, tmp_path / "state")
+    stream = StreamingClassifier(network)
+    keeper = SnapshotScheduler(stream, tmp_path / "state")
     assert not keeper.due(quiet=True)
     stream.lines = 1
     assert keeper.due(quiet=True) and not keeper.due(quiet=False)
@@ -118,13 +118,13 @@ def test_a_snapshot_is_taken_often_but_for_a_small_share_of_time(network, tmp_pa
     assert keeper.due(quiet=False)
     keeper.save()
     assert not keeper.due(quiet=True)
-    assert not Keeper(stream, None).due(quiet=True)
+    assert not SnapshotScheduler(stream, None).due(quiet=True)
 
 
 def test_a_state_that_cannot_be_written_is_one_line(network, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        Keeper(Stream(network), tmp_path / "file" / "state").save()
+        SnapshotScheduler(StreamingClassifier(network), tmp_path / "file" / "state").save()
 
 
 def start(*flags: str) -> subprocess.Popen:
@@ -151,7 +151,7 @@ def test_a_single_line_is_answered_while_the_pipe_stays_open():
 def test_a_killed_stream_goes_on_from_its_snapshot_with_the_same_answers(network, tmp_path):
     """Killed by force in the middle; all lines are then fed again from the first."""
     lines, state = lines_of(25, 130), tmp_path / "state"
-    whole = [a["p_binary"] for a, _ in answer_lines(Stream(network), lines)]
+    whole = [a["p_binary"] for a, _ in answer_lines(StreamingClassifier(network), lines)]
     process = start("--state", str(state))
     feeder = "\n".join(lines[:2600]) + "\n"
     process.stdin.write(feeder)
@@ -179,7 +179,7 @@ def test_a_killed_stream_goes_on_from_its_snapshot_with_the_same_answers(network
 def kept_lines(network, state) -> int:
     if not state.exists():
         return 0
-    stream = Stream(network)
+    stream = StreamingClassifier(network)
     stream.restore(state)
     return stream.lines
 
@@ -219,7 +219,7 @@ def test_nobody_reading_the_answers_ends_the_stream_quietly_and_counts_no_lost_a
 
 def test_a_damaged_state_is_one_line_and_stays_as_it_is(network, tmp_path):
     state = tmp_path / "state"
-    Stream(network).save(state)
+    StreamingClassifier(network).save(state)
     state.write_bytes(damaged := state.read_bytes()[:-3])
     run = subprocess.run(
         [*COMMAND, "--state", str(state)], input="", capture_output=True, text=True
@@ -239,6 +239,6 @@ def test_a_feed_with_bad_lines_ends_with_code_two(network):
     os.close(writer)
     answers, problems = io.StringIO(), io.StringIO()
     with os.fdopen(reader) as source:
-        assert feed.serve(Stream(network), source, answers, problems) == 2
+        assert feed.serve(StreamingClassifier(network), source, answers, problems) == 2
     assert len(answers.getvalue().splitlines()) == 3
     assert problems.getvalue().startswith("lensml stream: line 3: ")

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from lensml.network.checkpoint import load_network
-from lensml.network.features import WIDTHS, Observed, encode
+from lensml.network.features import BIN_WIDTHS, PackedCurves, encode
 from lensml.network.model import Network, NetworkConfig
-from lensml.network.residual_maps import NUM_IMAGE_CHANNELS, NUM_SCALARS, PHASE_BINS, one_thread
+from lensml.network.residual_maps import NUM_MAP_CHANNELS, NUM_SUMMARY, PHASE_BINS, one_thread
 from lensml.streaming.step import (
     LAGS,
     RECENT,
@@ -46,7 +46,7 @@ def weighed(weight, back, bright):
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
 def test_features_of_the_last_epoch_are_those_of_the_whole_past(length, kind):
     (times, sigma, bright), recent = window(length)
-    observed = Observed(
+    observed = PackedCurves(
         torch.from_numpy(bright)[None],
         torch.from_numpy(sigma)[None],
         torch.from_numpy(times)[None],
@@ -58,7 +58,7 @@ def test_features_of_the_last_epoch_are_those_of_the_whole_past(length, kind):
     lagged = stacked[:, :, [RECENT - 1 - lag if lag < RECENT else 0 for lag in LAGS]]
     with np.errstate(all="ignore"):
         got = latest_features(
-            lagged, bin_sums(stacked), kind(np.array([length])), kind(np.array(WIDTHS))
+            lagged, bin_sums(stacked), kind(np.array([length])), kind(np.array(BIN_WIDTHS))
         )
     np.testing.assert_allclose(np.asarray(got)[0], whole.numpy(), rtol=0, atol=2e-5)
 
@@ -76,18 +76,20 @@ def test_sums_that_move_along_equal_sums_taken_anew():
 
 def test_a_pyramid_of_another_shape_streams_as_well():
     """Nothing in the step is made for seven levels or for one block up."""
-    from lensml.streaming.classifier import Stream, classify_curve
+    from lensml.streaming.classifier import StreamingClassifier, classify
 
     torch.manual_seed(3)
-    config = NetworkConfig(channels=24, stem_channels=8, num_levels=3, blocks_down=1, blocks_up=2)
+    config = NetworkConfig(
+        channels=24, stem_channels=8, num_levels=3, encoder_blocks=1, decoder_blocks=2
+    )
     network = Network(config)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.normal_(0, 0.4)
     (times, sigma, bright), _ = window(70)
-    stream = Stream(network)
+    stream = StreamingClassifier(network)
     got = [stream.update("x", *map(float, e), 18.0) for e in zip(times, 18 - bright, sigma)]  # noqa: B905
-    whole = classify_curve(times, 18 - bright.astype(float), sigma, 18.0, network)
+    whole = classify(times, 18 - bright.astype(float), sigma, 18.0, network)
     np.testing.assert_allclose(got, whole, rtol=0, atol=1e-5)
     assert np.ptp(whole) > 0.05
 
@@ -95,15 +97,17 @@ def test_a_pyramid_of_another_shape_streams_as_well():
 @torch.inference_mode()
 def test_an_opinion_is_the_network_s_and_alike_to_the_last_bit_in_any_company():
     network, generator = load_network()[0].eval(), torch.Generator().manual_seed(0)
-    images = torch.randn(70, NUM_IMAGE_CHANNELS, PHASE_BINS, generator=generator)
-    scalars = torch.randn(70, NUM_SCALARS, generator=generator)
-    opinions = Opinions(network)
+    maps = torch.randn(70, NUM_MAP_CHANNELS, PHASE_BINS, generator=generator)
+    fit_summary = torch.randn(70, NUM_SUMMARY, generator=generator)
+    embed_refits = Opinions(network)
     with one_thread():  # as every stream is: two threads share a batch out by its size
-        said = opinions(images, scalars)
-        torch.testing.assert_close(said, network.opinions(images, scalars), rtol=0, atol=2e-6)
+        embedding = embed_refits(maps, fit_summary)
+        torch.testing.assert_close(
+            embedding, network.embed_refits(maps, fit_summary), rtol=0, atol=2e-6
+        )
         for num in (1, 2, 3, 4, 5, 15, 16, 17, 33):
             for first in (0, 1, 37):
                 part = slice(first, first + num)
-                assert torch.equal(opinions(images[part], scalars[part]), said[part])
-    images[3, 0, 5] = torch.nan
-    assert torch.isfinite(opinions(images, scalars)).all()
+                assert torch.equal(embed_refits(maps[part], fit_summary[part]), embedding[part])
+    maps[3, 0, 5] = torch.nan
+    assert torch.isfinite(embed_refits(maps, fit_summary)).all()

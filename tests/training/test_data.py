@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from lensml.paths import InputError
-from lensml.simulation.contaminants import impostor_training_set
+from lensml.simulation.contaminants import contaminant_training_set
 from lensml.simulation.lightcurves import load, save
 from lensml.simulation.simulator import Simulation, simulate
-from lensml.training.data import load_resident
+from lensml.training.data import load_training_data
 
 CPU = torch.device("cpu")
 
@@ -26,14 +26,14 @@ def sets(tmp_path_factory):
 
 
 def test_rows_in_any_order_give_the_same_resident_set(sets):
-    plain = load_resident([sets / "shards"], 0.25, CPU)
-    mixed = load_resident([sets / "shuffled.npz"], 0.25, CPU)
+    plain = load_training_data([sets / "shards"], 0.25, CPU)
+    mixed = load_training_data([sets / "shuffled.npz"], 0.25, CPU)
     torch.testing.assert_close(plain.clean, mixed.clean, rtol=0, atol=0)
     assert plain.labels.tolist() == [0, 1] * 20 == mixed.labels.tolist()
 
 
 def test_the_last_events_are_held_back_and_remembered(sets):
-    data = load_resident([sets / "shards"], 0.25, CPU)
+    data = load_training_data([sets / "shards"], 0.25, CPU)
     seen = {i for r in data.trained_on for i in range(r["first"], r["stop"])}
     held = {i for r in data.validated_on for i in range(r["first"], r["stop"])}
     assert (seen, held) == (set(range(15)), set(range(15, 20)))
@@ -42,19 +42,19 @@ def test_the_last_events_are_held_back_and_remembered(sets):
 
 
 def test_the_curriculum_begins_with_the_pairs_furthest_apart(sets):
-    data = load_resident([sets / "shards"], 0.25, CPU)
-    apart = (data.clean[1::2] - data.clean[::2]).square().sum(1).numpy()[data.easiest_first()]
+    data = load_training_data([sets / "shards"], 0.25, CPU)
+    apart = (data.clean[1::2] - data.clean[::2]).square().sum(1).numpy()[data.curriculum_order()]
     assert (np.diff(apart) <= 0).all()
 
 
 def test_binaries_without_their_single_lens_are_refused(sets):
     with pytest.raises(InputError, match="needs one single lens beside it"):
-        load_resident([sets / "lonely.npz"], 0.25, CPU)
+        load_training_data([sets / "lonely.npz"], 0.25, CPU)
 
 
 def test_impostors_are_learned_from_and_their_single_lenses_are_not(tmp_path):
-    path = save(tmp_path / "impostors.npz", impostor_training_set("binary_source", 12, 3))
-    data = load_resident([path], 0.25, CPU)
+    path = save(tmp_path / "impostors.npz", contaminant_training_set("binary_source", 12, 3))
+    data = load_training_data([path], 0.25, CPU)
     assert torch.isnan(data.labels[::2]).all() and (data.labels[1::2] == 0).all()
     assert len(data.train_pairs) == 12 and not len(data.validation_pairs)
     assert data.trained_on == [
@@ -67,5 +67,5 @@ def test_a_set_says_whether_its_survey_leaves_the_blend_open(tmp_path):
     sim = Simulation(num_pairs=4, seed=5, blending=(0.2, 0.9))
     simulate(tmp_path / "blended.npz", sim, workers=1, progress=False)
     simulate(tmp_path / "plain.npz", Simulation(num_pairs=4, seed=6), workers=1, progress=False)
-    data = load_resident([tmp_path / "blended.npz", tmp_path / "plain.npz"], 0.25, CPU)
+    data = load_training_data([tmp_path / "blended.npz", tmp_path / "plain.npz"], 0.25, CPU)
     assert data.blended.tolist() == [True] * 8 + [False] * 8

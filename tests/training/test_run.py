@@ -15,16 +15,16 @@ import pytest
 import torch
 
 from lensml.network.checkpoint import load_network, load_tensors
-from lensml.network.model import NetworkConfig, probabilities
+from lensml.network.model import NetworkConfig, predict_proba
 from lensml.paths import InputError
 from lensml.simulation.lightcurves import load, save
 from lensml.simulation.simulator import Simulation, simulate
 from lensml.simulation.survey import Survey
-from lensml.training.data import load_resident
+from lensml.training.data import load_training_data
 from lensml.training.run import TrainingConfig, train
-from lensml.training.trainer import Run
+from lensml.training.trainer import Trainer
 
-SMALL = NetworkConfig(stem_channels=8, channels=16, num_levels=4, blocks_down=1)
+SMALL = NetworkConfig(stem_channels=8, channels=16, num_levels=4, encoder_blocks=1)
 EASY = Survey(num_epochs=160, sigma=0.02)
 CONFIG = TrainingConfig(
     epochs=3,
@@ -39,9 +39,9 @@ import os, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from lensml.model import NetworkConfig
-from lensml.train import TrainingConfig, train
-network = NetworkConfig(stem_channels=8, channels=16, num_levels=4, blocks_down=1)
+from lensml.network.model import NetworkConfig
+from lensml.training.run import TrainingConfig, train
+network = NetworkConfig(stem_channels=8, channels=16, num_levels=4, encoder_blocks=1)
 config = TrainingConfig(epochs={epochs}, batch_size=16, learning_rate={rate},
                         start_from={start!r}, network=network, curriculum=0.0,
                         mixed_precision=False)
@@ -86,7 +86,7 @@ def test_a_few_epochs_reduce_the_loss_on_easy_events(tmp_path):
     survey = Survey(num_epochs=160, sigma=0.003)
     simulation = Simulation(preset="distinct", num_pairs=160, survey=survey)
     easy = simulate(tmp_path / "easy.npz", simulation, workers=1, progress=False)
-    network = NetworkConfig(stem_channels=16, channels=32, num_levels=5, blocks_down=1)
+    network = NetworkConfig(stem_channels=16, channels=32, num_levels=5, encoder_blocks=1)
     run = train(easy, tmp_path / "run", replace(CONFIG, epochs=8, curriculum=0.4, network=network))
     losses = [row["train_loss"] for row in history(run)]
     assert losses[0] < np.log(2) + 0.05 and losses[-1] < losses[0] - 0.06
@@ -230,23 +230,23 @@ def test_order_of_rows_does_not_matter_as_long_as_pairs_can_be_found(data, tmp_p
     curves = load(data)
     shuffled = curves.rows(np.random.default_rng(0).permutation(len(curves)))
     place = torch.device("cpu")
-    a = load_resident([save(tmp_path / "a.npz", curves)], 0.1, place)
-    b = load_resident([save(tmp_path / "b.npz", shuffled)], 0.1, place)
+    a = load_training_data([save(tmp_path / "a.npz", curves)], 0.1, place)
+    b = load_training_data([save(tmp_path / "b.npz", shuffled)], 0.1, place)
     assert torch.equal(a.labels, b.labels) and torch.equal(a.clean, b.clean)
     lonely = curves.rows(np.arange(len(curves) - 1))
     with pytest.raises(InputError, match="one single lens beside it"):
-        load_resident([save(tmp_path / "c.npz", lonely)], 0.1, place)
+        load_training_data([save(tmp_path / "c.npz", lonely)], 0.1, place)
 
 
 def test_validation_events_are_never_trained_on(data):
-    resident = load_resident([data], 0.25, torch.device("cpu"))
+    resident = load_training_data([data], 0.25, torch.device("cpu"))
     assert not set(resident.train_pairs) & set(resident.validation_pairs)
     assert len(resident.validation_pairs) == 24
 
 
 def test_noise_is_fresh_at_every_step_and_the_same_in_a_rerun(data, tmp_path):
-    resident = load_resident([data], 0.1, torch.device("cpu"))
-    state = Run(CONFIG, resident, tmp_path, torch.device("cpu"))
+    resident = load_training_data([data], 0.1, torch.device("cpu"))
+    state = Trainer(CONFIG, resident, tmp_path, torch.device("cpu"))
     pairs = torch.arange(8)
     one, again, other = (state.batch(pairs, seed, EASY)[0] for seed in (1, 1, 2))
     assert torch.equal(one, again)
@@ -257,7 +257,7 @@ def test_training_improves_what_the_network_says(data, reference):
     """Beyond the loss: binaries get the larger probabilities on the training set's own curves."""
     network = load_network(reference)[0]
     curves = load(data)
-    p = probabilities(network, curves)
+    p = predict_proba(network, curves)
     final = np.array([row[np.isfinite(row)][-1] for row in p])
     assert final[curves.y == 1].mean() > final[curves.y == 0].mean()
 

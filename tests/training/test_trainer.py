@@ -14,13 +14,13 @@ from lensml.simulation.survey import Survey
 from lensml.training import run as training
 from lensml.training import sampler as batches
 from lensml.training import trainer as loop
-from lensml.training.data import Resident
+from lensml.training.data import TrainingData
 from lensml.training.sampler import _survey_now
-from lensml.training.trainer import Run, TrainingConfig, _learning_rate, _loss
+from lensml.training.trainer import Trainer, TrainingConfig, _learning_rate, _loss
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_hundredth():
-    config = TrainingConfig(learning_rate=1.0, warmup=0.1)
+    config = TrainingConfig(learning_rate=1.0, warmup_fraction=0.1)
     rates = [_learning_rate(config, k / 1000) for k in range(1001)]
     assert max(rates) == pytest.approx(1.0) and rates.index(max(rates)) == 100
     assert rates[0] < 0.01 and rates[-1] == pytest.approx(0.01)
@@ -29,7 +29,9 @@ def test_the_learning_rate_warms_up_and_falls_to_a_hundredth():
 def test_errors_rise_to_the_surveys_own_and_stay_there():
     config, survey = TrainingConfig(curriculum=0.5), Survey(sigma=0.1)
     ceilings = [_survey_now(survey, config, p).sigma[1] for p in (0.0, 0.2, 0.4)]
-    assert ceilings == sorted(ceilings) and ceilings[0] == pytest.approx(config.sigma_start)
+    assert ceilings == sorted(ceilings) and ceilings[0] == pytest.approx(
+        config.curriculum_sigma_max
+    )
     assert _survey_now(survey, config, 0.5) == survey
 
 
@@ -56,7 +58,7 @@ def test_out_of_memory_names_the_batch_size_to_try(tmp_path, monkeypatch):
     def explode(*_):
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(training, "load_resident", explode)
+    monkeypatch.setattr(training, "load_training_data", explode)
     with pytest.raises(InputError, match="--batch_size 64 does not fit.*try --batch_size 32"):
         training.train(tmp_path / "a.npz", tmp_path / "run", TrainingConfig(batch_size=64))
 
@@ -67,7 +69,7 @@ SHORT = replace(SURVEY, missing_fraction=0.6)
 CONFIG = TrainingConfig(
     batch_size=12,
     mixed_precision=False,
-    network=NetworkConfig(stem_channels=8, channels=16, num_levels=3, blocks_down=1),
+    network=NetworkConfig(stem_channels=8, channels=16, num_levels=3, encoder_blocks=1),
 )
 
 
@@ -76,7 +78,7 @@ def run(tmp_path):
     """A run that has begun to learn, on six pairs."""
     clean = -torch.rand(12, 150, generator=torch.Generator().manual_seed(0))
     pairs = torch.arange(6).numpy()
-    data = Resident(
+    data = TrainingData(
         blended=torch.zeros(12, dtype=torch.bool),
         labels=torch.tensor([0.0, 1.0]).repeat(6),
         time=torch.from_numpy(SURVEY.times),
@@ -87,7 +89,7 @@ def run(tmp_path):
         validated_on=[],
         clean=clean,
     )
-    run = Run(CONFIG, data, tmp_path, CPU)
+    run = Trainer(CONFIG, data, tmp_path, CPU)
     for parameter in run.network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return run
@@ -173,26 +175,26 @@ def test_a_compiler_that_fails_half_way_leaves_no_half_gradient(run, monkeypatch
 
 def test_a_cpu_compiles_only_when_told_to(run):
     assert not run.compiling
-    assert Run(replace(CONFIG, compile=True), run.data, run.run, CPU).compiling
+    assert Trainer(replace(CONFIG, compile=True), run.data, run.run, CPU).compiling
 
 
 def test_one_step_follows_the_textbook(run):
     """AdamW's first step, fused, after clipping: each weight moves by the learning rate."""
     run.optimizer.param_groups[0]["lr"] = 1e-3
     run.optimizer.param_groups[0]["weight_decay"] = 0.0
-    before = run.network.merge[0].weight.detach().clone()
+    before = run.network.downsample[0].weight.detach().clone()
     run.step(*run.batch(torch.arange(6), 0, SURVEY))
-    gradient = run.network.merge[0].weight.grad
-    moved = run.network.merge[0].weight.detach() - before
+    gradient = run.network.downsample[0].weight.grad
+    moved = run.network.downsample[0].weight.detach() - before
     expected = -1e-3 * gradient / (gradient.abs() + 1e-8)
     torch.testing.assert_close(moved, expected, rtol=1e-3, atol=1e-7)
     norms = [p.grad.norm() for p in run.network.parameters()]
-    assert torch.stack(norms).norm() <= run.config.clip * 1.001
+    assert torch.stack(norms).norm() <= run.config.grad_clip_norm * 1.001
 
 
 def test_some_unblended_pairs_are_not_told_that_they_are(run):
     pairs = torch.arange(6)
-    run.config = replace(CONFIG, unsure=0.5)
+    run.config = replace(CONFIG, hide_blending_fraction=0.5)
     run.network.train()
     told = torch.stack([~run.blended(pairs, seed, SURVEY) for seed in range(200)]).float()
     assert 0.4 < told.mean() < 0.6
@@ -204,17 +206,17 @@ def test_some_unblended_pairs_are_not_told_that_they_are(run):
 
 def test_batches_made_together_are_those_made_one_by_one(run):
     wanted = [(torch.arange(3), 7, SURVEY), (torch.tensor([5, 1, 4]), 8, SHORT)]
-    run.network = Network(replace(run.config.network, opinion=8)).eval()
+    run.network = Network(replace(run.config.network, embedding_channels=8)).eval()
     for got, one in zip(run.batches(wanted), wanted, strict=True):
         features, labels, valid, refits = run.batch(*one)
-        length, num = features.shape[1], refits.images.shape[1]
+        length, num = features.shape[1], refits.maps.shape[1]
         assert torch.equal(got[0][:, :length], features) and not got[0][:, length:].any()
         assert torch.equal(got[1], labels)
         assert torch.equal(got[2][:, :length], valid) and not got[2][:, length:].any()
-        torch.testing.assert_close(got[3].residuals[:, :length], refits.residuals)
-        torch.testing.assert_close(got[3].images[:, :num], refits.images)
-        torch.testing.assert_close(got[3].scalars[:, :num], refits.scalars)
-        assert torch.equal(got[3].in_force[:, :length][valid], refits.in_force[valid])
+        torch.testing.assert_close(got[3].innovations[:, :length], refits.innovations)
+        torch.testing.assert_close(got[3].maps[:, :num], refits.maps)
+        torch.testing.assert_close(got[3].fit_summary[:, :num], refits.fit_summary)
+        assert torch.equal(got[3].active_refit[:, :length][valid], refits.active_refit[valid])
 
 
 def test_an_epoch_of_batches_made_together_sees_every_pair_once(run, monkeypatch):
