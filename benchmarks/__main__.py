@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from lensml.experiments.benchmark import (
+from lensml.experiments import (
     BENCHMARK_NAMES,
     BENCHMARKS,
     QUICK,

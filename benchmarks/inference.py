@@ -15,12 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lensml.experiments.benchmark import keep_benchmark
-from lensml.experiments.speed import batch_speed
-from lensml.network.checkpoint import load_network
-from lensml.network.model import Network, predict_proba
-from lensml.simulation.lightcurves import LightCurves, load
-from lensml.simulation.simulator import Simulation, simulate
+from lensml.experiments import batch_speed, keep_benchmark
+from lensml.network import Network, load_network, predict_proba
+from lensml.simulation import LightCurves, Simulation, load, simulate
 
 PREFIXES = 10
 MARKS = {"gain_over_reading_again": ">= 100"}

@@ -16,8 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lensml.experiments.benchmark import keep_benchmark
-from lensml.experiments.speed import peak_memory
+from lensml.experiments import keep_benchmark, peak_memory
 from lensml.paths import available_cores
 
 SHARD = 10_000  # the default, events with their twins

@@ -19,16 +19,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from lensml.experiments.benchmark import keep_benchmark
-from lensml.experiments.speed import resampled
-from lensml.lensing.magnification import binary_magnification
-from lensml.lensing.normal_equations import MAG
-from lensml.lensing.pspl import fit_pspl, starting_points
+from lensml.experiments import keep_benchmark, resampled
+from lensml.lensing import MAG, binary_magnification, fit_pspl, starting_points
 from lensml.paths import available_cores
 from lensml.seeds import event_generator
-from lensml.simulation.priors import PARAMETER_SETS, draw_binary, parameter_set
-from lensml.simulation.simulator import worker_pool
-from lensml.simulation.survey import Survey
+from lensml.simulation import PARAMETER_SETS, Survey, draw_binary, parameter_set, worker_pool
 
 MARKS = {"times_scipy": ">= 50", "share_same_optimum": ">= 0.99"}
 LOOPS = {

@@ -27,15 +27,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from lensml.experiments import protocol, verdicts
-from lensml.experiments.benchmark import keep_benchmark
-from lensml.experiments.protocol import Call, Case
-from lensml.experiments.results import format_number, load_results
-from lensml.network.checkpoint import load_network, weights_hash
+from lensml import experiments, plotting
+from lensml.experiments import Call, Case, format_number, keep_benchmark, load_results
+from lensml.network import load_network, weights_hash
 from lensml.paths import ROOT, InputError
-from lensml.photometry.readers import Photometry, pspl_fit_observed, read_photometry
-from lensml.photometry.rescale import rescaled_errors
-from lensml.plotting import events as pictures
+from lensml.photometry import Photometry, pspl_fit_observed, read_photometry, rescaled_errors
 
 HERE = Path(__file__).parent
 LIST, CAUSES = HERE / "real_events.json", HERE / "real_causes.json"
@@ -45,7 +41,7 @@ def print_report(calls: Sequence[Call], skipped: Mapping[str, int], marks: Mappi
     """Alerts by view, arm, class and quality; and every published binary of the season view."""
     heads = "".join(f"{'alerts ' + m + ', files / events':>32}" for m in marks)
     print(f"{'view':8}{'errors':10}{'class':8}{'quality':8}{'factor':>7}{heads}")
-    for r in verdicts.summary_table(calls, marks):
+    for r in experiments.summary_table(calls, marks):
         head = f"{r['view']:8}{r['arm']:10}{r['class']:8}{r['label_quality']:8}"
         counts = "".join(
             f"{shares['files']['value'] * r['files']:16.0f}/{r['files']:<4d}"
@@ -53,7 +49,7 @@ def print_report(calls: Sequence[Call], skipped: Mapping[str, int], marks: Mappi
             for shares in r["alerts"].values()
         )
         print(f"{head}{r['median_factor']:7.2f}{counts}")
-    print(f"\nfewer than {protocol.FEWEST_EPOCHS} epochs: {skipped or 'none'}")
+    print(f"\nfewer than {experiments.FEWEST_EPOCHS} epochs: {skipped or 'none'}")
     print("\nPublished binaries, season view; alerts in (t - t0) / tE")
     for c in calls:
         if (c.label, c.quality, c.view) == ("binary", "A", "season"):
@@ -66,8 +62,8 @@ def picture(folder: Path, case: Case, network, mark: float) -> Figure:
     """Season of one file with the single-lens fit, P(binary) for both arms, and first alerts."""
     whole = read_photometry(folder / case.file)
     rescaled = rescaled_errors(whole.time, whole.mag, whole.mag_err)
-    part, p = protocol.classify_case(whole, case, "season", whole.mag_err, network)
-    _, p_rescaled = protocol.classify_case(whole, case, "season", rescaled, network)
+    part, p = experiments.classify_case(whole, case, "season", whole.mag_err, network)
+    _, p_rescaled = experiments.classify_case(whole, case, "season", rescaled, network)
     time_, mag, error = (x[part] for x in (whole.time, whole.mag, whole.mag_err))
     before = slice(max(0, part.start - 200), part.stop)  # a baseline for the fit
     fit = pspl_fit_observed(
@@ -77,7 +73,7 @@ def picture(folder: Path, case: Case, network, mark: float) -> Figure:
     title += f"tE {fit.tE:.1f} d, u0 {fit.u0:.3f}, chi2/dof {fit.chi2_per_dof:.2f}"
     zero = np.floor(time_[0])
     model = fit.magnitude(time_)
-    figure = pictures.real_event(time_ - zero, mag, error, model, p, threshold=mark, title=title)
+    figure = plotting.real_event(time_ - zero, mag, error, model, p, threshold=mark, title=title)
     figure.axes[2].step(time_ - zero, p_rescaled, where="post", color="0.3", lw=0.8)
     for calls, colour in ((p, "C3"), (p_rescaled, "0.3")):
         for axes in figure.axes if (above := np.flatnonzero(calls > mark)).size else ():
@@ -111,19 +107,19 @@ def main() -> int:
     started = time.time()
     try:
         if args.freeze:
-            print(f"{len(protocol.freeze(args.folder, args.list))} files in {args.list}")
+            print(f"{len(experiments.freeze(args.folder, args.list))} files in {args.list}")
             return 0
-        given = dict(zip(verdicts.MARKS, args.threshold or (), strict=False))
-        marks = given or verdicts.season_thresholds(load_results("07_early_detection"))
+        given = dict(zip(experiments.MARKS, args.threshold or (), strict=False))
+        marks = given or experiments.season_thresholds(load_results("07_early_detection"))
         network, _ = load_network(args.model)
-        cases, rescaling = protocol.read_frozen(args.list)
+        cases, rescaling = experiments.read_frozen(args.list)
         progress = partial(tqdm, unit="curve", disable=None)
-        calls, skipped = protocol.classify_all(
+        calls, skipped = experiments.classify_all(
             args.folder, cases, network, marks, rescaling, progress
         )
         causes = json.loads(CAUSES.read_text()) if CAUSES.exists() else {}
         first = next(iter(marks))
-        failed = verdicts.failures(calls, first, causes)
+        failed = experiments.failures(calls, first, causes)
         if args.figures:
             draw_failures(args.folder, cases, network, failed, marks[first], args.figures)
     except InputError as error:
@@ -132,7 +128,7 @@ def main() -> int:
     print_report(calls, skipped, marks)
     print()
     numbers = {f"threshold_{mark}": value for mark, value in marks.items()}
-    numbers |= verdicts.headline(calls, tuple(marks))
+    numbers |= experiments.headline(calls, tuple(marks))
     keep_benchmark(
         "real_events",
         numbers,
@@ -142,8 +138,8 @@ def main() -> int:
         weights=weights_hash(args.model),
         list_sha256=hashlib.sha256(args.list.read_bytes()).hexdigest(),
         too_few_epochs=skipped,
-        table=verdicts.summary_table(calls, marks),
-        published=verdicts.published_events(calls, marks),
+        table=experiments.summary_table(calls, marks),
+        published=experiments.published_events(calls, marks),
         failures=failed,
     )
     return 0

@@ -27,11 +27,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lensml.experiments.benchmark import QUICK, keep_benchmark
-from lensml.lensing.pspl import fit_pspl
-from lensml.simulation.lightcurves import LightCurves, load
-from lensml.simulation.simulator import Simulation, simulate
-from lensml.simulation.survey import Survey
+from lensml.experiments import QUICK, keep_benchmark
+from lensml.lensing import fit_pspl
+from lensml.simulation import LightCurves, Simulation, Survey, load, simulate
 
 SURVEY = Survey(sigma=0.03, keep_every=(6, 6))
 CHOSEN = {  # label: set, delta-chi2 of the pair, the same with a free blend, class of the row

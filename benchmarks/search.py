@@ -25,17 +25,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lensml.evaluation import ideal_observer as limits
-from lensml.evaluation import metrics
-from lensml.experiments.benchmark import keep_benchmark
-from lensml.network.features import encode, observed_epochs
-from lensml.network.model import PATCH_SIZE, Network, NetworkConfig, causal_upsample
-from lensml.network.residual_maps import ResidualInputs, residual_inputs
-from lensml.simulation.lightcurves import LightCurves, load, reobserve
-from lensml.simulation.simulator import Simulation, simulate
-from lensml.simulation.survey import Survey
-from lensml.training.run import tune_allocator
-from lensml.training.trainer import bf16_supported
+from lensml import evaluation
+from lensml.experiments import keep_benchmark
+from lensml.network import (
+    PATCH_SIZE,
+    Network,
+    NetworkConfig,
+    ResidualInputs,
+    causal_upsample,
+    encode,
+    observed_epochs,
+    residual_inputs,
+)
+from lensml.simulation import LightCurves, Simulation, Survey, load, reobserve, simulate
+from lensml.training import bf16_supported, tune_allocator
 
 SEED = 8642
 BATCH = 128
@@ -302,9 +305,9 @@ def main() -> None:
     }
     test_rows = {k: prepared(curves, length) for k, curves in test_curves.items()}
     for k, curves in test_curves.items():
-        ideal = limits.ideal_log_ratio(curves)
-        numbers[f"ideal_roc_auc_{k}"] = metrics.roc_auc(curves.y, ideal)
-        numbers[f"ideal_recall_at_1pct_{k}"] = metrics.recall_at_fpr(curves.y, ideal, 0.01)
+        ideal = evaluation.ideal_log_ratio(curves)
+        numbers[f"ideal_roc_auc_{k}"] = evaluation.roc_auc(curves.y, ideal)
+        numbers[f"ideal_recall_at_1pct_{k}"] = evaluation.recall_at_fpr(curves.y, ideal, 0.01)
     reference = {}
     for name in names:
         variant = VARIANTS[name]
@@ -314,11 +317,11 @@ def main() -> None:
         for k, curves in test_curves.items():
             calls = last_calls(network, variant, test_rows[k])
             reference.setdefault(k, calls)
-            numbers[f"{name}_recall_at_1pct_{k}"] = metrics.recall_at_fpr(curves.y, calls, 0.01)
-            numbers[f"{name}_roc_auc_{k}"] = metrics.roc_auc(curves.y, calls)
+            numbers[f"{name}_recall_at_1pct_{k}"] = evaluation.recall_at_fpr(curves.y, calls, 0.01)
+            numbers[f"{name}_roc_auc_{k}"] = evaluation.roc_auc(curves.y, calls)
             if name != "as_built":
-                numbers[f"{name}_gain_in_roc_auc_{k}"] = metrics.bootstrap(
-                    lambda y, p, r: metrics.roc_auc(y, p) - metrics.roc_auc(y, r),
+                numbers[f"{name}_gain_in_roc_auc_{k}"] = evaluation.bootstrap(
+                    lambda y, p, r: evaluation.roc_auc(y, p) - evaluation.roc_auc(y, r),
                     [curves.y, calls, reference[k]],
                     curves.pair,
                     num=60 if args.quick else 300,

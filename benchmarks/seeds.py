@@ -20,17 +20,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lensml.evaluation import ideal_observer as limits
-from lensml.evaluation import metrics
-from lensml.evaluation.evaluate import refuse_seen_events
-from lensml.experiments.benchmark import keep_benchmark
-from lensml.network.checkpoint import load_network, weights_hash
-from lensml.network.features import encode, observed_epochs
-from lensml.network.model import Network
-from lensml.network.residual_maps import residual_inputs
-from lensml.simulation.lightcurves import LightCurves, load
-from lensml.simulation.simulator import Simulation, simulate
-from lensml.simulation.survey import Survey
+from lensml import evaluation
+from lensml.evaluation import refuse_seen_events
+from lensml.experiments import keep_benchmark
+from lensml.network import (
+    Network,
+    encode,
+    load_network,
+    observed_epochs,
+    residual_inputs,
+    weights_hash,
+)
+from lensml.simulation import LightCurves, Simulation, Survey, load, simulate
 
 SEED = 7777
 CONDITIONS = {
@@ -65,19 +66,19 @@ def last_calls(networks: list[Network], curves: LightCurves, name: str) -> np.nd
 
 def recall_between(y, p, dchi2, low: float, high: float) -> float:
     """Recall of binaries in a range of delta-chi2 at 1 % false positives of their bins."""
-    threshold, _ = metrics.bin_thresholds(y == 1, p, dchi2, 0.01)
+    threshold, _ = evaluation.bin_thresholds(y == 1, p, dchi2, 0.01)
     inside = (y == 1) & (dchi2 >= low) & (dchi2 < high)
     return float((p > threshold)[inside].mean()) if inside.any() else float("nan")
 
 
 STATISTICS = {
-    "dchi2_at_half_recall": metrics.dchi2_at_half_recall,
+    "dchi2_at_half_recall": evaluation.dchi2_at_half_recall,
     "recall_160_500": lambda y, p, d: recall_between(y, p, d, 160, 500),
     "recall_above_500": lambda y, p, d: recall_between(y, p, d, 500, np.inf),
-    "recall_at_1pct": lambda y, p, d: metrics.recall_at_fpr(y, p, 0.01),
-    "roc_auc": lambda y, p, d: metrics.roc_auc(y, p),
-    "balanced_accuracy": lambda y, p, d: metrics.balanced_accuracy(y, p),
-    "ece_debiased": lambda y, p, d: metrics.ece(y, p, debiased=True),
+    "recall_at_1pct": lambda y, p, d: evaluation.recall_at_fpr(y, p, 0.01),
+    "roc_auc": lambda y, p, d: evaluation.roc_auc(y, p),
+    "balanced_accuracy": lambda y, p, d: evaluation.balanced_accuracy(y, p),
+    "ece_debiased": lambda y, p, d: evaluation.ece(y, p, debiased=True),
 }
 
 
@@ -126,13 +127,13 @@ def main() -> None:
                 refuse_seen_events(curves, config, path)
             calls = last_calls(networks, curves, condition)
             columns = curves.y, curves.dchi2
-            ideal = limits.ideal_log_ratio(curves)
+            ideal = evaluation.ideal_log_ratio(curves)
             for name, of in STATISTICS.items():
                 each = [float(of(columns[0], p, columns[1])) for p in calls]
                 quantity = f"{condition}_{name}"
                 by_run[quantity] = [x if np.isfinite(x) else None for x in each]
                 spread = {"value": np.mean(each), "low": min(each), "high": max(each)}
-                first = metrics.bootstrap(
+                first = evaluation.bootstrap(
                     lambda y, p, d, of=of: of(y, p, d),
                     [columns[0], calls[0], columns[1]],
                     curves.pair,
@@ -145,12 +146,14 @@ def main() -> None:
                 if quantity in numbers and (mark := mark_of(condition, name)):
                     marks[quantity] = mark
             for name in ("roc_auc", "recall_at_1pct", "balanced_accuracy"):
-                ratio = ideal if name != "balanced_accuracy" else limits.ideal_probability(ideal)
+                ratio = (
+                    ideal if name != "balanced_accuracy" else evaluation.ideal_probability(ideal)
+                )
                 numbers[f"{condition}_ideal_{name}"] = float(
                     STATISTICS[name](columns[0], ratio, columns[1])
                 )
             for p in calls:  # above the ideal observer by three standard errors is a leak
-                excess = limits.bound_excess(p, ideal, curves.y, curves.pair, num=100)
+                excess = evaluation.bound_excess(p, ideal, curves.y, curves.pair, num=100)
                 assert all(row["z"] <= 3 for row in excess.values()), (condition, excess)
     described = [
         {"weights": weights_hash(f), "seed": c.get("training", {}).get("seed"), "run": run}

@@ -15,14 +15,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from lensml.experiments.benchmark import growth_exponent, keep_benchmark
-from lensml.experiments.speed import pipeline_seconds, simulation_speed, worker_map
-from lensml.lensing.magnification import binary_magnification
+from lensml.experiments import (
+    growth_exponent,
+    keep_benchmark,
+    pipeline_seconds,
+    simulation_speed,
+    worker_map,
+)
+from lensml.lensing import binary_magnification
 from lensml.paths import available_cores
 from lensml.seeds import event_generator
-from lensml.simulation.priors import PARAMETER_SETS, draw_binary, parameter_set
-from lensml.simulation.simulator import Simulation
-from lensml.simulation.survey import Survey
+from lensml.simulation import PARAMETER_SETS, Simulation, Survey, draw_binary, parameter_set
 
 MARKS = {
     "whole": ">= 0.9",

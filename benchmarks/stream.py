@@ -19,12 +19,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lensml.experiments.benchmark import growth_exponent, keep_benchmark
-from lensml.experiments.speed import AGE, aged_stream, fresh_epochs, stream_seconds_in_batches
-from lensml.network.checkpoint import load_network
-from lensml.network.model import Network
-from lensml.streaming.classifier import StreamingClassifier, classify
-from lensml.streaming.export import ExportedStep, export_step
+from lensml.experiments import (
+    AGE,
+    aged_stream,
+    fresh_epochs,
+    growth_exponent,
+    keep_benchmark,
+    stream_seconds_in_batches,
+)
+from lensml.network import Network, load_network
+from lensml.streaming import ExportedStep, StreamingClassifier, classify, export_step
 
 MARKS = {
     "updates_per_s_batch_1000": ">= 20000",

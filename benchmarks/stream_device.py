@@ -12,12 +12,9 @@ import time
 import numpy as np
 import torch
 
-from lensml.experiments.benchmark import keep_benchmark
-from lensml.experiments.speed import AGE, aged_stream, fresh_epochs
-from lensml.network.checkpoint import load_network
-from lensml.network.model import Network
-from lensml.network.residual_maps import one_thread
-from lensml.training.trainer import find_device
+from lensml.experiments import AGE, aged_stream, fresh_epochs, keep_benchmark
+from lensml.network import Network, load_network, one_thread
+from lensml.training import find_device
 
 MARKS = {"updates_per_s_batch_100000": ">= 1000000"}
 

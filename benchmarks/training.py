@@ -30,18 +30,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from lensml.experiments.benchmark import growth_exponent, keep_benchmark
-from lensml.experiments.speed import resampled
-from lensml.network import model
-from lensml.network.features import encode, observed_epochs, pack
-from lensml.network.model import PATCH_SIZE, Network, NetworkConfig
-from lensml.simulation.lightcurves import load
-from lensml.simulation.simulator import Simulation, simulate
-from lensml.simulation.survey import Survey, draw_torch, observe
+from lensml.experiments import growth_exponent, keep_benchmark, resampled
+from lensml.network import PATCH_SIZE, Network, NetworkConfig, encode, model, observed_epochs, pack
+from lensml.simulation import Simulation, Survey, draw_torch, load, observe, simulate
+from lensml.training import (
+    Trainer,
+    TrainingConfig,
+    TrainingData,
+    bf16_supported,
+    find_device,
+    load_training_data,
+    tune_allocator,
+)
 from lensml.training import trainer as loop
-from lensml.training.data import TrainingData, load_training_data
-from lensml.training.run import tune_allocator
-from lensml.training.trainer import Trainer, TrainingConfig, bf16_supported, find_device
 
 LENGTHS = (375, 750, 1500, 3000)  # epochs a curve, for the growth
 BARE = NetworkConfig(opinion=0)  # as the recipe trains it: nothing is refitted

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from lensml.lensing.magnification import point_lens_magnification
-from lensml.simulation.lightcurves import LightCurves
-from lensml.streaming.server import answer_lines
+from lensml.lensing import point_lens_magnification
+from lensml.simulation import LightCurves
+from lensml.streaming import answer_lines
 
 
 def toy_set(

@@ -7,14 +7,9 @@ the rank sum under no difference, sqrt((2 n + 1) / (12 n^2)) for n rows of each 
 import numpy as np
 import pytest
 
-from lensml.evaluation import baselines, metrics
-from lensml.evaluation import ideal_observer as limits
-from lensml.network.checkpoint import load_network
-from lensml.network.model import predict_proba
-from lensml.simulation.lightcurves import load, reobserve
-from lensml.simulation.null import null_pairs
-from lensml.simulation.simulator import Simulation, simulate
-from lensml.simulation.survey import Survey
+from lensml import evaluation
+from lensml.network import load_network, predict_proba
+from lensml.simulation import Simulation, Survey, load, null_pairs, reobserve, simulate
 
 PAIRS = 160
 
@@ -25,7 +20,7 @@ def chance_error(num: int) -> float:
 
 def calls(curves, fraction: float = 1.0) -> np.ndarray:
     """P(binary) at the last observed epoch within a fraction of the window."""
-    p = predict_proba(load_network()[0], curves)[:, limits.within(curves.time, fraction)]
+    p = predict_proba(load_network()[0], curves)[:, evaluation.within(curves.time, fraction)]
     some = np.isfinite(p)
     last = p.shape[1] - 1 - some[:, ::-1].argmax(axis=1)
     return np.where(some.any(axis=1), p[np.arange(len(p)), last], 0.5)
@@ -54,25 +49,25 @@ def null():
 
 def test_a_companion_without_mass_cannot_be_seen(null):
     assert null.dchi2.max() < 0.1
-    auc = metrics.roc_auc(null.y, calls(null))
+    auc = evaluation.roc_auc(null.y, calls(null))
     assert abs(auc - 0.5) < 3 * chance_error(PAIRS)
 
 
 def test_no_scalar_of_the_null_pairs_tells_the_classes_apart(null):
-    for name, values in baselines.shortcut_scalars(null).items():
-        auc = metrics.roc_auc(null.y, values)
+    for name, values in evaluation.shortcut_scalars(null).items():
+        auc = evaluation.roc_auc(null.y, values)
         assert abs(auc - 0.5) < 4 * chance_error(PAIRS), name
 
 
 def test_a_classifier_trained_on_null_pairs_learns_nothing(null):
-    for name, audit in baselines.audit_shortcuts(null, num_bootstrap=20).items():
+    for name, audit in evaluation.audit_shortcuts(null, num_bootstrap=20).items():
         assert abs(audit["value"] - 0.5) < 4 * chance_error(PAIRS), name
 
 
 def test_gaps_errors_and_numbers_of_points_do_not_know_the_class(baseline):
-    scalars = baselines.shortcut_scalars(baseline)
+    scalars = evaluation.shortcut_scalars(baseline)
     for name in ("points", "first gap", "first epoch", "last epoch", "mean error"):
-        auc = metrics.roc_auc(baseline.y, scalars[name])
+        auc = evaluation.roc_auc(baseline.y, scalars[name])
         assert abs(auc - 0.5) < 4 * chance_error(PAIRS), name
 
 
@@ -81,21 +76,21 @@ def test_gaps_errors_and_numbers_of_points_do_not_know_the_class(baseline):
 def test_network_stays_below_the_ideal_observer(name, fraction, request):
     """Anything above it by three standard errors is a leak."""
     curves = request.getfixturevalue(name)
-    ideal = limits.ideal_log_ratio(curves, [fraction])[:, 0]
-    excess = limits.bound_excess(calls(curves, fraction), ideal, curves.y, curves.pair, num=100)
+    ideal = evaluation.ideal_log_ratio(curves, [fraction])[:, 0]
+    excess = evaluation.bound_excess(calls(curves, fraction), ideal, curves.y, curves.pair, num=100)
     for statistic, found in excess.items():
         assert found["z"] <= 3, (statistic, found)
 
 
 def test_network_sees_what_is_plain_to_see(distinct):
     """A bound is kept by a coin as well: caustic crossings must be found."""
-    assert metrics.roc_auc(distinct.y, calls(distinct)) > 0.9
+    assert evaluation.roc_auc(distinct.y, calls(distinct)) > 0.9
 
 
 def test_more_noise_does_not_help(baseline):
     """A better score on worse data is the signature of a leak."""
     area = [
-        metrics.roc_auc(baseline.y, calls(reobserve(baseline, Survey(sigma=sigma), 3)))
+        evaluation.roc_auc(baseline.y, calls(reobserve(baseline, Survey(sigma=sigma), 3)))
         for sigma in (0.05, 0.3)
     ]
     assert area[0] > area[1] - 2 * chance_error(PAIRS)
@@ -106,4 +101,4 @@ def test_invisible_anomalies_are_called_like_their_twins(baseline):
     hidden = baseline.rows(baseline.dchi2 < 1)
     num = len(hidden) // 2
     assert num > 50
-    assert abs(metrics.roc_auc(hidden.y, calls(hidden)) - 0.5) < 3 * chance_error(num) + 0.02
+    assert abs(evaluation.roc_auc(hidden.y, calls(hidden)) - 0.5) < 3 * chance_error(num) + 0.02

@@ -1,4 +1,4 @@
-"""The package's shape: one-way imports, and files that must name the same requirements."""
+"""Files that must name the same requirements, and chapters as they are committed."""
 
 import ast
 import json
@@ -10,55 +10,6 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = sorted(
-    ".".join(p.relative_to(ROOT / "lensml").with_suffix("").parts)
-    for p in (ROOT / "lensml").rglob("*.py")
-    if p.stem != "__init__"
-)
-READING_ORDER = """
-    paths seeds lensing.critical lensing.interpolation lensing.magnification
-    lensing.caustics simulation.priors lensing._triton lensing.normal_equations lensing.pspl
-    simulation.survey simulation.lightcurves simulation.simulator network.features
-    network.sequential_fit network.residual_maps network.model network.checkpoint
-    training.data evaluation.metrics training.sampler training.trainer training.run
-    evaluation.ideal_observer evaluation.baselines evaluation.anomaly_finder
-    evaluation.classical evaluation.early_detection evaluation.calibration plotting.scores
-    plotting.alerts plotting.events evaluation.prefixes evaluation.profile_ratio
-    evaluation.alerts evaluation.evaluate streaming.step streaming.cache network.snapshot
-    streaming.export streaming.classifier streaming.server photometry.readers
-    photometry.rescale experiments.protocol experiments.verdicts experiments.explorer
-    experiments.results experiments.benchmark evaluation.assess evaluation.report
-    plotting.classical_plots simulation.null simulation.contaminants experiments.speed
-    training.recipes experiments.presets experiments.preflight experiments.notebooks
-    experiments.book __main__
-""".split()
-
-
-def imported_modules(module: str) -> set[str]:
-    """Modules of the package that `module` imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(
-        ast.parse((ROOT / "lensml" / f"{module.replace('.', '/')}.py").read_text())
-    ):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            parent = "lensml." * bool(node.level) + (node.module or "")
-            names = [parent, *(f"{parent.rstrip('.')}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        found |= {n.removeprefix("lensml.") for n in names} & set(MODULES)
-    return found
-
-
-def test_every_module_has_its_place_in_the_reading_order():
-    assert set(READING_ORDER) == set(MODULES)
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_from_modules_above_it(module):
-    above = READING_ORDER[: READING_ORDER.index(module)]
-    assert imported_modules(module) <= set(above)
 
 
 def requirement(line: str) -> tuple[str, str]:

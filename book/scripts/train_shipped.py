@@ -12,9 +12,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from lensml.network.checkpoint import MODEL, load_tensors, save_tensors
+from lensml.network import MODEL, load_tensors, save_tensors
 from lensml.paths import DATA, ROOT, SIZES, WEIGHTS, atomic_path
-from lensml.training.recipes import recipe_sets, run_recipe, shipped_recipe
+from lensml.training import recipe_sets, run_recipe, shipped_recipe
 
 SHIPPED = ("config.json", "metrics.json", "history.csv", "training.log")
 

@@ -18,8 +18,8 @@ from lensml.evaluation import early_detection as early
 from lensml.evaluation import ideal_observer as limits
 from lensml.evaluation import metrics
 from lensml.evaluation.profile_ratio import ideal_season, reachable_season
-from lensml.network.model import Network, predict_proba
-from lensml.simulation.lightcurves import LightCurves
+from lensml.network import Network, predict_proba
+from lensml.simulation import LightCurves
 
 __all__ = [
     "AlertPolicy",

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from lensml.evaluation import metrics
 from lensml.evaluation.ideal_observer import within
-from lensml.lensing.pspl import fit_prefixes, pspl_delta_mag
-from lensml.simulation.lightcurves import FRACTIONS, LightCurves
+from lensml.lensing import fit_prefixes, pspl_delta_mag
+from lensml.simulation import FRACTIONS, LightCurves
 
 __all__ = [
     "DURATIONS",

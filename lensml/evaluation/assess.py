@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from lensml.evaluation.evaluate import predict, refuse_seen_events, summary
 from lensml.evaluation.ideal_observer import ideal_log_ratio
-from lensml.experiments.results import flatten, format_number, plain
-from lensml.network.checkpoint import load_network
-from lensml.simulation.lightcurves import LightCurves, load
+from lensml.experiments import flatten, format_number, plain
+from lensml.network import load_network
+from lensml.simulation import LightCurves, load
 
 __all__ = ["Assessment", "assess", "check_bound", "headline", "prose", "table"]
 

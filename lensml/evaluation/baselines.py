@@ -14,8 +14,8 @@ from scipy.ndimage import uniform_filter1d
 
 from lensml.evaluation import metrics
 from lensml.evaluation.ideal_observer import within
-from lensml.lensing.pspl import fit_pspl
-from lensml.simulation.lightcurves import LightCurves
+from lensml.lensing import fit_pspl
+from lensml.simulation import LightCurves
 
 __all__ = [
     "PsplResiduals",

@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from lensml.evaluation import metrics
-from lensml.simulation.lightcurves import FRACTIONS
+from lensml.simulation import FRACTIONS
 
 __all__ = [
     "Calibrator",

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lensml.evaluation.ideal_observer import within
 from lensml.evaluation.metrics import share, threshold_at_fpr
-from lensml.simulation.lightcurves import FRACTIONS
+from lensml.simulation import FRACTIONS
 
 __all__ = [
     "PHASE_EDGES",

@@ -13,14 +13,13 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from lensml import plotting
 from lensml.evaluation import early_detection as early
 from lensml.evaluation import ideal_observer as limits
 from lensml.evaluation import metrics
-from lensml.network.checkpoint import load_network, weights_hash
-from lensml.network.model import Network, predict_proba
+from lensml.network import Network, load_network, predict_proba, weights_hash
 from lensml.paths import InputError, atomic_path
-from lensml.plotting import scores as plots
-from lensml.simulation.lightcurves import FRACTIONS, LightCurves, load
+from lensml.simulation import FRACTIONS, LightCurves, load
 
 __all__ = ["Prediction", "evaluate", "predict", "refuse_seen_events", "report", "summary"]
 
@@ -273,15 +272,15 @@ def figures(
     best = {"ideal_y": y[known], "ideal_score": ratio[known]} if known.any() else {}
     observer = result["ideal_observer"]
     drawn = {
-        "roc_and_pr": plots.roc_and_pr({"network": (y, p)}, **best),
-        "confusion": plots.confusion(result["confusion_matrix"], observer["confusion_matrix"]),
-        "reliability": plots.reliability(metrics.reliability(y, p)),
-        "early_detection": plots.early_detection({"network": result["early_detection"]}),
-        "against_phase": plots.against_phase({"network": result["against_phase"]}),
+        "roc_and_pr": plotting.roc_and_pr({"network": (y, p)}, **best),
+        "confusion": plotting.confusion(result["confusion_matrix"], observer["confusion_matrix"]),
+        "reliability": plotting.reliability(metrics.reliability(y, p)),
+        "early_detection": plotting.early_detection({"network": result["early_detection"]}),
+        "against_phase": plotting.against_phase({"network": result["against_phase"]}),
     }
     if table := result["recall_by_dchi2"]:
         tables = {f"network, {name[10:-3]} % false": rows for name, rows in table.items()}
-        drawn["recall_by_dchi2"] = plots.recall_by_dchi2(
+        drawn["recall_by_dchi2"] = plotting.recall_by_dchi2(
             tables, (observer["recall_by_dchi2"] or {}).get("recall_at_1pct")
         )
     binary = (y == 1) & np.isfinite(curves.param("s")) & np.isfinite(curves.param("q"))
@@ -291,8 +290,8 @@ def figures(
         if known[binary].all():
             mark = (ratio > metrics.threshold_at_fpr(ratio[known & (y == 0)], 0.01))[binary]
         parameters = [curves.param(name)[binary] for name in ("s", "q", "u0")]
-        drawn["map_s_q"] = plots.map_s_q(*parameters[:2], found, mark)
-        drawn["against_u0"] = plots.against_u0(parameters[2], found, mark)
+        drawn["map_s_q"] = plotting.map_s_q(*parameters[:2], found, mark)
+        drawn["against_u0"] = plotting.against_u0(parameters[2], found, mark)
     return drawn
 
 

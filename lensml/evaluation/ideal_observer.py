@@ -14,10 +14,9 @@ from scipy.optimize import brentq
 from scipy.special import expit, ndtr, ndtri
 
 from lensml.evaluation import metrics
-from lensml.lensing.pspl import fit_prefixes
+from lensml.lensing import fit_prefixes
 from lensml.paths import InputError
-from lensml.simulation.lightcurves import FRACTIONS, LightCurves
-from lensml.simulation.survey import Survey, error_bars
+from lensml.simulation import FRACTIONS, LightCurves, Survey, error_bars
 
 __all__ = [
     "bound_excess",

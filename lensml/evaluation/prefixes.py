@@ -12,7 +12,7 @@ from scipy.special import ndtri
 from lensml.evaluation import early_detection as early
 from lensml.evaluation import ideal_observer as limits
 from lensml.evaluation import metrics
-from lensml.simulation.lightcurves import FRACTIONS, LightCurves
+from lensml.simulation import FRACTIONS, LightCurves
 
 __all__ = [
     "PREFIXES",

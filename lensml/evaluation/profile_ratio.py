@@ -12,10 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lensml.evaluation import ideal_observer as limits
-from lensml.lensing.pspl import pspl_delta_mag
-from lensml.network.features import observed_epochs
-from lensml.network.sequential_fit import BIN, prior_fits, update_fits
-from lensml.simulation.lightcurves import LightCurves
+from lensml.lensing import pspl_delta_mag
+from lensml.network import BIN, observed_epochs, prior_fits, update_fits
+from lensml.simulation import LightCurves
 
 __all__ = ["ideal_season", "reachable_season"]
 

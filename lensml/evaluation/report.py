@@ -14,10 +14,9 @@ from scipy.special import ndtri
 from lensml.evaluation import early_detection as early
 from lensml.evaluation import ideal_observer as limits
 from lensml.evaluation import metrics
-from lensml.experiments.results import Comparison, format_number, plain
-from lensml.network.model import Network, predict_proba
-from lensml.simulation.lightcurves import LightCurves, reobserve
-from lensml.simulation.survey import Survey
+from lensml.experiments import Comparison, format_number, plain
+from lensml.network import Network, predict_proba
+from lensml.simulation import LightCurves, Survey, reobserve
 
 __all__ = [
     "HOPELESS",

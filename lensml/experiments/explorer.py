@@ -12,13 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lensml.lensing.caustics import caustic_curves, topology, track
-from lensml.lensing.magnification import BinaryLens, binary_magnification
-from lensml.lensing.pspl import fit_pspl
-from lensml.network.checkpoint import load_network
-from lensml.network.model import Network
-from lensml.plotting.scores import BINARY, SINGLE, canvas, styled
-from lensml.streaming.classifier import classify
+from lensml.lensing import (
+    BinaryLens,
+    binary_magnification,
+    caustic_curves,
+    fit_pspl,
+    topology,
+    track,
+)
+from lensml.network import Network, load_network
+from lensml.plotting import BINARY, SINGLE, canvas, styled
+from lensml.streaming import classify
 
 if TYPE_CHECKING:
     from ipywidgets import VBox

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from lensml.paths import WEIGHTS, available_cores
-from lensml.training.trainer import bf16_supported, find_device
+from lensml.training import bf16_supported, find_device
 
 __all__ = ["preflight"]
 

@@ -5,12 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lensml.network.checkpoint import weights_hash
+from lensml.network import weights_hash
 from lensml.paths import DATA, check_size
-from lensml.simulation.lightcurves import load, reobserve, save
-from lensml.simulation.simulator import Simulation, simulate
-from lensml.simulation.survey import Survey
-from lensml.training.run import TrainingConfig, train
+from lensml.simulation import Simulation, Survey, load, reobserve, save, simulate
+from lensml.training import TrainingConfig, train
 
 __all__ = [
     "Experiment",

@@ -21,11 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
-from lensml.network.model import Network
+from lensml.network import Network
 from lensml.paths import InputError, atomic_path
-from lensml.photometry.readers import Photometry, read_photometry, seasons
-from lensml.photometry.rescale import Rescaling, rescaled_errors
-from lensml.streaming.classifier import classify
+from lensml.photometry import Photometry, Rescaling, read_photometry, rescaled_errors, seasons
+from lensml.streaming import classify
 
 __all__ = [
     "ARMS",

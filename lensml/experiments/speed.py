@@ -19,15 +19,13 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 from VBMicrolensing import VBMicrolensing  # bare, as the reference; `magnification` is the product
 
-from lensml.lensing.magnification import BinaryLens, to_centre_of_mass
-from lensml.network.model import Network, predict_proba
+from lensml.lensing import BinaryLens, to_centre_of_mass
+from lensml.network import Network, predict_proba
 from lensml.paths import available_cores
 from lensml.seeds import event_generator
+from lensml.simulation import CHUNK, LightCurves, Simulation, draw_binary, parameter_set, save
 from lensml.simulation import simulator as simulation
-from lensml.simulation.lightcurves import LightCurves, save
-from lensml.simulation.priors import draw_binary, parameter_set
-from lensml.simulation.simulator import CHUNK, Simulation
-from lensml.streaming.classifier import StreamingClassifier
+from lensml.streaming import StreamingClassifier
 
 __all__ = [
     "AGE",

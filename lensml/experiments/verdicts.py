@@ -10,7 +10,7 @@ from itertools import product
 
 import numpy as np
 
-from lensml.evaluation.prefixes import proportion
+from lensml.evaluation import proportion
 from lensml.experiments.protocol import ARMS, Call
 from lensml.paths import InputError
 

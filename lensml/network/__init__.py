@@ -1,1 +1,16 @@
 """A light curve in, P(binary) at every epoch out."""
+
+from lensml._exports import exports
+
+__getattr__, __dir__, __all__ = exports(
+    __name__,
+    features="BIN_WIDTHS FEATURE_WINDOW NUM_FEATURES PackedCurves encode observed_epochs pack",
+    sequential_fit="BIN Fits MAX_HISTORY next_refit_epoch prior_fits refit_schedule update_fits",
+    residual_maps=(
+        "NUM_INNOVATIONS NUM_MAP_CHANNELS NUM_SUMMARY PHASE_BINS ResidualInputs "
+        "innovation_features one_thread refit_and_map residual_inputs"
+    ),
+    model="CausalBlock Network NetworkConfig PATCH_SIZE causal_upsample predict_proba",
+    checkpoint="CONFIG MODEL load_network load_tensors save_network save_tensors weights_hash",
+    snapshot="fingerprint read_snapshot write_snapshot",
+)

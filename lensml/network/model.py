@@ -27,7 +27,7 @@ from lensml.network.residual_maps import (
     ResidualInputs,
     residual_inputs,
 )
-from lensml.simulation.lightcurves import LightCurves
+from lensml.simulation import LightCurves
 
 __all__ = ["Network", "NetworkConfig", "predict_proba"]
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lensml.lensing.normal_equations import MAG
+from lensml.lensing import MAG
 from lensml.network.features import PackedCurves
 from lensml.network.sequential_fit import (
     MAX_HISTORY,

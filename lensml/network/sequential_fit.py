@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lensml.lensing.normal_equations import CACHE_ELEMENTS, MAG, gauss_newton_terms, marquardt_step
+from lensml.lensing import CACHE_ELEMENTS, MAG, gauss_newton_terms, marquardt_step
 
 __all__ = [
     "MAX_HISTORY",

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import median_filter
 
-from lensml.lensing.pspl import MAG, fit_pspl, pspl_delta_mag
+from lensml.lensing import MAG, fit_pspl, pspl_delta_mag
 from lensml.paths import InputError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
-from lensml.evaluation.metrics import reliability
+from lensml.evaluation import reliability
 from lensml.plotting.scores import (
     COLOURS,
     IDEAL,
@@ -18,7 +18,7 @@ from lensml.plotting.scores import (
     numbers,
     styled,
 )
-from lensml.simulation.lightcurves import FRACTIONS
+from lensml.simulation import FRACTIONS
 
 __all__ = ["alerts_by_phase", "burden_and_purity", "lags", "reliability_at_fractions"]
 

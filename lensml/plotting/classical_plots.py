@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from lensml.evaluation import metrics
-from lensml.evaluation.prefixes import proportion_of
-from lensml.experiments.results import Comparison, format_number, plain
+from lensml import evaluation
+from lensml.evaluation import proportion_of
+from lensml.experiments import Comparison, format_number, plain
 from lensml.plotting import scores as plots
 
 __all__ = ["by_fraction", "fixed_table", "method_table", "recall_by_method", "verdict"]
@@ -80,8 +80,8 @@ def by_fraction(
     x = [100 * f for f in fractions]
     for name, look in looks(list(scores)).items():
         columns = np.asarray(scores[name], dtype=float).T
-        row[0].plot(x, [metrics.roc_auc(y, p) for p in columns], ms=4, label=name, **look)
-        row[1].plot(x, [metrics.recall_at_fpr(y, p, rate) for p in columns], ms=4, **look)
+        row[0].plot(x, [evaluation.roc_auc(y, p) for p in columns], ms=4, label=name, **look)
+        row[1].plot(x, [evaluation.recall_at_fpr(y, p, rate) for p in columns], ms=4, **look)
     row[0].set(ylabel="area under the ROC curve")
     row[1].set(ylabel=f"recall at {100 * rate:g} % false positives", ylim=(0, None))
     for axes in row:

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from lensml.evaluation import metrics
-from lensml.evaluation.ideal_observer import ideal_recall
+from lensml import evaluation
+from lensml.evaluation import ideal_recall
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 SINGLE, BINARY = COLOURS[:2]
@@ -100,11 +100,11 @@ def roc_and_pr(
         drawn.append(("ideal observer", ideal_y, ideal_score, IDEAL))
     lowest = min(1e-2, *(1 / max(1, int(np.sum(np.asarray(d[1]) == 0))) for d in drawn))
     for name, y, p, look in drawn:
-        false, true = metrics.roc_curve(y, p)
-        auc, ap = metrics.roc_auc(y, p), metrics.average_precision(y, p)
+        false, true = evaluation.roc_curve(y, p)
+        auc, ap = evaluation.roc_auc(y, p), evaluation.average_precision(y, p)
         false = np.maximum(false, lowest / 2)
         roc.step(false, true, where="post", label=f"{name}, AUC {auc:.3f}", **look)
-        pr.plot(*metrics.pr_curve(y, p), label=f"{name}, AP {ap:.3f}", **look)
+        pr.plot(*evaluation.pr_curve(y, p), label=f"{name}, AP {ap:.3f}", **look)
     x = np.geomspace(lowest, 1, 100)
     roc.plot(x, x, label="chance", **MARK)
     roc.set(xscale="log", xlim=(lowest, 1), ylim=(0, 1.01))

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from lensml.evaluation.prefixes import proportion
-from lensml.lensing.magnification import finite_source_magnification, point_lens_magnification
-from lensml.lensing.pspl import fit_pspl
+from lensml.evaluation import proportion
+from lensml.lensing import finite_source_magnification, fit_pspl, point_lens_magnification
 from lensml.paths import InputError
 from lensml.seeds import check_seed, event_generator
 from lensml.simulation.lightcurves import FRACTIONS, PARAM_NAMES, LightCurves

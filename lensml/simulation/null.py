@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lensml.lensing.magnification import BinaryLens, binary_magnification
-from lensml.lensing.pspl import fit_pspl
+from lensml.lensing import BinaryLens, binary_magnification, fit_pspl
 from lensml.seeds import event_generator
 from lensml.simulation.lightcurves import PARAM_NAMES, LightCurves, dchi2_at_fractions
 from lensml.simulation.priors import draw_binary, parameter_set

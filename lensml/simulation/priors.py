@@ -5,8 +5,7 @@ from math import log
 
 import numpy as np
 
-from lensml.lensing.caustics import crosses_caustic
-from lensml.lensing.magnification import BinaryLens, PointLens
+from lensml.lensing import BinaryLens, PointLens, crosses_caustic
 from lensml.paths import InputError
 
 __all__ = ["PARAMETER_SETS", "ParameterSet", "draw_binary", "draw_single", "parameter_set"]

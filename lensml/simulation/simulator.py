@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lensml.lensing.magnification import (
+from lensml.lensing import (
     BinaryLens,
     PointLens,
     binary_magnification,
     finite_source_magnification,
+    fit_pspl,
     point_lens_magnification,
 )
-from lensml.lensing.pspl import fit_pspl
 from lensml.paths import InputError, atomic_path, available_cores, git_commit
 from lensml.seeds import check_seed, event_generator
 from lensml.simulation.lightcurves import (

@@ -1,1 +1,12 @@
 """The same weights, one epoch at a time."""
+
+from lensml._exports import exports
+
+__getattr__, __dir__, __all__ = exports(
+    __name__,
+    step="",
+    cache="",
+    export="ExportedStep export_step exported_step",
+    classifier="StreamingClassifier classify",
+    server="answer_lines serve",
+)

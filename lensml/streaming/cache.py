@@ -13,14 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lensml.network.features import BIN_WIDTHS
-from lensml.network.model import PATCH_SIZE, CausalBlock, Network
-from lensml.network.residual_maps import innovation_features, one_thread, refit_and_map
-from lensml.network.sequential_fit import (
+from lensml.network import (
+    BIN_WIDTHS,
     MAX_HISTORY,
+    PATCH_SIZE,
+    CausalBlock,
     Fits,
+    Network,
+    innovation_features,
     next_refit_epoch,
+    one_thread,
     prior_fits,
+    refit_and_map,
     refit_schedule,
 )
 from lensml.streaming.step import (

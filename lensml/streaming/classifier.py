@@ -15,10 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lensml.network.checkpoint import load_network
-from lensml.network.features import encode, observed_epochs
-from lensml.network.model import Network
-from lensml.network.snapshot import fingerprint, read_snapshot, write_snapshot
+from lensml.network import (
+    Network,
+    encode,
+    fingerprint,
+    load_network,
+    observed_epochs,
+    read_snapshot,
+    write_snapshot,
+)
 from lensml.paths import InputError
 from lensml.streaming.cache import EventCache
 

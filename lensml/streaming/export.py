@@ -19,10 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lensml.network.checkpoint import load_network
-from lensml.network.model import PATCH_SIZE, Network
-from lensml.network.residual_maps import NUM_INNOVATIONS
-from lensml.network.snapshot import fingerprint
+from lensml.network import NUM_INNOVATIONS, PATCH_SIZE, Network, fingerprint, load_network
 from lensml.paths import WEIGHTS, InputError, atomic_path
 from lensml.streaming.step import Step
 

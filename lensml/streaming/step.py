@@ -13,9 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lensml.network.features import BIN_WIDTHS, FEATURE_WINDOW
-from lensml.network.model import PATCH_SIZE, CausalBlock, Network
-from lensml.network.residual_maps import NUM_INNOVATIONS, PHASE_BINS
+from lensml.network import (
+    BIN_WIDTHS,
+    FEATURE_WINDOW,
+    NUM_INNOVATIONS,
+    PATCH_SIZE,
+    PHASE_BINS,
+    CausalBlock,
+    Network,
+)
 
 __all__ = [
     "Array",

@@ -1,1 +1,12 @@
 """Data on the device, batches, the training loop, runs and recipes."""
+
+from lensml._exports import exports
+
+__getattr__, __dir__, __all__ = exports(
+    __name__,
+    data="TrainingData load_training_data",
+    sampler="TrainingConfig",
+    trainer="Trainer bf16_supported find_device",
+    run="train tune_allocator",
+    recipes="recipe_sets run_recipe shipped_recipe",
+)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from lensml.paths import InputError
-from lensml.simulation.lightcurves import LightCurves, iterate, num_rows
-from lensml.simulation.survey import Survey, clean_delta_mag
+from lensml.simulation import LightCurves, Survey, clean_delta_mag, iterate, num_rows
 
 __all__ = ["TrainingData", "load_training_data"]
 

@@ -5,10 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lensml.paths import InputError, check_size
-from lensml.simulation.contaminants import contaminant_training_set
-from lensml.simulation.lightcurves import save
-from lensml.simulation.simulator import Simulation, simulate
-from lensml.simulation.survey import Survey
+from lensml.simulation import Simulation, Survey, contaminant_training_set, save, simulate
 from lensml.training.run import TrainingConfig, train
 
 __all__ = ["GENERAL_SURVEYS", "TrainingRecipe", "shipped_recipe", "recipe_sets", "run_recipe"]

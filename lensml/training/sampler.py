@@ -14,11 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lensml.network.features import PackedCurves, encode, pack
-from lensml.network.model import Network, NetworkConfig
+from lensml.network import Network, NetworkConfig, PackedCurves, encode, pack
 from lensml.paths import InputError
 from lensml.seeds import derived_seed
-from lensml.simulation.survey import Survey, draw_torch, observe
+from lensml.simulation import Survey, draw_torch, observe
 from lensml.training.data import TrainingData
 
 __all__ = ["BatchSampler", "TrainingConfig"]

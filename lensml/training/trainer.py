@@ -18,10 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from lensml.evaluation.metrics import roc_auc
-from lensml.network.checkpoint import load_network, load_tensors, save_network, save_tensors
-from lensml.network.model import Network
-from lensml.network.residual_maps import ResidualInputs
+from lensml.evaluation import roc_auc
+from lensml.network import (
+    Network,
+    ResidualInputs,
+    load_network,
+    load_tensors,
+    save_network,
+    save_tensors,
+)
 from lensml.paths import WEIGHTS, atomic_path
 from lensml.seeds import derived_seed
 from lensml.training.data import TrainingData

@@ -12,7 +12,7 @@ from lensml.evaluation import alerts
 from lensml.evaluation import early_detection as early
 from lensml.evaluation import ideal_observer as limits
 from lensml.evaluation import profile_ratio as ideal
-from lensml.network.model import Network, predict_proba
+from lensml.network import Network, predict_proba
 
 NAN = np.nan
 

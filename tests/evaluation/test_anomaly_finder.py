@@ -11,7 +11,7 @@ from sets import toy_set
 from lensml.evaluation import anomaly_finder as anomaly
 from lensml.evaluation import baselines, metrics
 from lensml.evaluation import ideal_observer as limits
-from lensml.simulation.lightcurves import FRACTIONS
+from lensml.simulation import FRACTIONS
 
 
 @pytest.fixture(scope="module")

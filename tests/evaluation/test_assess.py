@@ -6,7 +6,7 @@ from sets import toy_set
 
 from lensml.evaluation.assess import assess, check_bound, headline, prose, table
 from lensml.evaluation.metrics import roc_auc
-from lensml.simulation.lightcurves import save
+from lensml.simulation import save
 
 
 @pytest.fixture(scope="module")

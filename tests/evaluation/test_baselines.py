@@ -9,7 +9,7 @@ from sets import toy_set
 
 from lensml.evaluation import baselines, metrics
 from lensml.evaluation import ideal_observer as limits
-from lensml.lensing.pspl import pspl_delta_mag
+from lensml.lensing import pspl_delta_mag
 
 
 @pytest.fixture(scope="module")

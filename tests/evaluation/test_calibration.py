@@ -8,7 +8,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from lensml.evaluation import calibration, metrics
-from lensml.simulation.lightcurves import FRACTIONS
+from lensml.simulation import FRACTIONS
 
 
 def drawn(n, seed=0):

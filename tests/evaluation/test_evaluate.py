@@ -12,10 +12,9 @@ from lensml.evaluation import early_detection as early
 from lensml.evaluation import ideal_observer as limits
 from lensml.evaluation import metrics
 from lensml.evaluation.evaluate import evaluate, plain, refuse_seen_events, summary
-from lensml.network.checkpoint import save_network
-from lensml.network.model import Network, NetworkConfig, predict_proba
+from lensml.network import Network, NetworkConfig, predict_proba, save_network
 from lensml.paths import InputError
-from lensml.simulation.lightcurves import FRACTIONS, save
+from lensml.simulation import FRACTIONS, save
 
 KEYS = ("0.1", "0.25", "0.33", "0.5", "0.67", "0.83", "1.0")
 

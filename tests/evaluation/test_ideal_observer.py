@@ -193,7 +193,7 @@ def test_reachable_mark_lies_between_nothing_and_the_bound():
 def test_reachable_mark_is_the_best_single_lens_of_the_prefix():
     from scipy.optimize import minimize
 
-    from lensml.lensing.magnification import point_lens_magnification
+    from lensml.lensing import point_lens_magnification
 
     curves = toy_set(4, bump=1.0, seed=3)
     rows, reachable = limits.reachable_dchi2(curves, [0.6])

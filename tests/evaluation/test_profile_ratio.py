@@ -9,8 +9,7 @@ from sets import toy_set
 from lensml.evaluation import alerts
 from lensml.evaluation import ideal_observer as limits
 from lensml.evaluation import profile_ratio as ideal
-from lensml.lensing.magnification import point_lens_magnification
-from lensml.lensing.pspl import fit_pspl
+from lensml.lensing import fit_pspl, point_lens_magnification
 
 
 def test_the_ideal_season_ends_with_the_ideal_ratio(monkeypatch):

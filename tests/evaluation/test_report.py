@@ -10,8 +10,8 @@ from sets import toy_set
 from lensml.evaluation import report as compare
 from lensml.evaluation.ideal_observer import ideal_log_ratio
 from lensml.evaluation.report import Scored
-from lensml.network.model import Network, NetworkConfig
-from lensml.simulation.survey import Survey
+from lensml.network import Network, NetworkConfig
+from lensml.simulation import Survey
 
 
 def scored(sigma=0.1, blur=1.0, pairs=150, seed=3):

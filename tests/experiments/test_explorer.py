@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from lensml.experiments import explorer
-from lensml.lensing.magnification import point_lens_magnification
+from lensml.lensing import point_lens_magnification
 
 
 @pytest.fixture(scope="module")

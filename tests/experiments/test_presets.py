@@ -3,7 +3,7 @@
 import pytest
 
 from lensml.experiments import presets
-from lensml.network.checkpoint import load_network
+from lensml.network import load_network
 from lensml.paths import SIZES, InputError
 
 CHAPTERS = [

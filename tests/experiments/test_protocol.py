@@ -10,7 +10,7 @@ import pytest
 from lensml.experiments import protocol
 from lensml.experiments.protocol import classify_all, freeze, read_frozen
 from lensml.paths import InputError
-from lensml.photometry.readers import Photometry
+from lensml.photometry import Photometry
 
 MARKS = {"1pct": 0.8, "0_1pct": 0.95}
 FILES = [  # file, event, class, t0, tE, quality; the name says what the fake network answers

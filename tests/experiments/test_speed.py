@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lensml.experiments.speed import AGE, aged_stream, peak_memory, resampled, stream_rate
-from lensml.network.model import Network, NetworkConfig
+from lensml.network import Network, NetworkConfig
 
 ALLOCATE = "import numpy; x = numpy.ones({mb} * 2**17); "
 

@@ -9,7 +9,7 @@ from matplotlib.path import Path
 from lensml.lensing.caustics import caustic_curves, crosses_caustic, topology, track
 from lensml.lensing.magnification import BinaryLens, binary_magnification
 from lensml.seeds import event_generator
-from lensml.simulation.priors import PARAMETER_SETS, draw_binary
+from lensml.simulation import PARAMETER_SETS, draw_binary
 
 NUM_CURVES = {"close": 3, "resonant": 1, "wide": 2}
 

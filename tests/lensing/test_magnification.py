@@ -19,7 +19,7 @@ from lensml.lensing.magnification import (
     to_centre_of_mass,
 )
 from lensml.seeds import event_generator
-from lensml.simulation.priors import PARAMETER_SETS, draw_binary
+from lensml.simulation import PARAMETER_SETS, draw_binary
 
 TIMES = np.linspace(-60.0, 60.0, 241)
 

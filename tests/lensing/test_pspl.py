@@ -10,7 +10,7 @@ from scipy.optimize import least_squares
 from lensml.lensing.magnification import binary_magnification, point_lens_magnification
 from lensml.lensing.pspl import fit_prefixes, fit_pspl, pspl_delta_mag
 from lensml.seeds import event_generator
-from lensml.simulation.priors import PARAMETER_SETS, draw_binary
+from lensml.simulation import PARAMETER_SETS, draw_binary
 
 TIMES = np.linspace(-100.0, 100.0, 400)
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from lensml.lensing.normal_equations import _gauss_newton_rows, _kernels, gauss_newton_terms
-from lensml.network.checkpoint import load_network
-from lensml.network.features import encode, pack
-from lensml.simulation.survey import Survey
+from lensml.network import encode, load_network, pack
+from lensml.simulation import Survey
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 GPU = torch.device("cuda")

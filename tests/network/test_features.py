@@ -6,7 +6,7 @@ import torch
 
 from lensml.network import features as product
 from lensml.network.features import BIN_WIDTHS, NUM_FEATURES, encode, observed_epochs, pack
-from lensml.simulation.survey import Survey, draw_torch, observe
+from lensml.simulation import Survey, draw_torch, observe
 
 
 def curve(length: int, seed: int = 0, sigma: float = 0.03):

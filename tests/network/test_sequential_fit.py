@@ -5,7 +5,7 @@ import pytest
 import torch
 from sets import noisy_singles, padded, toy_set
 
-from lensml.lensing.pspl import fit_pspl
+from lensml.lensing import fit_pspl
 from lensml.network.features import observed_epochs
 from lensml.network.sequential_fit import (
     MAX_HISTORY,

@@ -9,7 +9,7 @@ from lensml.network.checkpoint import load_network, save_tensors
 from lensml.network.model import Network, NetworkConfig
 from lensml.network.snapshot import fingerprint, read_snapshot, write_snapshot
 from lensml.paths import InputError
-from lensml.streaming.classifier import StreamingClassifier
+from lensml.streaming import StreamingClassifier
 
 
 @pytest.fixture

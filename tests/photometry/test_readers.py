@@ -11,7 +11,7 @@ import pytest
 from astropy.table import MaskedColumn, Table
 from astropy.time import Time
 
-from lensml.lensing.normal_equations import MAG
+from lensml.lensing import MAG
 from lensml.paths import InputError
 from lensml.photometry.readers import (
     Photometry,

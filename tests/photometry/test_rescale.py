@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lensml.lensing.magnification import BinaryLens, binary_magnification, point_lens_magnification
+from lensml.lensing import BinaryLens, binary_magnification, point_lens_magnification
 from lensml.paths import InputError
 from lensml.photometry.rescale import Rescaler, Rescaling, rescaled_errors
 

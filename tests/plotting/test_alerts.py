@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lensml.evaluation import alerts
+from lensml import evaluation
 from lensml.plotting import alerts as alert_plots
 
 NAN = np.nan
@@ -18,7 +18,7 @@ def figures():
     network = np.where(rng.random(200) < 0.8, ideal + rng.exponential(5, 200), NAN)
     share = np.linspace(0, 0.6, EDGES.size)
     prevalence = np.geomspace(0.003, 0.5, 20)
-    rates = alerts.counted(np.arange(1000) < 9), alerts.counted(np.arange(1000) < 300)
+    rates = evaluation.counted(np.arange(1000) < 9), evaluation.counted(np.arange(1000) < 300)
     y = np.tile([0, 1], 500)
     p = np.clip(rng.normal(0.4 + 0.2 * y, 0.15), 0, 1)[:, None].repeat(7, axis=1)
     return {
@@ -27,7 +27,7 @@ def figures():
             {"distinct": {"network": share, "reachable": share + 0.2}}, EDGES
         ),
         "burden": alert_plots.burden_and_purity(
-            prevalence, {"1 %": [alerts.burden(*rates, x) for x in prevalence]}
+            prevalence, {"1 %": [evaluation.burden(*rates, x) for x in prevalence]}
         ),
         "reliability": alert_plots.reliability_at_fractions(y, {"before": p, "after": p**0.9}),
     }

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 from sets import planted
 
-from lensml.evaluation import classical
+from lensml import evaluation
 from lensml.plotting import classical_plots
-from lensml.simulation.lightcurves import FRACTIONS
+from lensml.simulation import FRACTIONS
 
 
 @pytest.fixture(scope="module")
 def contest():
     y, dchi2, pair, good, bad = planted()
     scores = {"network": bad, "anomaly templates": good, "ideal observer": good + 1e-3 * bad}
-    beaten = classical.where_beaten(bad, {"anomaly templates": good}, y, dchi2, pair, num=60)
-    return classical.compare(scores, y, dchi2, pair, num=40), beaten
+    beaten = evaluation.where_beaten(bad, {"anomaly templates": good}, y, dchi2, pair, num=60)
+    return evaluation.compare(scores, y, dchi2, pair, num=40), beaten
 
 
 def test_every_method_is_drawn_in_every_filled_bin(contest):

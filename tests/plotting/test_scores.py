@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from lensml.evaluation import ideal_observer as limits
-from lensml.evaluation import metrics
+from lensml import evaluation
 from lensml.plotting import events as pictures
 from lensml.plotting import scores as plots
 
@@ -16,8 +15,8 @@ RNG = np.random.default_rng(0)
 Y = np.tile([0, 1], 60)
 DCHI2 = np.repeat(10 ** RNG.uniform(-1, 4, 60), 2)
 RATIO = (Y - 0.5) * DCHI2 + np.sqrt(DCHI2) * RNG.normal(size=120)
-P = limits.ideal_probability(0.5 * RATIO)
-TABLE = metrics.recall_by_dchi2(Y, P, DCHI2, 0.01)
+P = evaluation.ideal_probability(0.5 * RATIO)
+TABLE = evaluation.recall_by_dchi2(Y, P, DCHI2, 0.01)
 TIMES = np.linspace(-100, 100, 50)
 WINDOW = {
     f: {
@@ -42,9 +41,9 @@ def drawn() -> dict[str, Figure]:
     return {
         "roc_and_pr": plots.roc_and_pr({"network": (Y, P)}, Y, RATIO),
         "confusion": plots.confusion([[5, 1], [2, 4]], [[6, 0], [0, 6]]),
-        "reliability": plots.reliability(metrics.reliability(Y, P)),
+        "reliability": plots.reliability(evaluation.reliability(Y, P)),
         "recall_by_dchi2": plots.recall_by_dchi2({"network": TABLE}, TABLE),
-        "completeness": plots.completeness_curve({"network": limits.completeness(Y, P, DCHI2)}),
+        "completeness": plots.completeness_curve({"network": evaluation.completeness(Y, P, DCHI2)}),
         "early_detection": plots.early_detection({"network": WINDOW}),
         "against_phase": plots.against_phase({"network": PHASE}),
         "map_s_q": plots.map_s_q(s, q, found, found),
@@ -82,9 +81,9 @@ def test_every_figure_can_be_printed_at_book_width(figures, name):
 
 def test_roc_draws_network_and_ideal_observer(figures):
     roc = figures["roc_and_pr"].axes[0]
-    auc = metrics.roc_auc(Y, RATIO)
+    auc = evaluation.roc_auc(Y, RATIO)
     assert line(roc, "ideal observer").get_label() == f"ideal observer, AUC {auc:.3f}"
-    np.testing.assert_allclose(line(roc, "network").get_ydata(), metrics.roc_curve(Y, P)[1])
+    np.testing.assert_allclose(line(roc, "network").get_ydata(), evaluation.roc_curve(Y, P)[1])
 
 
 def test_confusion_shows_share_of_the_true_class_and_counts(figures):
@@ -119,7 +118,7 @@ def test_map_share_is_found_over_all():
 
 
 def test_topology_borders_are_where_caustics_merge():
-    from lensml.lensing.caustics import topology
+    from lensml.lensing import topology
 
     axes = Figure().subplots()
     plots.topology_borders(axes)

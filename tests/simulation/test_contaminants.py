@@ -7,9 +7,9 @@ import MulensModel
 import numpy as np
 import pytest
 
-from lensml.lensing.magnification import point_lens_magnification
+from lensml import plotting
+from lensml.lensing import point_lens_magnification
 from lensml.paths import InputError
-from lensml.plotting import events as pictures
 from lensml.simulation import lightcurves as dataset
 from lensml.simulation.contaminants import (
     FIELD,
@@ -163,7 +163,7 @@ def test_unknown_arms_and_empty_sets_are_named_in_one_line():
 
 def test_the_picture_shows_each_arm_beside_its_single_lens():
     rows = {arm: contaminant_pairs(arm, 1, 2, TIMES) for arm in KINDS}
-    figure = pictures.contaminants(TIMES, rows, 0.1)
+    figure = plotting.contaminants(TIMES, rows, 0.1)
     figure.savefig(io.BytesIO(), format="png", dpi=40)
     assert figure.get_size_inches()[0] <= 7.3 and len(figure.axes) == 2 * len(KINDS)
     event, single = figure.axes[0].lines

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lensml.lensing.caustics import crosses_caustic
-from lensml.lensing.magnification import binary_magnification, magnification_centre
+from lensml.lensing import binary_magnification, crosses_caustic, magnification_centre
 from lensml.paths import InputError
 from lensml.seeds import event_generator
 from lensml.simulation.priors import PARAMETER_SETS, draw_binary, draw_single, parameter_set

@@ -13,7 +13,7 @@ from multiprocessing.pool import ThreadPool
 import numpy as np
 import pytest
 
-from lensml.lensing.magnification import BinaryLens, binary_magnification, point_lens_magnification
+from lensml.lensing import BinaryLens, binary_magnification, point_lens_magnification
 from lensml.paths import InputError
 from lensml.simulation import simulator as simulation_module
 from lensml.simulation.lightcurves import load

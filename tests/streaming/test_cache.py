@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lensml.network.checkpoint import load_network
-from lensml.network.model import predict_proba
-from lensml.network.sequential_fit import MAX_HISTORY
-from lensml.simulation.lightcurves import LightCurves
+from lensml.network import MAX_HISTORY, load_network, predict_proba
+from lensml.simulation import LightCurves
 from lensml.streaming.cache import LENGTHS, SHIFT, EventCache
 from lensml.streaming.classifier import classify
 from lensml.streaming.step import RECENT, bin_sums

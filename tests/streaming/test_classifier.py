@@ -9,8 +9,7 @@ import pytest
 import torch
 from sets import one_by_one
 
-from lensml.network.checkpoint import load_network
-from lensml.network.model import Network, NetworkConfig
+from lensml.network import Network, NetworkConfig, load_network
 from lensml.paths import InputError
 from lensml.streaming.classifier import (
     BASELINE_MAX,

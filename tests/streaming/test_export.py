@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lensml.network.checkpoint import save_network
-from lensml.network.model import Network, NetworkConfig
+from lensml.network import Network, NetworkConfig, save_network
 from lensml.paths import InputError
 from lensml.streaming.classifier import StreamingClassifier
 from lensml.streaming.export import (

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sets import one_by_one
 
-from lensml.network.checkpoint import load_network
+from lensml.network import load_network
 from lensml.paths import InputError
 from lensml.streaming import server as feed
 from lensml.streaming.classifier import StreamingClassifier

@@ -4,10 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from lensml.network.checkpoint import load_network
-from lensml.network.features import BIN_WIDTHS, PackedCurves, encode
-from lensml.network.model import Network, NetworkConfig
-from lensml.network.residual_maps import NUM_MAP_CHANNELS, NUM_SUMMARY, PHASE_BINS, one_thread
+from lensml.network import (
+    BIN_WIDTHS,
+    NUM_MAP_CHANNELS,
+    NUM_SUMMARY,
+    PHASE_BINS,
+    Network,
+    NetworkConfig,
+    PackedCurves,
+    encode,
+    load_network,
+    one_thread,
+)
 from lensml.streaming.step import (
     LAGS,
     RECENT,

@@ -5,9 +5,7 @@ import pytest
 import torch
 
 from lensml.paths import InputError
-from lensml.simulation.contaminants import contaminant_training_set
-from lensml.simulation.lightcurves import load, save
-from lensml.simulation.simulator import Simulation, simulate
+from lensml.simulation import Simulation, contaminant_training_set, load, save, simulate
 from lensml.training.data import load_training_data
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from lensml.network.checkpoint import load_network
+from lensml.network import load_network
 from lensml.paths import InputError
 from lensml.training.recipes import GENERAL_SURVEYS, recipe_sets, shipped_recipe
 

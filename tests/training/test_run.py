@@ -14,12 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from lensml.network.checkpoint import load_network, load_tensors
-from lensml.network.model import NetworkConfig, predict_proba
+from lensml.network import NetworkConfig, load_network, load_tensors, predict_proba
 from lensml.paths import InputError
-from lensml.simulation.lightcurves import load, save
-from lensml.simulation.simulator import Simulation, simulate
-from lensml.simulation.survey import Survey
+from lensml.simulation import Simulation, Survey, load, save, simulate
 from lensml.training.data import load_training_data
 from lensml.training.run import TrainingConfig, train
 from lensml.training.trainer import Trainer

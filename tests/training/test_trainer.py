@@ -6,11 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lensml.network.features import NUM_FEATURES
-from lensml.network.model import Network, NetworkConfig
+from lensml.network import NUM_FEATURES, Network, NetworkConfig
 from lensml.paths import InputError
-from lensml.simulation.simulator import Simulation, simulate
-from lensml.simulation.survey import Survey
+from lensml.simulation import Simulation, Survey, simulate
 from lensml.training import run as training
 from lensml.training import sampler as batches
 from lensml.training import trainer as loop

@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lensml.__main__ import main
-from lensml.network.checkpoint import load_network
-from lensml.simulation.lightcurves import load, save
-from lensml.simulation.simulator import Simulation, simulate
-from lensml.simulation.survey import Survey
+from lensml.cli import main
+from lensml.network import load_network
+from lensml.simulation import Simulation, Survey, load, save, simulate
 
 PHOT = "\n".join(f"{2457000 + k} {18 + 0.01 * (k % 5):.3f} 0.02 1 1" for k in range(40))
 
@@ -196,7 +194,7 @@ def test_stream_answers_bad_lines_and_goes_on():
 
 
 def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
-    from lensml import __main__ as module
+    from lensml import cli as module
 
     def interrupted(_):
         raise KeyboardInterrupt
