@@ -32,13 +32,14 @@ from lensml.network import (
     Network,
     NetworkConfig,
     ResidualInputs,
+    bf16_supported,
     causal_upsample,
     encode,
     observed_epochs,
     residual_inputs,
 )
 from lensml.simulation import LightCurves, Simulation, Survey, load, reobserve, simulate
-from lensml.training import bf16_supported, tune_allocator
+from lensml.training import tune_allocator
 
 SEED = 8642
 BATCH = 128

@@ -27,8 +27,8 @@ from lensml.experiments import (
     keep_benchmark,
     stream_seconds_in_batches,
 )
-from lensml.network import Network, load_network
-from lensml.streaming import ExportedStep, StreamingClassifier, classify, export_step
+from lensml.network import Network, classify, load_network
+from lensml.streaming import ExportedStep, StreamingClassifier, export_step
 
 MARKS = {
     "updates_per_s_batch_1000": ">= 20000",

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from lensml.experiments import AGE, aged_stream, fresh_epochs, keep_benchmark
-from lensml.network import Network, load_network, one_thread
-from lensml.training import find_device
+from lensml.network import Network, find_device, load_network, one_thread
 
 MARKS = {"updates_per_s_batch_100000": ">= 1000000"}
 

@@ -31,14 +31,22 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from lensml.experiments import growth_exponent, keep_benchmark, resampled
-from lensml.network import PATCH_SIZE, Network, NetworkConfig, encode, model, observed_epochs, pack
+from lensml.network import (
+    PATCH_SIZE,
+    Network,
+    NetworkConfig,
+    bf16_supported,
+    encode,
+    find_device,
+    model,
+    observed_epochs,
+    pack,
+)
 from lensml.simulation import Simulation, Survey, draw_torch, load, observe, simulate
 from lensml.training import (
     Trainer,
     TrainingConfig,
     TrainingData,
-    bf16_supported,
-    find_device,
     load_training_data,
     tune_allocator,
 )

@@ -141,9 +141,8 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _classify(args: argparse.Namespace) -> int:
-    from lensml.network import load_network
+    from lensml.network import classify, load_network
     from lensml.photometry import read_photometry
-    from lensml.streaming import classify
 
     photometry = read_photometry(args.lightcurve)
     if photometry.dropped:

@@ -20,9 +20,8 @@ from lensml.lensing import (
     topology,
     track,
 )
-from lensml.network import Network, load_network
+from lensml.network import Network, classify, load_network
 from lensml.plotting import BINARY, SINGLE, canvas, styled
-from lensml.streaming import classify
 
 if TYPE_CHECKING:
     from ipywidgets import VBox

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from lensml.network import bf16_supported, find_device
 from lensml.paths import WEIGHTS, available_cores
-from lensml.training import bf16_supported, find_device
 
 __all__ = ["preflight"]
 

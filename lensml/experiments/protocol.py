@@ -21,10 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
-from lensml.network import Network
+from lensml.network import Network, classify
 from lensml.paths import InputError, atomic_path
 from lensml.photometry import Photometry, Rescaling, read_photometry, rescaled_errors, seasons
-from lensml.streaming import classify
 
 __all__ = [
     "ARMS",

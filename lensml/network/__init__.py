@@ -10,7 +10,11 @@ __getattr__, __dir__, __all__ = exports(
         "NUM_INNOVATIONS NUM_MAP_CHANNELS NUM_SUMMARY PHASE_BINS ResidualInputs "
         "innovation_features one_thread refit_and_map residual_inputs"
     ),
-    model="CausalBlock Network NetworkConfig PATCH_SIZE causal_upsample predict_proba",
+    model="CausalBlock Network NetworkConfig PATCH_SIZE causal_upsample",
     checkpoint="CONFIG MODEL load_network load_tensors save_network save_tensors weights_hash",
+    inference=(
+        "BASELINE_MAX BASELINE_MIN bf16_supported causal_baseline classify find_device is_finite "
+        "predict_proba"
+    ),
     snapshot="fingerprint read_snapshot write_snapshot",
 )

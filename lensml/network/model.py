@@ -11,14 +11,11 @@ by phase; its last opinion is heard at every epoch until the next refit.
 
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from lensml.network.features import NUM_FEATURES, PackedCurves, encode, observed_epochs
+from lensml.network.features import NUM_FEATURES, PackedCurves
 from lensml.network.residual_maps import (
     NUM_INNOVATIONS,
     NUM_MAP_CHANNELS,
@@ -27,9 +24,8 @@ from lensml.network.residual_maps import (
     ResidualInputs,
     residual_inputs,
 )
-from lensml.simulation import LightCurves
 
-__all__ = ["Network", "NetworkConfig", "predict_proba"]
+__all__ = ["Network", "NetworkConfig"]
 
 PATCH_SIZE = 4  # epochs in a token of the finest level
 
@@ -321,42 +317,3 @@ class Network(nn.Module):
         return _linear(
             self.downsample[level], x[:, : whole * group].reshape(len(x), whole, group * x.shape[2])
         )
-
-
-@torch.no_grad()
-def predict_proba(
-    network: Network,
-    curves: LightCurves,
-    *,
-    batch_size: int = 256,
-    device: str | torch.device | None = None,
-    progress: bool = False,
-) -> NDArray[np.float32]:
-    """P(binary) at every epoch of every curve, in float32 without TF32 or autocast.
-
-    Args:
-        network: The classifier; moved to `device` if one is given.
-        curves: Light curves; `X` is used as it is.
-        batch_size: Curves at a time.
-        device: Where to compute; None = where the network is.
-        progress: Whether to show a bar.
-
-    Returns:
-        Array (n, T), NaN where an epoch was not observed. Entry k depends on epochs <= k only.
-    """
-    if device is not None:
-        network = network.to(device)
-    device = next(network.parameters()).device
-    network.eval()
-    times, sigmas = curves.times(), curves.sigmas()
-    result = np.full(curves.X.shape, np.nan, dtype=np.float32)
-    for first in tqdm(range(0, len(curves), batch_size), "classify", disable=not progress):
-        rows = slice(first, first + batch_size)
-        observed = observed_epochs(
-            curves.X[rows], sigmas[rows], times[rows], curves.m_base[rows], device
-        )
-        logits = network(encode(observed), network.refits(observed, blended=curves.blended))
-        p = torch.sigmoid(logits).cpu().numpy()
-        row, column = np.nonzero(observed.valid.cpu().numpy())
-        result[first + row, observed.index.cpu().numpy()[row, column]] = p[row, column]
-    return result

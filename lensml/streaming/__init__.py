@@ -7,6 +7,6 @@ __getattr__, __dir__, __all__ = exports(
     step="",
     cache="",
     export="ExportedStep export_step exported_step",
-    classifier="StreamingClassifier classify",
+    classifier="StreamingClassifier",
     server="answer_lines serve",
 )

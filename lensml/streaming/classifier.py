@@ -8,7 +8,7 @@ from array import array
 from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import isfinite, nan
+from math import nan
 from pathlib import Path
 
 import numpy as np
@@ -16,101 +16,21 @@ import torch
 from numpy.typing import NDArray
 
 from lensml.network import (
+    BASELINE_MAX,
+    BASELINE_MIN,
     Network,
-    encode,
     fingerprint,
+    is_finite,
     load_network,
-    observed_epochs,
     read_snapshot,
     write_snapshot,
 )
 from lensml.paths import InputError
 from lensml.streaming.cache import EventCache
 
-__all__ = ["StreamingClassifier", "causal_baseline", "classify"]
+__all__ = ["StreamingClassifier"]
 
-BASELINE_MIN = 20  # epochs before a baseline estimated from the past is believed
-BASELINE_MAX = 200  # epochs after which it is kept
 STATE_VERSION = 3
-
-
-def causal_baseline(magnitude: NDArray) -> NDArray[np.float64]:
-    """Baseline that epoch k could adopt from epochs <= k alone, shape (n,) [mag].
-
-    The median of what has been seen, frozen after BASELINE_MAX epochs: later brightening cannot
-    drag it. Epochs before BASELINE_MIN carry the first believed value (no call is made there).
-    """
-    magnitude = np.asarray(magnitude, dtype=float)
-    base = np.empty(len(magnitude))
-    for k in range(min(len(magnitude), BASELINE_MAX)):
-        base[k] = np.median(magnitude[: max(k + 1, min(BASELINE_MIN, len(magnitude)))])
-    base[BASELINE_MAX:] = base[BASELINE_MAX - 1] if len(magnitude) > BASELINE_MAX else 0.0
-    return base
-
-
-def _finite(value: float) -> bool:
-    """Whether a number is finite as a float; an integer of 400 digits is not."""
-    try:
-        return isfinite(value)
-    except OverflowError:
-        return False
-
-
-def _check_curve(time: NDArray, mag: NDArray, mag_err: NDArray) -> None:
-    for name, values in (("time", time), ("mag", mag), ("mag_err", mag_err)):
-        if values.shape != time.shape or values.ndim != 1:
-            raise InputError(f"`{name}` has shape {values.shape}, but {time.shape} was expected")
-        if not np.isfinite(values).all():
-            raise InputError(f"`{name}` holds values that are not finite; drop those epochs first")
-    if (np.diff(time) <= 0).any():
-        raise InputError("`time` must increase strictly; sort the epochs and drop repeated times")
-    if (mag_err <= 0).any():
-        raise InputError("`mag_err` must be positive; drop epochs without an error first")
-
-
-@torch.no_grad()
-def classify(
-    time: NDArray,
-    mag: NDArray,
-    mag_err: NDArray,
-    m_base: float | None = None,
-    network: Network | None = None,
-    blended: bool = True,
-) -> NDArray[np.float64]:
-    """P(binary) at every epoch of one curve, from epochs up to it alone.
-
-    Args:
-        time: Epochs, shape (n,), strictly increasing [day].
-        mag: Magnitudes, (n,) [mag].
-        mag_err: 1-sigma errors, (n,) [mag].
-        m_base: Baseline magnitude if it is known; else it is estimated from the past only, and
-            P = 0.5 until BASELINE_MIN epochs are there.
-        network: The classifier; None = the shipped one.
-        blended: Whether other stars may share the measured flux; False = it is known that none do.
-
-    Returns:
-        P(binary), shape (n,).
-
-    Raises:
-        InputError: If epochs do not increase, or values are not finite or errors not positive.
-    """
-    time, mag, mag_err = (np.asarray(x, dtype=float) for x in (time, mag, mag_err))
-    _check_curve(time, mag, mag_err)
-    if m_base is not None and not _finite(m_base):
-        raise InputError(
-            f"`m_base` is {m_base}, but a magnitude was expected; leave it out if unknown"
-        )
-    if not len(time):
-        return np.empty(0)
-    network = network or load_network()[0]
-    base = causal_baseline(mag) if m_base is None else np.full(len(mag), float(m_base))
-    # The difference is taken in float64; only then does float32 suffice.
-    observed = observed_epochs((mag - base)[None], mag_err[None], time[None], np.zeros(1))
-    logits = network(encode(observed), network.refits(observed, blended=blended))
-    p = torch.sigmoid(logits)[0].double().numpy()
-    if m_base is None:
-        p[: BASELINE_MIN - 1] = 0.5
-    return p
 
 
 @dataclass
@@ -353,7 +273,7 @@ class StreamingClassifier:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and _finite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and is_finite(value)
 
 
 def _numbers(values: Sequence) -> NDArray[np.float64]:

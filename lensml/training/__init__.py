@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = exports(
     __name__,
     data="TrainingData load_training_data",
     sampler="TrainingConfig",
-    trainer="Trainer bf16_supported find_device",
+    trainer="Trainer",
     run="train tune_allocator",
     recipes="recipe_sets run_recipe shipped_recipe",
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from lensml.network import CONFIG, load_network
+from lensml.network import CONFIG, find_device, load_network
 from lensml.paths import InputError, atomic_path, git_commit
 from lensml.training.data import TrainingData, load_training_data
 from lensml.training.trainer import (
@@ -20,7 +20,6 @@ from lensml.training.trainer import (
     NAMED_WEIGHTS,
     Trainer,
     TrainingConfig,
-    find_device,
 )
 
 __all__ = ["TrainingConfig", "train"]

@@ -22,6 +22,7 @@ from lensml.evaluation import roc_auc
 from lensml.network import (
     Network,
     ResidualInputs,
+    bf16_supported,
     load_network,
     load_tensors,
     save_network,
@@ -32,25 +33,12 @@ from lensml.seeds import derived_seed
 from lensml.training.data import TrainingData
 from lensml.training.sampler import BatchSampler, TrainingConfig
 
-__all__ = ["HISTORY", "LAST", "Trainer", "TrainingConfig", "bf16_supported", "find_device"]
+__all__ = ["HISTORY", "LAST", "Trainer", "TrainingConfig"]
 
 LAST = "last.safetensors"
 NAMED_WEIGHTS = {"shipped": None, "first_stage": WEIGHTS / "first_stage"}  # values of `start_from`
 EPOCHS_AT_ONCE = 320_000  # through the network on a CPU; fewer are slower, more only take memory
 HISTORY = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate", "seconds")
-
-
-def find_device() -> torch.device:
-    """CUDA or ROCm where there is one (both answer to `cuda`), else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def bf16_supported(device: torch.device) -> bool:
-    """Whether bfloat16 is computed, not emulated, on `device`."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(probe and probe())
 
 
 def _learning_rate(config: TrainingConfig, progress: float) -> float:

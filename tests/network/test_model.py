@@ -10,13 +10,13 @@ from sets import toy_set
 from lensml.network import model
 from lensml.network.checkpoint import load_network
 from lensml.network.features import NUM_FEATURES
+from lensml.network.inference import predict_proba
 from lensml.network.model import (
     CausalBlock,
     Network,
     NetworkConfig,
     _GeluStep,
     causal_upsample,
-    predict_proba,
 )
 from lensml.network.residual_maps import (
     NUM_INNOVATIONS,

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lensml.network import MAX_HISTORY, load_network, predict_proba
+from lensml.network import MAX_HISTORY, classify, load_network, predict_proba
 from lensml.simulation import LightCurves
 from lensml.streaming.cache import LENGTHS, SHIFT, EventCache
-from lensml.streaming.classifier import classify
 from lensml.streaming.step import RECENT, bin_sums
 
 

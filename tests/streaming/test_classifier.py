@@ -9,15 +9,17 @@ import pytest
 import torch
 from sets import one_by_one
 
-from lensml.network import Network, NetworkConfig, load_network
-from lensml.paths import InputError
-from lensml.streaming.classifier import (
+from lensml.network import (
     BASELINE_MAX,
     BASELINE_MIN,
-    StreamingClassifier,
+    Network,
+    NetworkConfig,
     causal_baseline,
     classify,
+    load_network,
 )
+from lensml.paths import InputError
+from lensml.streaming.classifier import StreamingClassifier
 
 
 def photometry(length: int, seed: int = 0):

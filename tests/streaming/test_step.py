@@ -12,6 +12,7 @@ from lensml.network import (
     Network,
     NetworkConfig,
     PackedCurves,
+    classify,
     encode,
     load_network,
     one_thread,
@@ -84,7 +85,7 @@ def test_sums_that_move_along_equal_sums_taken_anew():
 
 def test_a_pyramid_of_another_shape_streams_as_well():
     """Nothing in the step is made for seven levels or for one block up."""
-    from lensml.streaming.classifier import StreamingClassifier, classify
+    from lensml.streaming.classifier import StreamingClassifier
 
     torch.manual_seed(3)
     config = NetworkConfig(
