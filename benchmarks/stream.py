@@ -28,7 +28,7 @@ from lensml.experiments import (
     stream_seconds_in_batches,
 )
 from lensml.network import Network, classify, load_network
-from lensml.streaming import ExportedStep, StreamingClassifier, export_step
+from lensml.streaming import StreamingClassifier
 
 MARKS = {
     "updates_per_s_batch_1000": ">= 20000",
@@ -155,14 +155,6 @@ def main() -> None:
     numbers["gain_over_rereading"] = (
         numbers["updates_per_s_batch_1000"] * numbers["rereading_1200_epochs_core_ms"] / 1e3
     )
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            exported = ExportedStep(network, export_step(network, Path(scratch)))
-            _, core = single_seconds(StreamingClassifier(network, step=exported), 2048, generator)
-        numbers["onnxruntime_single_median_core_ms"] = 1e3 * np.median(core)
-        numbers["onnxruntime_single_p99_core_ms"] = 1e3 * np.quantile(core, 0.99)
-    except (ImportError, ValueError) as error:
-        print(f"onnxruntime not measured: {error}")
     numbers["pipe_lines_per_s"] = pipe_rate(
         1000, 30_000 if args.quick else 200_000, generator, args.model
     )

@@ -167,10 +167,9 @@ def _classify(args: argparse.Namespace) -> int:
 
 def _stream(args: argparse.Namespace) -> int:
     from lensml.network import load_network
-    from lensml.streaming import StreamingClassifier, exported_step, serve
+    from lensml.streaming import StreamingClassifier, serve
 
-    network = load_network(args.model)[0]
-    stream = StreamingClassifier(network, step=exported_step(network, args.model))
+    stream = StreamingClassifier(load_network(args.model)[0])
     if args.state and args.state.exists():
         stream.restore(args.state)
     return serve(stream, sys.stdin, sys.stdout, sys.stderr, args.state)

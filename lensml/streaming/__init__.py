@@ -6,7 +6,6 @@ __getattr__, __dir__, __all__ = exports(
     __name__,
     step="",
     cache="",
-    export="ExportedStep export_step exported_step",
     classifier="StreamingClassifier",
     server="answer_lines serve",
 )

@@ -6,7 +6,7 @@ convolution sees. Tokens lie in rings: an epoch is written over the one that is 
 refits, the last KEEP epochs, the fits in force and what the expert last said.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -95,7 +95,6 @@ class EventCache:
         device: Where to compute; None = where the network is.
         on_cpu: Whether slabs are numpy's, which calls for less per event; None = on a CPU. As
             torch's they can lie on any device.
-        step: What advances tensors, called like `Step`; None = `Step`.
         blended: Whether f_s may be less than 1.
     """
 
@@ -104,11 +103,10 @@ class EventCache:
         network: Network,
         device: str | torch.device | None = None,
         on_cpu: bool | None = None,
-        step: Callable | None = None,
         blended: bool = True,
     ) -> None:
         self.device = torch.device(device or next(network.parameters()).device)
-        self.step = step or Step(network.to(self.device).eval())
+        self.step = Step(network.to(self.device).eval())
         config = network.config
         self.num_levels = config.num_levels
         self.on_cpu = self.device.type == "cpu" if on_cpu is None else on_cpu

@@ -6,7 +6,7 @@ advance together in one call, and what is answered does not depend on who shares
 
 from array import array
 from bisect import insort
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
@@ -52,7 +52,6 @@ class StreamingClassifier:
     Args:
         network: The classifier; None = the shipped one.
         device: Where events are kept and advanced; None = where the network is.
-        step: Another way to advance them, such as `export.exported_step`.
         blended: Whether other stars may share the measured flux of its events.
 
     Attributes:
@@ -64,11 +63,10 @@ class StreamingClassifier:
         self,
         network: Network | None = None,
         device: str | torch.device | None = None,
-        step: Callable | None = None,
         blended: bool = True,
     ) -> None:
         self.network = (network or load_network()[0]).eval()
-        self.states = EventCache(self.network, device, step=step, blended=blended)
+        self.states = EventCache(self.network, device, blended=blended)
         self.events: dict[str, int] = {}
         self.lines = 0
         self._learners: dict[int, BaselineEstimator] = {}
