@@ -81,7 +81,7 @@ def write_event(folder: Path, curve: LightCurves) -> None:
 
 def with_free_blend(curve: LightCurves) -> float:
     """Delta-chi2 that is left of one event when the single lens may be blended, as RTModel's is."""
-    delta = torch.from_numpy(curve.clean() - curve.m_base[:, None])
+    delta = torch.from_numpy(curve.noise_free() - curve.m_base[:, None])
     weight = torch.from_numpy(np.isfinite(curve.X) / curve.sigmas().astype(float) ** 2)
     fit = fit_pspl(torch.from_numpy(curve.time), delta, weight=weight, blended=True)
     return float(min(fit.chi2[0], curve.dchi2[0]))

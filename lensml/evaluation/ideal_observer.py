@@ -77,9 +77,9 @@ def both_curves(
             "`time` differs within a pair, so its two noise-free curves share no epochs; "
             "the ideal observer needs one grid per pair"
         )
-    own_clean = np.asarray(own.clean(), dtype=float)
+    own_clean = np.asarray(own.noise_free(), dtype=float)
     shift = np.asarray(own.m_base, dtype=float) - np.asarray(other.m_base, dtype=float)
-    other_clean = np.asarray(other.clean(), dtype=float) + shift[:, None]
+    other_clean = np.asarray(other.noise_free(), dtype=float) + shift[:, None]
     binary_row = (np.asarray(own.y) == 1)[:, None]
     single = np.where(binary_row, other_clean, own_clean)
     return own, single, np.where(binary_row, own_clean, other_clean)

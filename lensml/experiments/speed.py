@@ -19,12 +19,12 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 from VBMicrolensing import VBMicrolensing  # bare, as the reference; `magnification` is the product
 
+from lensml import simulation
 from lensml.lensing import BinaryLens, to_centre_of_mass
 from lensml.network import Network, predict_proba
 from lensml.paths import available_cores
 from lensml.seeds import event_generator
 from lensml.simulation import CHUNK, LightCurves, Simulation, draw_binary, parameter_set, save
-from lensml.simulation import simulator as simulation
 from lensml.streaming import StreamingClassifier
 
 __all__ = [
@@ -75,7 +75,7 @@ def _reference(task: Task) -> tuple[float, float]:
     for first in range(0, len(events), simulation.BLOCK):
         part = slice(first, first + simulation.BLOCK)
         ones = np.ones(len(events[part]))
-        simulation._twins(events[part], curves[part], ones, times, False)
+        simulation.fit_twins(events[part], curves[part], ones, times, False)
     return solved - started, time.perf_counter() - solved
 
 
@@ -109,11 +109,11 @@ def pipeline_seconds(over: Callable, sim: Simulation, first: int = 0, stop: int 
     stop = stop or sim.num_pairs
     with tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()
-        results = over(simulation._make_chunk, _tasks(sim, first, stop))
+        results = over(simulation.make_chunk, _tasks(sim, first, stop))
         for begin in range(first, stop, SHARD):
             events = range(begin, min(begin + SHARD, stop))
             chunks = [next(results) for _ in range(-(-len(events) // CHUNK))]
-            save(Path(scratch) / f"{begin}.npz", simulation._shard_set(sim, events, chunks))
+            save(Path(scratch) / f"{begin}.npz", simulation.shard_set(sim, events, chunks))
         return time.perf_counter() - started
 
 

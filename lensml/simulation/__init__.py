@@ -5,9 +5,9 @@ from lensml._exports import exports
 __getattr__, __dir__, __all__ = exports(
     __name__,
     priors="PARAMETER_SETS draw_binary parameter_set",
-    survey="Survey clean_delta_mag draw_torch error_bars observe",
+    survey="Survey draw_torch error_bars noise_free_delta_mag observe",
     lightcurves="FRACTIONS LightCurves PARAM_NAMES iterate load num_rows reobserve save",
-    simulator="BLOCK CHUNK Simulation simulate worker_pool",
+    simulator="BLOCK CHUNK Simulation fit_twins make_chunk shard_set simulate worker_pool",
     null="null_pairs",
     contaminants="KINDS contaminant_set contaminant_training_set",
 )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lensml.paths import InputError, atomic_path
 from lensml.seeds import event_generator
-from lensml.simulation.survey import Survey, clean_delta_mag, draw_numpy, observe
+from lensml.simulation.survey import Survey, draw_numpy, noise_free_delta_mag, observe
 
 __all__ = [
     "FRACTIONS",
@@ -83,7 +83,7 @@ class LightCurves:
         sigma = self.sigma if self.sigma.ndim == 2 else self.sigma[:, None]
         return np.broadcast_to(sigma, self.X.shape)
 
-    def clean(self) -> NDArray:
+    def noise_free(self) -> NDArray:
         """Noise-free magnitudes, (n, T) float64.
 
         Raises:
@@ -92,7 +92,7 @@ class LightCurves:
         if self.magnification is None:
             raise InputError("the set has no `magnification`; make it with `lensml simulate`")
         f_s = torch.from_numpy(np.nan_to_num(self.param("f_s"), nan=1.0))
-        delta = clean_delta_mag(torch.from_numpy(self.magnification.astype(np.float64)), f_s)
+        delta = noise_free_delta_mag(torch.from_numpy(self.magnification.astype(np.float64)), f_s)
         return self.m_base[:, None] + delta.numpy()
 
     def rows(self, index: NDArray | slice) -> "LightCurves":
@@ -287,7 +287,7 @@ def reobserve(curves: LightCurves, survey: Survey, seed: int) -> LightCurves:
     """
     preset, event_seed, events = curves.events()
     generators = [event_generator(seed, f"{preset}/{event_seed}", i, "observe") for i in events]
-    clean = torch.from_numpy(curves.clean() - curves.m_base[:, None]).float()
+    clean = torch.from_numpy(curves.noise_free() - curves.m_base[:, None]).float()
     X, sigma = np.empty_like(curves.X), np.empty_like(curves.X)
     for first in range(0, len(events), 512):  # bounded memory for the raw draws
         rows = slice(2 * first, 2 * (first + 512))
@@ -295,7 +295,9 @@ def reobserve(curves: LightCurves, survey: Survey, seed: int) -> LightCurves:
         delta, errors, seen = observe(clean[rows], draws, survey, torch.from_numpy(curves.time))
         magnitude = curves.m_base[rows, None] + delta.numpy()
         X[rows], sigma[rows] = np.where(seen.numpy(), magnitude, np.nan), errors.numpy()
-    until = dchi2_at_fractions(curves.clean(), np.isfinite(X), sigma, curves.time).repeat(2, axis=0)
+    until = dchi2_at_fractions(curves.noise_free(), np.isfinite(X), sigma, curves.time).repeat(
+        2, axis=0
+    )
     return replace(
         curves,
         X=X,

@@ -37,7 +37,15 @@ from lensml.simulation.lightcurves import (
 from lensml.simulation.priors import draw_binary, draw_single, parameter_set
 from lensml.simulation.survey import Survey, draw_numpy, observe
 
-__all__ = ["Simulation", "bounded_imap", "simulate", "worker_pool"]
+__all__ = [
+    "Simulation",
+    "bounded_imap",
+    "fit_twins",
+    "make_chunk",
+    "shard_set",
+    "simulate",
+    "worker_pool",
+]
 
 log = logging.getLogger(__name__)
 BLOCK = 64  # events fitted together; blocks are aligned to multiples of it in the event's index
@@ -117,7 +125,7 @@ def _single_curve(event: PointLens, times: np.ndarray) -> np.ndarray:
     return finite_source_magnification(u, event.rho)
 
 
-def _twins(
+def fit_twins(
     events: list[BinaryLens], curves: np.ndarray, f_s: np.ndarray, times: np.ndarray, blended: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Best single lens of each of BLOCK binaries: parameters (BLOCK, 8) and curves (BLOCK, T)."""
@@ -170,7 +178,7 @@ def _pair_up(sim: Simulation, indices: list, events: list, curves: np.ndarray) -
         single[:, :4] = [[e.t0, e.u0, e.tE, e.rho] for e in singles]
         single[:, 7] = f_s
     else:
-        single, other_curves = _twins(events, curves, f_s, times, bool(sim.blending))
+        single, other_curves = fit_twins(events, curves, f_s, times, bool(sim.blending))
     return {
         "magnification": _interleave(other_curves, curves),
         "params": _interleave(single, binary),
@@ -206,7 +214,8 @@ def _observe_block(sim: Simulation, indices: list, rows: dict, times: np.ndarray
     }
 
 
-def _make_chunk(task: tuple[Simulation, range]) -> dict[str, np.ndarray]:
+def make_chunk(task: tuple[Simulation, range]) -> dict[str, np.ndarray]:
+    """Rows of the events of one task: members of the set, and how many events were redrawn."""
     sim, events = task
     times = sim.survey.times
     blocks, first = [], events.start
@@ -263,14 +272,15 @@ def bounded_imap(pool: Pool, tasks: list, ahead: int = MAX_PENDING) -> Iterator[
             yield task
 
     try:
-        for chunk in pool.imap(_make_chunk, given()):
+        for chunk in pool.imap(make_chunk, given()):
             room.release()
             yield chunk
     finally:
         ended.set()
 
 
-def _shard_set(sim: Simulation, events: range, chunks: list[dict]) -> LightCurves:
+def shard_set(sim: Simulation, events: range, chunks: list[dict]) -> LightCurves:
+    """One shard from the chunks that `make_chunk` made of its events."""
     rows = {key: np.concatenate([c[key] for c in chunks]) for key in chunks[0]}
     meta = sim.describe() | {
         "first_event": events.start,
@@ -300,7 +310,7 @@ def _write_shards(sim: Simulation, folder: Path, workers: int, progress: bool) -
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            _collect(sim, todo, map(_make_chunk, tasks), bar)
+            _collect(sim, todo, map(make_chunk, tasks), bar)
         finally:
             torch.set_num_threads(threads)
     else:
@@ -316,7 +326,7 @@ def _collect(sim: Simulation, todo: list, results: Iterator[dict], bar: tqdm) ->
         for chunk in _chunks(events):
             chunks.append(next(results))
             bar.update(len(chunk))
-        save(path, _shard_set(sim, events, chunks))
+        save(path, shard_set(sim, events, chunks))
         log.info("wrote %s, events %d to %d", path.name, events.start, events.stop - 1)
 
 

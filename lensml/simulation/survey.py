@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lensml.paths import InputError
 
-__all__ = ["Draws", "Survey", "clean_delta_mag", "draw_numpy", "draw_torch", "observe"]
+__all__ = ["Draws", "Survey", "noise_free_delta_mag", "draw_numpy", "draw_torch", "observe"]
 
 Range = float | tuple[float, float]
 NUM_PAIR_DRAWS = 8
@@ -112,7 +112,7 @@ def draw_torch(
     return Draws(pair, mask, noise, uniform(*rows) if outliers else None, baseline)
 
 
-def clean_delta_mag(magnification: Tensor, f_s: Tensor) -> Tensor:
+def noise_free_delta_mag(magnification: Tensor, f_s: Tensor) -> Tensor:
     """Noise-free magnitude minus baseline (B, T) of magnification (B, T) and blending f_s (B,)."""
     return -2.5 * torch.log10(1 + f_s[:, None] * (magnification - 1))
 

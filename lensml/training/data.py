@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lensml.paths import InputError
-from lensml.simulation import LightCurves, Survey, clean_delta_mag, iterate, num_rows
+from lensml.simulation import LightCurves, Survey, iterate, noise_free_delta_mag, num_rows
 
 __all__ = ["TrainingData", "load_training_data"]
 
@@ -157,4 +157,4 @@ def _values(shard: LightCurves) -> Tensor:
     if shard.magnification is None:
         return torch.from_numpy(shard.X - shard.m_base[:, None])
     f_s = torch.from_numpy(np.nan_to_num(shard.param("f_s"), nan=1.0)).float()
-    return clean_delta_mag(torch.from_numpy(shard.magnification), f_s)
+    return noise_free_delta_mag(torch.from_numpy(shard.magnification), f_s)

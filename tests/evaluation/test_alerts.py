@@ -137,7 +137,7 @@ def test_the_ideal_observer_against_itself_has_no_lag():
 
 def test_a_delayed_observer_lags_by_its_delay():
     curves = toy_set(400, num_epochs=121, bump=3.0, sigma=0.02)  # an epoch every 200 / 120 days
-    curves = replace(curves, X=np.where(np.isnan(curves.X), curves.clean(), curves.X))
+    curves = replace(curves, X=np.where(np.isnan(curves.X), curves.noise_free(), curves.X))
     bound = limits.ideal_probability(ideal.ideal_season(curves))
     late = np.hstack([np.full((len(bound), 3), 0.5), bound[:, :-3]])
     onset = np.full(len(curves), NAN)

@@ -41,7 +41,7 @@ def test_realised_ratio_is_normal_with_variance_delta_chi2():
     curves = toy_set(600, num_epochs=60, bump=0.1)
     ratio = limits.ideal_log_ratio(curves)
     # delta-chi2 of the row's own epochs: on the twin's mask it differs from the stored number.
-    clean, partner = curves.clean(), limits.partner_rows(curves)
+    clean, partner = curves.noise_free(), limits.partner_rows(curves)
     own = np.nansum(((clean - clean[partner]) / 0.05) ** 2 * np.isfinite(curves.X), axis=1)
     keep = own > 1e-4
     z = (ratio - (curves.y - 0.5) * own)[keep] / np.sqrt(own[keep])
@@ -83,7 +83,7 @@ def test_photon_noise_brings_its_own_sigma_to_each_hypothesis():
     got, partner, clean = (
         limits.ideal_log_ratio(curves),
         limits.partner_rows(curves),
-        curves.clean(),
+        curves.noise_free(),
     )
     for i in range(len(curves)):
         m1, m0 = (clean[i], clean[partner[i]]) if curves.y[i] else (clean[partner[i]], clean[i])
@@ -96,7 +96,7 @@ def test_outliers_enter_as_the_mixture_they_were_drawn_from():
     got, partner, clean = (
         limits.ideal_log_ratio(curves),
         limits.partner_rows(curves),
-        curves.clean(),
+        curves.noise_free(),
     )
     for i in range(len(curves)):
         m1, m0 = (clean[i], clean[partner[i]]) if curves.y[i] else (clean[partner[i]], clean[i])
@@ -180,7 +180,7 @@ def test_reachable_mark_lies_between_nothing_and_the_bound():
     curves = toy_set(24, bump=1.0)
     rows, reachable = limits.reachable_dchi2(curves)
     assert (curves.y[rows] == 1).all() and reachable.shape == (24, 7)
-    clean, partner = curves.clean(), limits.partner_rows(curves)
+    clean, partner = curves.noise_free(), limits.partner_rows(curves)
     terms = ((clean - clean[partner]) / 0.05) ** 2 * np.isfinite(curves.X)
     for k, fraction in enumerate(limits.FRACTIONS):
         bound = terms[rows][:, limits.within(curves.time, fraction)].sum(axis=1)
@@ -197,7 +197,7 @@ def test_reachable_mark_is_the_best_single_lens_of_the_prefix():
 
     curves = toy_set(4, bump=1.0, seed=3)
     rows, reachable = limits.reachable_dchi2(curves, [0.6])
-    clean = curves.clean()
+    clean = curves.noise_free()
     for row, got in zip(rows, reachable[:, 0], strict=True):
         seen = limits.within(curves.time, 0.6) & np.isfinite(curves.X[row])
         t, m = curves.time[seen], clean[row, seen]

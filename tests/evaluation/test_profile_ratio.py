@@ -63,7 +63,7 @@ def test_what_is_reachable_is_the_bound_less_what_a_fit_of_the_prefix_gains():
             torch.as_tensor(data[None]),
             weight=torch.as_tensor(weight[None]),
         )
-        binary = curves.clean()[row | 1] - curves.m_base[row | 1]
+        binary = curves.noise_free()[row | 1] - curves.m_base[row | 1]
         of_binary = float((weight * (data - binary) ** 2).sum())
         expected = 0.5 * (float(best.chi2[0]) - of_binary)
         assert abs(reachable[row, seen[-1]] - expected) < 0.3 + 0.002 * abs(expected), row
@@ -78,7 +78,7 @@ def test_another_single_lens_fools_the_bound_and_not_a_refit():
     changed[1::2] = later
     curves = replace(curves, magnification=changed)
     noise = 0.05 * np.random.default_rng(1).standard_normal(curves.X.shape)
-    data = np.where(np.isfinite(curves.X), curves.clean() + noise, np.nan)
+    data = np.where(np.isfinite(curves.X), curves.noise_free() + noise, np.nan)
     curves = replace(curves, X=data.astype(np.float32))
     bound, reachable = ideal.ideal_season(curves)[1::2], ideal.reachable_season(curves)[1::2]
     assert np.nanmax(bound, axis=1).min() > 50

@@ -108,7 +108,7 @@ def test_nothing_in_an_arm_is_a_binary_lens(arm, tmp_path):
     assert np.isnan(curves.dchi2).all() and np.isnan(curves.param("q")).all()
     preset, seed, events = curves.events()
     assert (preset, seed, list(events)) == (f"impostor_{arm}", 0, [0, 1, 2, 3, 4])
-    residual = curves.X - curves.clean()
+    residual = curves.X - curves.noise_free()
     assert abs(np.nanstd(residual) / 0.1 - 1) < 0.1
     assert 0.7 < np.isfinite(curves.X).mean() < 0.9
 

@@ -89,7 +89,7 @@ def test_rows_alternate_twin_and_binary_of_one_event(simulated):
 
 def test_dchi2_is_that_of_the_binarys_observed_epochs(simulated):
     curves = load(simulated["file"])
-    clean, seen = curves.clean(), np.isfinite(curves.X[1::2])
+    clean, seen = curves.noise_free(), np.isfinite(curves.X[1::2])
     terms = ((clean[1::2] - clean[::2]) / curves.sigma[1::2, None]) ** 2 * seen
     np.testing.assert_allclose(curves.dchi2[1::2], terms.sum(1), rtol=1e-3, atol=1e-6)
     for k, fraction in enumerate(FRACTIONS):
@@ -111,7 +111,7 @@ def test_dchi2_until_sums_what_was_seen():
 
 def test_clean_curves_are_those_around_which_the_noise_scatters(simulated):
     curves = load(simulated["file"])
-    pull = (curves.X - curves.clean()) / curves.sigmas()
+    pull = (curves.X - curves.noise_free()) / curves.sigmas()
     pull = pull[np.isfinite(pull)]
     assert abs(pull.mean()) < 0.1 and abs(pull.std() - 1) < 0.05
 
@@ -132,7 +132,7 @@ def test_observed_again_the_events_are_the_same_and_the_noise_is_new(simulated):
     assert (again.params[1::2] == curves.params[1::2]).all()
     np.testing.assert_allclose(again.sigma, 0.01, rtol=1e-6)
     assert abs(np.isnan(again.X).mean() - 0.5) < 0.03
-    clean, seen = again.clean(), np.isfinite(again.X[1::2])
+    clean, seen = again.noise_free(), np.isfinite(again.X[1::2])
     terms = ((clean[1::2] - clean[::2]) / 0.01) ** 2 * seen
     np.testing.assert_allclose(again.dchi2[1::2], terms.sum(1), rtol=1e-3, atol=1e-6)
     assert same(again, reobserve(curves, survey, 7))
@@ -151,7 +151,7 @@ def test_noise_and_photometry_alone_are_enough():
     """A set from elsewhere has neither magnifications nor marks on prefixes."""
     curves = replace(toy_set(4), magnification=None)
     with pytest.raises(InputError, match="no `magnification`"):
-        curves.clean()
+        curves.noise_free()
     assert len(curves.rows(slice(0, 2))) == 2
 
 

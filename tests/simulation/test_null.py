@@ -17,7 +17,7 @@ def test_a_null_pair_is_the_same_in_any_set_and_its_rows_are_observed_apart():
     few, more = null_pairs(2, seed=3), null_pairs(5, seed=3)
     np.testing.assert_array_equal(few.X, more.X[:4])
     np.testing.assert_array_equal(few.pair, [0, 0, 1, 1])
-    residual = few.X - few.clean()
+    residual = few.X - few.noise_free()
     both = np.isfinite(residual[0]) & np.isfinite(residual[1])
     assert not np.array_equal(np.isfinite(few.X[0]), np.isfinite(few.X[1]))
     assert abs(np.corrcoef(residual[0, both], residual[1, both])[0, 1]) < 0.15

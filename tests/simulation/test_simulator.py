@@ -262,7 +262,7 @@ def test_a_curve_the_solver_fails_on_is_redrawn_and_counted(tmp_path, monkeypatc
 
 def test_workers_do_not_run_ahead_of_a_slow_disk(monkeypatch):
     made = []
-    monkeypatch.setattr(simulation_module, "_make_chunk", lambda task: made.append(task) or task)
+    monkeypatch.setattr(simulation_module, "make_chunk", lambda task: made.append(task) or task)
     with ThreadPool(2) as pool, closing(bounded_imap(pool, range(100), ahead=5)) as chunks:
         assert [next(chunks) for _ in range(3)] == [0, 1, 2]
         time.sleep(0.5)
@@ -271,7 +271,7 @@ def test_workers_do_not_run_ahead_of_a_slow_disk(monkeypatch):
 
 
 def test_a_reader_that_fails_does_not_wait_for_the_rest(monkeypatch):
-    monkeypatch.setattr(simulation_module, "_make_chunk", lambda task: task)
+    monkeypatch.setattr(simulation_module, "make_chunk", lambda task: task)
     started = time.monotonic()
     with pytest.raises(OSError, match="disk full"), ThreadPool(2) as pool:
         with closing(bounded_imap(pool, range(10_000), ahead=5)) as chunks:

@@ -8,7 +8,7 @@ import torch
 
 from lensml.paths import InputError
 from lensml.seeds import event_generator
-from lensml.simulation.survey import Survey, clean_delta_mag, draw_numpy, draw_torch, observe
+from lensml.simulation.survey import Survey, draw_numpy, draw_torch, noise_free_delta_mag, observe
 
 PAIRS, EPOCHS = 40, 600
 TIMES = torch.linspace(-100, 100, EPOCHS, dtype=torch.float64)
@@ -173,7 +173,7 @@ def test_one_event_is_observed_alike_in_any_company():
 
 def test_blending_dilutes_the_change():
     magnification = torch.tensor([[1.0, 3.0], [1.0, 3.0]])
-    got = clean_delta_mag(magnification, torch.tensor([1.0, 0.25]))
+    got = noise_free_delta_mag(magnification, torch.tensor([1.0, 0.25]))
     np.testing.assert_allclose(got, [[0, -2.5 * np.log10(3)], [0, -2.5 * np.log10(1.5)]], rtol=1e-6)
 
 
