@@ -9,7 +9,7 @@ import pytest
 
 from lensml import evaluation
 from lensml.network import load_network, predict_proba
-from lensml.simulation import Simulation, Survey, load, null_pairs, reobserve, simulate
+from lensml.simulation import Simulation, Survey, load, reobserve, simulate
 
 PAIRS = 160
 
@@ -26,8 +26,8 @@ def calls(curves, fraction: float = 1.0) -> np.ndarray:
     return np.where(some.any(axis=1), p[np.arange(len(p)), last], 0.5)
 
 
-def simulated(folder, preset: str, num: int):
-    simulation = Simulation(preset=preset, num_pairs=num, seed=4242)
+def simulated(folder, preset: str, num: int, **options):
+    simulation = Simulation(preset=preset, num_pairs=num, **{"seed": 4242} | options)
     return load(simulate(folder / f"{preset}.npz", simulation, workers=1, progress=False))
 
 
@@ -42,9 +42,10 @@ def distinct(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def null():
+def null(tmp_path_factory):
     """Binaries without a companion, at 0.01 mag, where numerical error would show first."""
-    return null_pairs(PAIRS, seed=1, survey=Survey(sigma=0.01))
+    folder = tmp_path_factory.mktemp("leaks")
+    return simulated(folder, "null", PAIRS, seed=1, survey=Survey(sigma=0.01))
 
 
 def test_a_companion_without_mass_cannot_be_seen(null):

@@ -121,13 +121,14 @@ def _bootstrap(size: str) -> int:
 
 def simulated_events(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 1: the four sets themselves, and whether anything but the anomaly separates them."""
+    null_pairs = {"smoke": 40, "desk": 2000, "full": 2000}[check_size(size)]
+    sets = ("baseline", "distinct", "planetary", "stellar")
     return Experiment(
         name="simulated_events",
         size=size,
         seed=seed,
-        tests={
-            k: _tests(k, size, seed + 500) for k in ("baseline", "distinct", "planetary", "stellar")
-        },
+        tests={k: _tests(k, size, seed + 500) for k in sets}
+        | {"null": Simulation(preset="null", num_pairs=null_pairs, seed=seed)},
         num_bootstrap=_bootstrap(size),
     )
 

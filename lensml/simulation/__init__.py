@@ -8,6 +8,5 @@ __getattr__, __dir__, __all__ = exports(
     survey="Survey draw_torch error_bars noise_free_delta_mag observe",
     lightcurves="FRACTIONS LightCurves PARAM_NAMES iterate load num_rows reobserve save",
     simulator="BLOCK CHUNK Simulation fit_twins make_chunk shard_set simulate worker_pool",
-    null="null_pairs",
     contaminants="KINDS contaminant_set contaminant_training_set",
 )

@@ -1,4 +1,4 @@
-"""From which distributions events are drawn: the four parameter sets of the thesis."""
+"""Prior distributions of events: the thesis' four parameter sets and the null set."""
 
 from dataclasses import dataclass
 from math import log
@@ -18,12 +18,13 @@ RHO_RANGE = (0.001, 0.01)  # [theta_E]
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterSet:
-    """Ranges of one experiment; `s`, `q` log-uniform, `u0` uniform."""
+    """Ranges of the binaries' parameters; an event that breaks a rule is drawn again."""
 
-    s: tuple[float, float]
-    q: tuple[float, float]
-    u0: tuple[float, float]
-    caustic_crossing: bool = False  # redraw until the track meets a caustic within the survey
+    s: tuple[float, float]  # log-uniform [theta_E]
+    q: tuple[float, float]  # log-uniform
+    u0: tuple[float, float]  # uniform [theta_E]
+    caustic_crossing: bool = False  # the track meets a caustic within the survey
+    min_u0_over_rho: float = 0.0  # the disc passes the lens at no fewer of its radii
 
 
 PARAMETER_SETS: dict[str, ParameterSet] = {
@@ -32,10 +33,15 @@ PARAMETER_SETS: dict[str, ParameterSet] = {
     "planetary": ParameterSet(s=(0.1, 10), q=(1e-4, 1e-2), u0=(0.001, 1.0)),
     "stellar": ParameterSet(s=(0.1, 10), q=(0.3, 1), u0=(0.001, 1.0)),
 }
+# Of the null test: the companion has no measurable mass, and u0 > 5 rho keeps the finite source of
+# one class, which its point-source twin lacks, from being an anomaly of its own.
+NULL_SET = ParameterSet(s=(0.1, 10), q=(1e-8, 1e-8), u0=(0.001, 1.0), min_u0_over_rho=5.0)
 
 
 def parameter_set(name: str) -> ParameterSet:
-    """The parameter set called `name`."""
+    """The parameter set called `name`: one of `PARAMETER_SETS`, or `null` of the null test."""
+    if name == "null":
+        return NULL_SET
     if name not in PARAMETER_SETS:
         raise InputError(
             f"`binary_params` is {name!r}, but one of {', '.join(PARAMETER_SETS)} was expected"
@@ -59,7 +65,7 @@ def _timing(generator: np.random.Generator) -> tuple[float, float]:
 def draw_binary(
     parameters: ParameterSet, generator: np.random.Generator, window: tuple[float, float]
 ) -> BinaryLens:
-    """One binary from its priors; the whole event is redrawn until `caustic_crossing` is met.
+    """One binary from its priors; the whole event is redrawn until it keeps the set's rules.
 
     Args:
         parameters: Ranges of the set.
@@ -77,12 +83,17 @@ def draw_binary(
             q=_log_uniform(generator, parameters.q),
             alpha=generator.uniform(0, 2 * np.pi),
         )
+        if event.u0 < parameters.min_u0_over_rho * event.rho:
+            continue
         if not parameters.caustic_crossing or crosses_caustic(event, *window):
             return event
 
 
 def draw_single(parameters: ParameterSet, generator: np.random.Generator) -> PointLens:
     """One single lens of a population set: the same priors and the same finite sources."""
-    t0, tE = _timing(generator)
-    u0 = generator.uniform(*parameters.u0)
-    return PointLens(t0=t0, u0=u0, tE=tE, rho=_log_uniform(generator, RHO_RANGE))
+    while True:
+        t0, tE = _timing(generator)
+        u0 = generator.uniform(*parameters.u0)
+        rho = _log_uniform(generator, RHO_RANGE)
+        if u0 >= parameters.min_u0_over_rho * rho:
+            return PointLens(t0=t0, u0=u0, tE=tE, rho=rho)

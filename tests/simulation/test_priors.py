@@ -67,6 +67,15 @@ def test_distinct_binaries_all_cross_a_caustic_within_the_survey():
     assert 0.02 < np.mean(shares) < 0.6
 
 
+def test_null_binaries_have_no_companion_and_no_visible_disc():
+    null, baseline = parameter_set("null"), PARAMETER_SETS["baseline"]
+    events = [draw_binary(null, event_generator(0, "null", i), WINDOW) for i in range(300)]
+    events += [draw_single(null, event_generator(0, "null", i, "single")) for i in range(300)]
+    assert (column(events[:300], "q") == 1e-8).all()
+    assert (column(events, "u0") >= 5 * column(events, "rho")).all()
+    assert (null.s, null.u0) == (baseline.s, baseline.u0) and "null" not in PARAMETER_SETS
+
+
 def test_single_lenses_share_the_priors_of_binaries(baseline):
     singles = [
         draw_single(PARAMETER_SETS["baseline"], event_generator(1, "baseline", i, "single"))

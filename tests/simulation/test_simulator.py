@@ -125,6 +125,18 @@ def test_population_singles_come_from_the_priors_and_have_no_twin(tmp_path, refe
     assert (single <= point_lens_magnification(np.abs(u0)) * (1 + rho**2 / u0**2)).all()
 
 
+def test_null_pairs_differ_by_nothing_but_their_noise(tmp_path):
+    """A companion without mass leaves a single lens; the rows of a pair are observed apart."""
+    curves = make(tmp_path / "set.npz", preset="null", num_pairs=8, seed=3, survey=Survey())
+    assert curves.dchi2.max() < 0.01
+    assert (curves.param("q")[1::2] == 1e-8).all()
+    residual = curves.X - curves.noise_free()
+    both = np.isfinite(residual[0]) & np.isfinite(residual[1])
+    assert not np.array_equal(np.isfinite(curves.X[0]), np.isfinite(curves.X[1]))
+    assert abs(np.corrcoef(residual[0, both], residual[1, both])[0, 1]) < 0.15
+    assert abs(np.nanstd(residual) - 0.1) < 0.005
+
+
 def command(output, *more):
     return [
         sys.executable,
