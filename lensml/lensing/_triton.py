@@ -1,7 +1,7 @@
-"""What a GPU computes in one kernel, for NVIDIA's and AMD's cards alike (Triton).
+"""Gauss-Newton terms of a row of epochs in one GPU kernel (Triton; NVIDIA and AMD).
 
-Imported only where a GPU is. Row by row a kernel reads each epoch once and keeps its sums in
-registers; the same as a chain of torch's operations writes and reads some thirty arrays.
+Imported only where a GPU is. A kernel reads each epoch of its row once and keeps the sums in
+registers; the same as a chain of torch operations writes and reads some thirty arrays.
 """
 
 from math import log
@@ -11,20 +11,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["linearised_rows"]
+__all__ = ["gauss_newton_rows"]
 
-EPOCHS = 256  # of a row that a program holds at once
+EPOCHS = 256  # of a row in registers at a time
 MAG = tl.constexpr(2.5 / log(10.0))
 
 
 @triton.jit
-def _linearise(theta, times, data, root, out, n, times_row, theta_row, width,
-               blended: tl.constexpr, weighted: tl.constexpr, epochs: tl.constexpr):  # fmt: skip
+def _gauss_newton_kernel(theta, times, data, sqrt_weight, out, n, times_row, theta_row, width,
+                         blended: tl.constexpr, weighted: tl.constexpr,
+                         epochs: tl.constexpr):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     theta += row * theta_row
     times += row * times_row
     data += row * n
-    root += row * n
+    sqrt_weight += row * n
     t0 = tl.load(theta)
     rate = tl.exp(-tl.load(theta + 2))
     u0_squared = tl.exp(2.0 * tl.load(theta + 1))
@@ -37,6 +38,7 @@ def _linearise(theta, times, data, root, out, n, times_row, theta_row, width,
     for first in range(0, n, epochs):
         at = first + tl.arange(0, epochs)
         inside = at < n
+        # Magnification less one, flux and residual at a block of epochs.
         tau = (tl.load(times + at, mask=inside, other=0.0) - t0) * rate
         m = tl.load(data + at, mask=inside, other=0.0)
         tau2 = tau * tau
@@ -46,13 +48,15 @@ def _linearise(theta, times, data, root, out, n, times_row, theta_row, width,
         excess = 4.0 / ((x + 2.0 + root_y) * root_y)
         flux = 1.0 + excess * f_s if blended else 1.0 + excess
         residual = -MAG * tl.log(flux) - m
+        # Derivatives of the magnitude in x = u^2 and in f_s.
         g = 4.0 * MAG / (y * root_y * flux)
         if blended:
             g = g * f_s
         d = -MAG * excess / flux
         if weighted:
-            w = tl.load(root + at, mask=inside, other=0.0)
+            w = tl.load(sqrt_weight + at, mask=inside, other=0.0)
             residual, g, d = residual * w, g * w, d * w
+        # Epochs beyond the end of the row add nothing to the sums.
         residual = tl.where(inside, residual, zero)
         g = tl.where(inside, g, zero)
         gg, rg = g * g, residual * g
@@ -73,6 +77,7 @@ def _linearise(theta, times, data, root, out, n, times_row, theta_row, width,
             d2 += dg * tau2
             dr += d * residual
             dd += d * d
+    # Gradient and symmetric matrix: sums times the row's constant factors.
     a, b, c = -2.0 * rate, 2.0 * u0_squared, -2.0  # d x / d (t0, ln u0, ln tE) but for tau^k
     free: tl.constexpr = 4 if blended else 3
     out += row * width
@@ -103,20 +108,20 @@ def _linearise(theta, times, data, root, out, n, times_row, theta_row, width,
         tl.store(matrix + 15, tl.sum(dd, 0))
 
 
-def linearised_rows(
-    theta: Tensor, times: Tensor, data: Tensor, root: Tensor | None, blended: bool
+def gauss_newton_rows(
+    theta: Tensor, times: Tensor, data: Tensor, sqrt_weight: Tensor | None, blended: bool
 ) -> Tensor:
-    """What `gauss_newton_terms` returns for B rows of n epochs, (B, 1 + P + P P)."""
+    """`gauss_newton_terms` of B rows of n epochs, (B, 1 + P + P P)."""
     free = 4 if blended else 3
     rows, n = data.shape
     out = torch.empty(rows, 1 + free + free * free, dtype=data.dtype, device=data.device)
     if rows == 0:
         return out
     theta, times, data = theta.contiguous(), times.contiguous(), data.contiguous()
-    weight = data if root is None else root.contiguous()
+    weight = data if sqrt_weight is None else sqrt_weight.contiguous()
     shared = 0 if len(times) == 1 else n
-    _linearise[(rows,)](
+    _gauss_newton_kernel[(rows,)](
         theta, times, data, weight, out, n, shared, theta.shape[1], out.shape[1],
-        blended=blended, weighted=root is not None, epochs=EPOCHS,
+        blended=blended, weighted=sqrt_weight is not None, epochs=EPOCHS,
     )  # fmt: skip
     return out

@@ -1,4 +1,4 @@
-"""Curves on evenly spaced epochs from few evaluations: halve, foresee the middle, check, go on.
+"""Adaptive sampling of smooth curves on evenly spaced epochs: halve, interpolate, check, repeat.
 
 Every operation on arrays is a plain sum, product, quotient or comparison of 64-bit numbers, which
 has one correct result: a curve's bits do not depend on the machine's vector length.
@@ -13,7 +13,7 @@ __all__ = ["coarsest_spacing", "intervals_within", "is_even", "adaptive_sample"]
 
 MIN_INTERVALS = 20  # of the coarsest pass: 10 d in the default survey
 # Sixth-order interpolation half-way between nodes (Deslauriers & Dubuc 1989), outermost node first.
-MIDDLE = (3 / 256, -25 / 256, 150 / 256)
+MIDPOINT_WEIGHTS = (3 / 256, -25 / 256, 150 / 256)
 
 
 def is_even(times: NDArray) -> bool:
@@ -30,20 +30,20 @@ def coarsest_spacing(num_epochs: int) -> int:
     return spacing
 
 
-def _continued(six: NDArray) -> tuple[float, float]:
-    """One and two nodes beyond the first of `six`: the same polynomial, continued."""
+def _extrapolate(six: NDArray) -> tuple[float, float]:
+    """Values one and two nodes before the first of `six`, on their polynomial of degree five."""
     a, b, c, d, e, f = six.tolist()
     one = 6 * a - 15 * b + 20 * c - 15 * d + 6 * e - f
     return one, 21 * a - 70 * b + 105 * c - 84 * d + 35 * e - 6 * f
 
 
-def _middles(values: NDArray) -> NDArray:
+def _midpoints(values: NDArray) -> NDArray:
     """Interpolant half-way between neighbours of `values` (N + 1,), shape (N,), N >= 5."""
     padded = np.empty(len(values) + 4)
     padded[2:-2] = values
-    padded[1], padded[0] = _continued(values[:6])
-    padded[-2], padded[-1] = _continued(values[:-7:-1])
-    outer, next_, inner = MIDDLE
+    padded[1], padded[0] = _extrapolate(values[:6])
+    padded[-2], padded[-1] = _extrapolate(values[:-7:-1])
+    outer, next_, inner = MIDPOINT_WEIGHTS
     result = padded[:-5] + padded[5:]
     result *= outer
     result += next_ * (padded[1:-4] + padded[4:-1])
@@ -54,10 +54,10 @@ def _middles(values: NDArray) -> NDArray:
 def intervals_within(
     along: NDArray, across: NDArray, reach: NDArray, num_epochs: int
 ) -> dict[int, NDArray[np.bool_]]:
-    """Which intervals of each pass come near to any of K points; epochs are the unit of length.
+    """Intervals of each pass that lie near any of K points; epochs are the unit of length.
 
     Args:
-        along: Place of each point along the track, 0 at the first epoch, (K,).
+        along: Position of each point along the track, 0 at the first epoch, (K,).
         across: Its distance from the track, (K,).
         reach: How near is near, beyond twice the interval's own length, (K,).
         num_epochs: Of the curve.
@@ -70,18 +70,21 @@ def intervals_within(
     spacings = [coarsest >> k for k in range(coarsest.bit_length() - 1)]
     if not spacings:
         return {}
+    # At spacing h the circle of radius 2 h + reach about a point cuts the track at along +- half.
     h = np.array(spacings, dtype=float)[:, None]
     radius = 2 * h + reach
     squared = radius * radius - across * across
     level, point = np.nonzero(squared > 0)
     half = np.sqrt(squared[level, point])
+    # First and last interval that each circle touches.
     inverse = 1 / h[:, 0][level]  # exact
     count = -(-(num_epochs - 1) // coarsest) * coarsest  # of epochs, less one
     first = np.floor((along[point] - half) * inverse)
     last = np.floor((along[point] + half) * inverse)
     end = count * inverse
     met = (last >= 0) & (first < end)
-    # One row a pass, wide enough for the finest; +1 where a stretch begins, -1 behind its end.
+    # Mark these stretches of intervals: one row a pass, wide enough for the finest; +1 where a
+    # stretch begins, -1 behind its end, and their running sum is positive inside.
     width = count // 2 + 1
     row = level[met] * width
     begin = row + np.maximum(first[met], 0).astype(int)
@@ -103,29 +106,32 @@ def adaptive_sample(
     Args:
         evaluate: Values at the given epochs (indices, increasing; a few may lie behind the end).
         num_epochs: Of the curve.
-        near: Intervals of each pass that are halved whatever the check says, as
-            `intervals_within` gives them: what is narrower than an interval hides from the check.
-        tolerance: Largest relative error of a foreseen middle in the first pass; twice as much in
-            each further pass, where half as many epochs depend on it. Once the middle is a node
-            itself, the interpolant errs by a small part of that (1/64 where the curve is smooth).
+        near: Intervals of each pass that are always evaluated at their middle, as
+            `intervals_within` gives them: a feature narrower than an interval escapes the check.
+        tolerance: Largest relative error of an interpolated middle in the first pass; twice as
+            much in each further pass, where half as many epochs depend on it. Once the middle is a
+            node itself, the interpolant errs by a small part of that (1/64 on a smooth curve).
 
     Returns:
         The curve, shape (num_epochs,).
     """
+    # Nodes of the coarsest pass.
     spacing = coarsest_spacing(num_epochs)
     count = -(-(num_epochs - 1) // spacing)
     values = np.asarray(evaluate(np.arange(0, count * spacing + 1, spacing)))
     needs_refinement = np.ones(count, dtype=bool)
     while spacing > 1:
-        middle = _middles(values)
-        asked = np.flatnonzero(needs_refinement | near[spacing])
+        # Interpolate the middle of every interval; evaluate and check the doubtful ones.
+        middle = _midpoints(values)
+        checked = np.flatnonzero(needs_refinement | near[spacing])
         wrong = np.zeros(len(middle) + 2, dtype=bool)
-        if len(asked):
-            found = np.asarray(evaluate(asked * spacing + spacing // 2))
-            wrong[asked + 1] = ~(np.abs(found - middle[asked]) <= tolerance * found)
-            middle[asked] = found
-        # Its neighbours' interpolants reach into a wrong interval, too.
+        if len(checked):
+            exact = np.asarray(evaluate(checked * spacing + spacing // 2))
+            wrong[checked + 1] = ~(np.abs(exact - middle[checked]) <= tolerance * exact)
+            middle[checked] = exact
+        # Both halves of a wrong interval go on, and of its neighbours, whose interpolants use it.
         needs_refinement = np.repeat(wrong[:-2] | wrong[1:-1] | wrong[2:], 2)
+        # The middles become nodes of the next pass.
         both = np.empty(2 * len(middle) + 1)
         both[::2], both[1::2] = values, middle
         values, spacing, tolerance = both, spacing // 2, 2 * tolerance

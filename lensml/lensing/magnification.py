@@ -1,59 +1,30 @@
 """Magnification of single- and binary-lens events. The only module that calls VBMicrolensing."""
 
-from dataclasses import dataclass
 from math import cos, log, sin
 
 import numpy as np
 from numpy.typing import NDArray
 from VBMicrolensing import VBMicrolensing
 
-from lensml.lensing.critical import caustic_branches
+from lensml.lensing.caustics import caustic_branches
 from lensml.lensing.interpolation import (
     adaptive_sample,
     coarsest_spacing,
     intervals_within,
     is_even,
 )
+from lensml.lensing.lenses import BinaryLens, to_centre_of_mass
 
 __all__ = [
-    "BinaryLens",
-    "PointLens",
     "binary_magnification",
     "check_epochs",
     "finite_source_magnification",
-    "magnification_centre",
     "point_lens_magnification",
-    "to_centre_of_mass",
 ]
 
 FINITE_SOURCE_REACH = 50.0  # beyond this many radii the disc differs from a point by < 1e-4
-INTERPOLATION_TOLERANCE = (
-    0.05  # a foreseen magnification may err by this part of the solver's own tolerance
-)
-CAUSTIC_POINTS = 80  # on each of four branches, to see which epochs lie near a caustic
-
-
-@dataclass(frozen=True, kw_only=True)
-class BinaryLens:
-    """One binary-lens event; angles on the sky in Einstein radii of the total lens mass."""
-
-    t0: float  # closest approach to the origin of `magnification_centre` [day]
-    u0: float  # impact parameter [theta_E]
-    tE: float  # Einstein crossing time [day]
-    rho: float  # source radius [theta_E]
-    s: float  # projected separation of the lenses [theta_E]
-    q: float  # mass ratio, 0 < q <= 1
-    alpha: float  # trajectory angle to the lens axis [rad]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PointLens:
-    """One single-lens event with a point source (`rho = 0`) or a uniform disc."""
-
-    t0: float  # [day]
-    u0: float  # [theta_E]
-    tE: float  # [day]
-    rho: float = 0.0  # [theta_E]
+INTERPOLATION_TOLERANCE = 0.05  # largest error of interpolation [the solver's tolerance]
+CAUSTIC_PHASES = 80  # points on each of four branches to find epochs near a caustic
 
 
 def check_epochs(times: NDArray) -> None:
@@ -71,27 +42,12 @@ def check_epochs(times: NDArray) -> None:
         )
 
 
-def magnification_centre(s: float, q: float) -> float:
-    """Origin of `t0`, `u0` on the lens axis, from the centre of mass [theta_E].
-
-    Zero for s <= 1; for wide binaries the magnification centre of the heavier lens. Measured from
-    the centre of mass instead, half of the binaries with s > 2 would never brighten.
-    """
-    return q / (1 + q) * (1 / s - s) if s > 1 else 0.0
-
-
-def to_centre_of_mass(event: BinaryLens) -> tuple[float, float]:
-    """`(u0, t0)` of the same track measured from the centre of mass [theta_E, day]."""
-    x_c = magnification_centre(event.s, event.q)
-    return event.u0 + x_c * sin(event.alpha), event.t0 + event.tE * x_c * cos(event.alpha)
-
-
 def _reset_solver() -> VBMicrolensing:
-    """A solver that remembers nothing.
+    """A solver in a fixed initial state.
 
     VBMicrolensing starts its root finding from the roots it found last, even across solver
     objects: the last bits of a curve would depend on the event before it. One full finite-source
-    point from a new object (some microseconds) sets that memory to the same state every time.
+    point from a new object (some microseconds) sets that state to the same values every time.
     """
     solver = VBMicrolensing()
     solver.BinaryMag(0.7, 0.3, 0.3, 0.2, 0.01, 1e-3)
@@ -128,6 +84,7 @@ def binary_magnification(
     spacing = coarsest_spacing(len(times))
     if every_epoch or spacing == 1 or not is_even(times):
         return np.asarray(solver.BinaryLightCurve(parameters, times)[0])
+    # The ratio to the heavier lens alone is smoother than the curve: interpolate the ratio.
     step = (times[-1] - times[0]) / (len(times) - 1)
     epochs = times[0] + step * np.arange(len(times) + spacing)  # a few behind the end, too
     epochs[: len(times)] = times
@@ -142,7 +99,7 @@ def binary_magnification(
 
 
 def _heavier_lens(event: BinaryLens, times: NDArray) -> NDArray[np.float64]:
-    """Magnification of the heavier lens alone, of both together for s <= 1: what is smoothest."""
+    """Magnification of the heavier lens alone, or of both masses as one lens for s <= 1."""
     tau = (times - event.t0) / event.tE
     x = tau * tau + event.u0**2
     if event.s > 1:
@@ -153,19 +110,21 @@ def _heavier_lens(event: BinaryLens, times: NDArray) -> NDArray[np.float64]:
 def _near_caustics(
     event: BinaryLens, first: float, step: float, num_epochs: int
 ) -> dict[int, NDArray[np.bool_]]:
-    """Intervals of each pass of the sampling within whose reach the disc's rim meets a caustic.
+    """Intervals of each pass of the sampling near which the disc may meet a caustic.
 
-    Away from caustics a curve varies on the scale of the distance to them: a step of half that
-    distance cannot leap over what the check would have to see.
+    Away from caustics a curve varies on the scale of the distance to them: with steps of half that
+    distance the check between nodes cannot miss a feature.
     """
-    points, following = caustic_branches(event.s, event.q, CAUSTIC_POINTS)
+    points, successor = caustic_branches(event.s, event.q, CAUSTIC_PHASES)
     u0, t0 = to_centre_of_mass(event)
     unit = step / event.tE  # theta_E an epoch
     places = points / unit
-    row, column = following, np.arange(1, CAUSTIC_POINTS + 1) % CAUSTIC_POINTS
-    gap = np.abs(places[row, column] - places)  # between neighbours: the curve may bulge as much
+    # Each point stands for the caustic as far as its neighbours, which may bulge as much.
+    row, column = successor, np.arange(1, CAUSTIC_PHASES + 1) % CAUSTIC_PHASES
+    gap = np.abs(places[row, column] - places)
     reach = gap.copy()
     reach[row, column] = np.maximum(reach[row, column], gap)
+    # Coordinates along the track from the first epoch, and across it.
     sin_a, cos_a = sin(event.alpha), cos(event.alpha)
     x, y = places.real.ravel(), places.imag.ravel()
     return intervals_within(
@@ -202,6 +161,7 @@ def finite_source_magnification(
     near = u < FINITE_SOURCE_REACH * rho
     if rho <= 0 or not near.any():
         return result
+    # Gauss-Legendre nodes over the angle theta of a ray from the lens, at epochs near the disc.
     nodes, weights = np.polynomial.legendre.leggauss(num_angles)
     v = u[near, None]
     outside = v > rho
@@ -212,6 +172,7 @@ def finite_source_magnification(
     sin_theta = ratio * np.sin(phi)
     cos_theta = np.where(outside, np.sqrt(np.maximum(1 - sin_theta**2, 0.0)), np.cos(phi))
     jacobian = np.where(outside, ratio * np.cos(phi) / np.maximum(cos_theta, 1e-300), 1.0)
+    # Where the ray enters and leaves the disc; the area of its images has a closed form.
     half = np.sqrt(np.maximum(rho**2 - (v * sin_theta) ** 2, 0.0))
     far_rim = v * cos_theta + half
     near_rim = np.where(outside, np.maximum(v * cos_theta - half, 0.0), 0.0)

@@ -1,4 +1,4 @@
-"""A single lens and its derivatives, summed over epochs: what every fit descends by.
+"""Cost, gradient and Gauss-Newton matrix of point-source point-lens curves; Marquardt steps.
 
 Axes: B curves, n epochs, P parameters: t0, ln u0, ln tE and, where the blend is free, f_s.
 """
@@ -15,14 +15,12 @@ __all__ = ["CACHE_ELEMENTS", "MAG", "gauss_newton_terms", "marquardt_step"]
 
 log = logging.getLogger(__name__)
 MAG = 2.5 / ln(10.0)  # magnitudes per natural logarithm
-CACHE_ELEMENTS = (
-    2**16
-)  # values worked on at once, on a CPU: what is derived from them stays in its cache
+CACHE_ELEMENTS = 2**16  # values of a batch on a CPU: arrays derived from them stay in its cache
 
 
 @cache
 def _kernels(device: torch.device) -> ModuleType | None:
-    """Kernels for a GPU, where Triton is installed beside torch and they say what torch says."""
+    """Triton kernels for a GPU, or None where they cannot be built or differ from torch."""
     try:
         from lensml.lensing import _triton as kernels
 
@@ -32,11 +30,11 @@ def _kernels(device: torch.device) -> ModuleType | None:
         for blended in (False, True):
             expected = _gauss_newton_rows(*exact, blended)
             for dtype, rtol in ((torch.float64, 1e-9), (torch.float32, 1e-3)):
-                got = kernels.linearised_rows(*(x.to(dtype) for x in exact), blended).double()
+                got = kernels.gauss_newton_rows(*(x.to(dtype) for x in exact), blended).double()
                 torch.testing.assert_close(got, expected, rtol=rtol, atol=rtol)
     except torch.OutOfMemoryError:
         raise
-    except Exception as problem:  # of compilers there are many, each with its own errors
+    except Exception as problem:  # each compiler has its own errors
         first = str(problem).strip().partition("\n")[0]
         log.warning("no kernel for this GPU (%s): fits are slower", first)
         return None
@@ -44,24 +42,24 @@ def _kernels(device: torch.device) -> ModuleType | None:
 
 
 def gauss_newton_terms(
-    theta: Tensor, times: Tensor, data: Tensor, root: Tensor | None, blended: bool
+    theta: Tensor, times: Tensor, data: Tensor, sqrt_weight: Tensor | None, blended: bool
 ) -> Tensor:
     """Cost, gradient (P,) and Gauss-Newton matrix (P, P) of single lenses: (B, 1 + P + P P).
 
-    On a CPU as many rows at once as its cache holds, on a GPU in one kernel.
+    On a CPU in batches of as many rows as its cache holds, on a GPU in one kernel.
 
     Args:
         theta: t0 [day], ln u0, ln tE, f_s, (B, 4).
         times: Epochs [day], (B, n) or (1, n).
         data: Magnitude minus baseline [mag], (B, n).
-        root: Square root of their weights, (B, n); None = all equal to 1.
+        root: Square root of the weights, (B, n); None = all equal to 1.
         blended: Whether f_s is among the P parameters; otherwise it is 1.
     """
     if theta.is_cuda and (kernels := _kernels(theta.device)):
-        return kernels.linearised_rows(theta, times, data, root, blended)
+        return kernels.gauss_newton_rows(theta, times, data, sqrt_weight, blended)
     at_once = len(theta) if theta.is_cuda else max(1, CACHE_ELEMENTS // data.shape[1])
     if at_once >= len(theta):
-        return _gauss_newton_rows(theta, times, data, root, blended)
+        return _gauss_newton_rows(theta, times, data, sqrt_weight, blended)
     parts = [slice(k, k + at_once) for k in range(0, len(theta), at_once)]
     return torch.cat(
         [
@@ -69,7 +67,7 @@ def gauss_newton_terms(
                 theta[p],
                 times[p] if len(times) > 1 else times,
                 data[p],
-                None if root is None else root[p],
+                None if sqrt_weight is None else sqrt_weight[p],
                 blended,
             )
             for p in parts
@@ -78,7 +76,7 @@ def gauss_newton_terms(
 
 
 def _gauss_newton_rows(
-    theta: Tensor, times: Tensor, data: Tensor, root: Tensor | None, blended: bool
+    theta: Tensor, times: Tensor, data: Tensor, sqrt_weight: Tensor | None, blended: bool
 ) -> Tensor:
     """`gauss_newton_terms` of a few rows.
 
@@ -86,6 +84,7 @@ def _gauss_newton_rows(
     derivatives is a moment of (dm/dx)^2 in tau: no Jacobian is ever stored. Its factors are floats,
     because torch converts integers first, which takes as long as the product of a short row.
     """
+    # x = u^2, magnification less one, and flux over the baseline's.
     t0, ln_u0, ln_tE, f_s = theta[:, :, None].unbind(1)
     rate, u0_squared = (-ln_tE).exp(), (2.0 * ln_u0).exp()
     tau = (times - t0).mul_(rate)
@@ -96,20 +95,22 @@ def _gauss_newton_rows(
     excess = x.add_(2.0).add_(root_y).mul_(root_y).reciprocal_().mul_(4.0)  # A - 1, no cancellation
     flux = excess * f_s if blended else excess.clone()
     flux.add_(1.0)
+    # Residual and derivative of the magnitude in x, both times the square root of the weight.
     residual = flux.log().mul_(-MAG).sub_(data)
     g = y.mul_(root_y).mul_(flux).reciprocal_()  # dm/dx
     g.mul_((4 * MAG) * f_s if blended else 4 * MAG)
-    if root is not None:
-        residual.mul_(root)
-        g.mul_(root)
+    if sqrt_weight is not None:
+        residual.mul_(sqrt_weight)
+        g.mul_(sqrt_weight)
     g_tau, g_tau2 = g * tau, g * tau2
-    # The columns of the Jacobian but for the constants of each row, `scale`.
+    # Columns of the Jacobian without the constant factors of each row, `scale`.
     columns = [g_tau, g, g_tau2]
     scale = [-2.0 * rate, 2.0 * u0_squared, torch.full_like(rate, -2.0)]
     if blended:
         d = excess.div_(flux).mul_(-MAG)  # dm/df_s
-        columns.append(d if root is None else d.mul_(root))
+        columns.append(d if sqrt_weight is None else d.mul_(sqrt_weight))
         scale.append(torch.ones_like(rate))
+    # All products of columns and residual, summed over epochs, then the factors.
     products = torch.stack([*columns, residual], dim=1)
     products = products @ products.transpose(1, 2)
     c = torch.cat(scale, dim=1)
@@ -119,7 +120,16 @@ def _gauss_newton_rows(
 
 
 def marquardt_step(state: Tensor, damping: Tensor, free: int) -> Tensor:
-    """Marquardt's step: the scale of each parameter is its own diagonal entry."""
+    """Marquardt (1963) step: damping in units of each parameter's own diagonal entry.
+
+    Args:
+        state: Of `gauss_newton_terms`, (B, 1 + P + P P).
+        damping: Factor added to one on the diagonal, (B,).
+        free: P.
+
+    Returns:
+        Change of the parameters, (B, P).
+    """
     gradient, hessian = state[:, 1 : 1 + free], state[:, 1 + free :].view(-1, free, free)
     damped = hessian.clone()
     damped.diagonal(dim1=1, dim2=2).mul_(1.0 + damping[:, None]).add_(1e-30)

@@ -1,4 +1,7 @@
-"""Batched single-lens fit: twins, delta-chi2, the classical baseline. Axes: B curves, T epochs."""
+"""Point-source point-lens (PSPL) curves and batched Levenberg-Marquardt fits of them.
+
+Axes: B curves, S or K starting points of each, T epochs.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -9,28 +12,36 @@ from torch import Tensor
 
 from lensml.lensing.normal_equations import MAG, gauss_newton_terms, marquardt_step
 
-__all__ = ["PsplFit", "fit_prefixes", "fit_pspl", "pspl_delta_mag", "starting_points"]
+__all__ = [
+    "PsplFit",
+    "excess_magnification",
+    "fit_prefixes",
+    "fit_pspl",
+    "pspl_delta_mag",
+    "starting_points",
+    "u2_of_excess",
+]
 
 LOW = (-torch.inf, log(1e-7), log(1e-3), 1e-3)  # t0, ln u0, ln tE, f_s
 HIGH = (torch.inf, log(30.0), log(1e5), 1.0)
-# Epochs kept, iterations, valleys kept: cheap first. With f_s free the valleys are long and flat.
+# Epochs kept, iterations, local minima kept: cheap first. With f_s free minima are long and flat.
 SEARCH = ((75, 6, 4), (300, 8, 2))
 SEARCH_BLENDED = ((150, 10, 6), (300, 20, 4))
 BLENDS, GIVEN_BLENDS = (0.3, 0.1, 0.01), (0.5, 0.1)  # f_s of further starts where it is free
-PRUNE_RATIO = 100.0  # times the best cost on thinned epochs: such a valley is left
-MERGE_TOLERANCE = 0.02  # ends closer than this in t0 / (u0 tE), ln u0, ln tE and f_s are one valley
-FTOL = 1e-6  # of the cost: a descent that gains less has arrived
-COMPACT_FRACTION = 0.75  # rows still moving are gathered once they are at most this share
+PRUNE_RATIO = 100.0  # minima with more than so many times the best cost are dropped
+MERGE_TOLERANCE = 0.02  # in t0 / (u0 tE), ln u0, ln tE and f_s: closer end points are one minimum
+FTOL = 1e-6  # relative gain in cost below which a descent has converged
+COMPACT_FRACTION = 0.75  # active rows are gathered once they are at most this fraction
 
 
 @dataclass(frozen=True)
 class PsplFit:
-    """Best point-source, point-lens curve of each row; every field float64 of shape (B,)."""
+    """Best PSPL curve of each row; every field float64 of shape (B,)."""
 
     t0: Tensor  # [day]
     u0: Tensor  # [theta_E]
     tE: Tensor  # [day]
-    f_s: Tensor  # share of the baseline flux that is lensed, 1 unless `blended`
+    f_s: Tensor  # fraction of the baseline flux that is lensed, 1 unless `blended`
     chi2: Tensor  # weighted sum of squares [mag^2 x weight]
 
     def delta_mag(self, times: Tensor) -> Tensor:
@@ -48,6 +59,18 @@ class PsplFit:
         return PsplFit(*(torch.where(mine, getattr(self, n), getattr(other, n)) for n in names))
 
 
+def excess_magnification(u2: Tensor) -> Tensor:
+    """A(u) - 1 of a point source at u^2 [theta_E^2], exact to rounding at any distance."""
+    root = torch.sqrt(u2 * (u2 + 4.0))
+    return 4.0 / (root * (root + u2 + 2.0))
+
+
+def u2_of_excess(excess: Tensor) -> Tensor:
+    """u^2 [theta_E^2] at which a point source has magnification 1 + `excess`; the inverse."""
+    root = torch.sqrt(excess * (excess + 2.0))
+    return 2.0 / ((1.0 + excess + root) * root)
+
+
 def pspl_delta_mag(times: Tensor, t0: Tensor, u0: Tensor, tE: Tensor, f_s: Tensor) -> Tensor:
     """Magnitude minus baseline of single lenses, shape (B, T), negative when brighter.
 
@@ -55,13 +78,17 @@ def pspl_delta_mag(times: Tensor, t0: Tensor, u0: Tensor, tE: Tensor, f_s: Tenso
         times: Epochs, shape (T,) or (B, T) [day].
         t0, u0, tE, f_s: Parameters, each (B,).
     """
-    x = u0[:, None] ** 2 + ((times - t0[:, None]) / tE[:, None]) ** 2
-    excess = 2 / (torch.sqrt(x * (x + 4)) * (torch.sqrt(x * (x + 4)) + x + 2)) * 2
-    return -MAG * torch.log1p(f_s[:, None] * excess)
+    u2 = u0[:, None] ** 2 + ((times - t0[:, None]) / tE[:, None]) ** 2
+    return -MAG * torch.log1p(f_s[:, None] * excess_magnification(u2))
 
 
 def _levenberg_marquardt(
-    theta: Tensor, times: Tensor, data: Tensor, root: Tensor | None, blended: bool, iterations: int
+    theta: Tensor,
+    times: Tensor,
+    data: Tensor,
+    sqrt_weight: Tensor | None,
+    blended: bool,
+    iterations: int,
 ) -> tuple[Tensor, Tensor]:
     """Levenberg-Marquardt from `theta` (B, 4): end points and their costs (B,).
 
@@ -71,13 +98,15 @@ def _levenberg_marquardt(
     low, high = (theta.new_tensor(bound)[:free] for bound in (LOW, HIGH))
     end, floor = theta.clone(), theta.new_empty(len(theta))
     rows = torch.arange(len(theta), device=theta.device)
-    state = gauss_newton_terms(theta, times, data, root, blended)
+    state = gauss_newton_terms(theta, times, data, sqrt_weight, blended)
     damping = torch.full_like(state[:, 0], 1e-2)
     active = torch.ones_like(damping, dtype=torch.bool)
     for _ in range(iterations):
+        # A row whose next step would gain too little has converged.
         step, cost = marquardt_step(state, damping, free), state[:, 0]
-        expected = -(state[:, 1 : 1 + free] * step).sum(1)  # what the step gains, if not less
+        expected = -(state[:, 1 : 1 + free] * step).sum(1)  # gain by the linear model
         active = active & (expected > FTOL * cost + 1e-10)
+        # Go on with the active rows alone once many have converged.
         remaining = int(active.sum())
         if remaining <= COMPACT_FRACTION * len(active):
             end[rows], floor[rows] = theta, cost
@@ -86,14 +115,15 @@ def _levenberg_marquardt(
             kept = (rows, theta, state, damping, data, step, active)
             rows, theta, state, damping, data, step, active = (x[active] for x in kept)
             times = times[kept[-1]] if len(times) > 1 else times
-            root = None if root is None else root[kept[-1]]
-        # Two units of t0 / tE, ln u0 and ln tE are as far as the linear model can be believed.
+            sqrt_weight = None if sqrt_weight is None else sqrt_weight[kept[-1]]
+        # Trial step; the linear model holds for two units of t0 / tE, ln u0 and ln tE at most.
         limit = torch.full_like(step, 2.0)
         limit[:, 0] *= theta[:, 2].exp()
         trial = theta.clone()
         trial[:, :free] += torch.clamp(step, -limit, limit)
         trial[:, :free] = torch.clamp(trial[:, :free], low, high)
-        new = gauss_newton_terms(trial, times, data, root, blended)
+        # Accept it where the cost falls, and adapt the damping.
+        new = gauss_newton_terms(trial, times, data, sqrt_weight, blended)
         gain = state[:, 0] - new[:, 0]
         better = active & (gain > 0)
         small = gain < FTOL * state[:, 0] + 1e-10
@@ -106,12 +136,14 @@ def _levenberg_marquardt(
 
 
 def _guesses(times: Tensor, data: Tensor, blended: bool) -> Tensor:
-    """Starting points (B, S, 4): at the peak, the centroid and the second peak, short to long."""
+    """Starting points (B, S, 4) from peak, centroid and second peak at several time scales."""
+    # Equivalent width of the brightening; an epoch counts by the gap that follows it.
     bright = (-data).clamp_min(0)
     dt = torch.diff(times, dim=1).clamp_min(1e-6)
     dt = torch.cat([dt, dt[:, -1:]], dim=1).clamp_max(10 * dt.median())
     area, area2 = (bright * dt).sum(1), (bright**2 * dt).sum(1)
     width = (area**2 / area2.clamp_min(1e-30)).clamp(0.1, 1e4)
+    # Highest epoch, and the highest a quarter of the width away from it.
     peak, at_peak = bright.max(dim=1)
     t_peak = times.gather(1, at_peak[:, None])[:, 0]
     centroid = (bright**2 * dt * times).sum(1) / area2.clamp_min(1e-30)
@@ -134,7 +166,7 @@ def _guesses(times: Tensor, data: Tensor, blended: bool) -> Tensor:
             (t_second, 1.5, 0.6),
         )
     ]
-    if blended:  # along the valley in which u0 and f_s fall together while u0 tE stays
+    if blended:  # along the degeneracy in which u0 and f_s fall together at constant u0 tE
         rows += [
             (t, u_peak(f_s) * wider, width * scale * u_peak(1.0) / u_peak(f_s), f_s)
             for f_s in BLENDS
@@ -150,7 +182,7 @@ def _guesses(times: Tensor, data: Tensor, blended: bool) -> Tensor:
 def starting_points(
     times: Tensor, data: Tensor, starts: Tensor | None, *, blended: bool, search: bool = True
 ) -> Tensor:
-    """Where the descents of `fit_pspl` begin: t0, ln u0, ln tE and f_s, (B, S, 4)."""
+    """Starting points of `fit_pspl`: t0, ln u0, ln tE and f_s, (B, S, 4)."""
     candidates = [_guesses(times.expand_as(data), data, blended)] if search else []
     if starts is not None:
         given = torch.as_tensor(starts, dtype=torch.float64, device=data.device)
@@ -159,6 +191,37 @@ def starting_points(
         whole = [torch.cat([logs, torch.full_like(logs[..., :1], f_s)], dim=2) for f_s in blends]
         candidates += whole or [logs]
     return torch.cat(candidates, dim=1)
+
+
+def _refine_starts(
+    theta, distinct, times, data, sqrt_weight, blended, iterations
+) -> tuple[Tensor, Tensor]:
+    """Descend from those of K starting points a row (B, K, 4) that are distinct (B, K).
+
+    Returns end points (B, K, 4) and costs (B, K), the best first; infinite where not descended.
+    """
+    row, start = distinct.nonzero(as_tuple=True)
+    near = times[row] if len(times) > 1 else times
+    weights = None if sqrt_weight is None else sqrt_weight[row]
+    ends, floor = _levenberg_marquardt(
+        theta[row, start], near, data[row], weights, blended, iterations
+    )
+    result, cost = theta.clone(), theta.new_full(distinct.shape, torch.inf)
+    result[row, start], cost[row, start] = ends, floor
+    cost, order = cost.sort(dim=1, stable=True)
+    return result.gather(1, order[..., None].expand_as(result)), cost
+
+
+def _distinct_minima(theta: Tensor, cost: Tensor) -> Tensor:
+    """Mask (B, K) of local minima (B, K, 4), the best first: no repetition, no high cost."""
+    distinct = cost < PRUNE_RATIO * cost[:, :1] + 1e-9
+    distinct[:, 0] = True
+    size = torch.full_like(theta, MERGE_TOLERANCE)
+    size[..., 0] *= (theta[..., 1] + theta[..., 2]).exp()  # u0 tE
+    for k in range(1, theta.shape[1]):
+        again = (theta[:, :k] - theta[:, k : k + 1]).abs() < size[:, k : k + 1]
+        distinct[:, k] &= ~again.all(dim=2).any(dim=1)
+    return distinct
 
 
 def fit_pspl(
@@ -180,7 +243,7 @@ def fit_pspl(
         starts: Further starting points (B, S, 3) of t0 [day], u0, tE [day], or (B, S, 4) with f_s.
         blended: Whether f_s (0 < f_s <= 1) is free.
         search: Whether to add starting points read off the curve; off for warm-started refits.
-        num_polished: How many of the best valleys are followed on all epochs.
+        num_refined: Number of best local minima that are refined on all epochs.
 
     Returns:
         The best fit of each row. Rows do not influence each other.
@@ -188,20 +251,21 @@ def fit_pspl(
     Raises:
         ValueError: If no starting point is given and `search` is off.
 
-    Method: Levenberg-Marquardt with analytic derivatives from several starts, first on a thinned
-    set of epochs, then on all of them from the best valleys.
+    Method: Levenberg-Marquardt with analytic derivatives from several starting points, first on a
+    thinned set of epochs, then on all of them from the best local minima.
     """
     data = torch.as_tensor(delta_mag, dtype=torch.float64)
     times = torch.as_tensor(times, dtype=torch.float64, device=data.device)
     times = times[None] if times.dim() == 1 else times
-    root = None
+    sqrt_weight = None
     if weight is not None:
-        root = torch.as_tensor(weight, dtype=torch.float64, device=data.device).sqrt()
-        data = torch.where(root > 0, data, 0.0)
+        sqrt_weight = torch.as_tensor(weight, dtype=torch.float64, device=data.device).sqrt()
+        data = torch.where(sqrt_weight > 0, data, 0.0)
     if starts is None and not search:
         raise ValueError("`starts` is None and `search` is off; give one of the two")
+    # Search: descents on thinned epochs in float32, which locates the minima well enough.
     theta = starting_points(times, data, starts, blended=blended, search=search)
-    worth = torch.ones_like(theta[..., 0], dtype=torch.bool)
+    distinct = torch.ones_like(theta[..., 0], dtype=torch.bool)
     if blended:
         num_refined = max(num_refined, SEARCH_BLENDED[-1][2])
     for epochs, iterations, keep in SEARCH_BLENDED if blended else SEARCH:
@@ -209,46 +273,19 @@ def fit_pspl(
             zero = times.mean(dim=1, keepdim=True)  # relative, so float32 holds Julian dates too
             stride = max(1, data.shape[1] // epochs)
             near, thinned = (x[:, ::stride].float() for x in (times - zero, data))
-            weights = None if root is None else root[:, ::stride].float()
+            weights = None if sqrt_weight is None else sqrt_weight[:, ::stride].float()
             theta[..., 0] -= zero
-            # In float32: the valley is wanted here, not its floor.
-            ends = _refine_starts(theta.float(), worth, near, thinned, weights, blended, iterations)
+            ends = _refine_starts(
+                theta.float(), distinct, near, thinned, weights, blended, iterations
+            )
             theta, cost = (x[:, :keep].double() for x in ends)
             theta[..., 0] += zero
-            worth = _distinct_minima(theta, cost)
-    theta, worth = theta[:, :num_refined], worth[:, :num_refined]
-    theta, cost = _refine_starts(theta, worth, times, data, root, blended, 60)
+            distinct = _distinct_minima(theta, cost)
+    # Refine the best on all epochs in float64.
+    theta, distinct = theta[:, :num_refined], distinct[:, :num_refined]
+    theta, cost = _refine_starts(theta, distinct, times, data, sqrt_weight, blended, 60)
     t0, ln_u0, ln_tE, f_s = theta[:, 0].unbind(1)
     return PsplFit(t0, ln_u0.exp(), ln_tE.exp(), f_s, cost[:, 0])
-
-
-def _refine_starts(theta, worth, times, data, root, blended, iterations) -> tuple[Tensor, Tensor]:
-    """Descend from those of K starts a row (B, K, 4) that are worth it (B, K).
-
-    Returns their ends (B, K, 4) and costs (B, K), the best first; infinite where not followed.
-    """
-    row, start = worth.nonzero(as_tuple=True)
-    near = times[row] if len(times) > 1 else times
-    weights = None if root is None else root[row]
-    ends, floor = _levenberg_marquardt(
-        theta[row, start], near, data[row], weights, blended, iterations
-    )
-    result, cost = theta.clone(), theta.new_full(worth.shape, torch.inf)
-    result[row, start], cost[row, start] = ends, floor
-    cost, order = cost.sort(dim=1, stable=True)
-    return result.gather(1, order[..., None].expand_as(result)), cost
-
-
-def _distinct_minima(theta: Tensor, cost: Tensor) -> Tensor:
-    """Which of K valleys (B, K, 4), the best first, are neither another's again nor hopeless."""
-    worth = cost < PRUNE_RATIO * cost[:, :1] + 1e-9
-    worth[:, 0] = True
-    size = torch.full_like(theta, MERGE_TOLERANCE)
-    size[..., 0] *= (theta[..., 1] + theta[..., 2]).exp()  # u0 tE
-    for k in range(1, theta.shape[1]):
-        again = (theta[:, :k] - theta[:, k : k + 1]).abs() < size[:, k : k + 1]
-        worth[:, k] &= ~again.all(dim=2).any(dim=1)
-    return worth
 
 
 def fit_prefixes(
@@ -260,19 +297,19 @@ def fit_prefixes(
     starts: Tensor | None = None,
     blended: bool = False,
 ) -> list[PsplFit]:
-    """Fit growing prefixes of many curves, each fit begun where its neighbours' ended.
+    """Fit growing prefixes of many curves, each from the end points of its neighbours.
 
     Args:
         times, delta_mag, weight, blended: As for `fit_pspl`.
         prefixes: Which epochs belong to each prefix, boolean (T,) or (B, T), rising.
-        starts: Starting points for the longest prefix, (B, S, 3) or (B, S, 4): of a twin, say.
+        starts: Starting points of the longest prefix, (B, S, 3) or (B, S, 4), as of a twin.
 
     Returns:
         The best fit of each prefix, in the order of `prefixes`.
 
-    From the longest prefix back, each from the one before alone; then forth, from the other
-    direction's best, from the last prefix and from a search of its own. Forth alone leaves
-    fifteen times as many prefixes above their best fit.
+    Backward from the longest prefix, each from the end point of the one before; then forward, each
+    from the backward fit, from the previous prefix and from a search of its own. The forward pass
+    alone leaves fifteen times as many prefixes above their best fit.
     """
     data = torch.as_tensor(delta_mag, dtype=torch.float64)
     times = torch.as_tensor(times, dtype=torch.float64, device=data.device)
@@ -294,13 +331,13 @@ def fit_prefixes(
             num_refined=num_refined,
         )
 
-    back = []
+    backward = []
     for prefix in reversed(prefixes):
-        back.append(fit(prefix, starts, search=starts is None))
-        starts = back[-1].start()
-    forth: list[PsplFit] = []
-    for prefix, other in zip(prefixes, reversed(back), strict=True):
-        begin = [near.start() for near in (other, *forth[-1:])]
+        backward.append(fit(prefix, starts, search=starts is None))
+        starts = backward[-1].start()
+    forward: list[PsplFit] = []
+    for prefix, other in zip(prefixes, reversed(backward), strict=True):
+        begin = [near.start() for near in (other, *forward[-1:])]
         found = fit(prefix, torch.cat(begin, dim=1), search=True)
-        forth.append(found.better_of(other))
-    return forth
+        forward.append(found.better_of(other))
+    return forward

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lensml.lensing import MAG
+from lensml.lensing import MAG, excess_magnification
 from lensml.network.features import PackedCurves
 from lensml.network.sequential_fit import (
     MAX_HISTORY,
@@ -71,8 +71,7 @@ def _brightening(theta: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     t0, ln_u0, ln_tE, ln_f_s = theta[:, :, None].unbind(1)
     tau = (times - t0) * (-ln_tE).exp()
     x = tau * tau + (2.0 * ln_u0).exp()
-    root_y = (x * (x + 4.0)).sqrt()
-    return MAG * (1.0 + ln_f_s.exp() * (4.0 / (root_y * (root_y + x + 2.0)))).log(), tau
+    return MAG * (1.0 + ln_f_s.exp() * excess_magnification(x)).log(), tau
 
 
 def _curve_and_gradient(theta: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lensml.lensing import CACHE_ELEMENTS, MAG, gauss_newton_terms, marquardt_step
+from lensml.lensing import (
+    CACHE_ELEMENTS,
+    MAG,
+    excess_magnification,
+    gauss_newton_terms,
+    marquardt_step,
+    u2_of_excess,
+)
 
 __all__ = [
     "MAX_HISTORY",
@@ -226,22 +233,15 @@ def _grid_search(times: Tensor, data: Tensor, root: Tensor, last: Tensor, count:
     return torch.where((better < worse)[:, None], second, first)
 
 
-def _u_squared(excess: Tensor) -> Tensor:
-    """u^2 at which a point lens has magnification 1 + `excess`."""
-    root = torch.sqrt(excess * (excess + 2))
-    return 2 / ((1 + excess + root) * root)
-
-
 def _shift_along_blend_degeneracy(theta: Tensor, shift: float) -> Tensor:
     """Fits (B, 4) with ln f_s moved by `shift`, peak flux and width at half of it as they were."""
     t0, ln_u0, ln_tE, ln_f_s = theta.unbind(1)
     moved = (ln_f_s + shift).clamp(LOW[3], HIGH[3])
     x = (2 * ln_u0).exp()
-    root = torch.sqrt(x * (x + 4))
-    peak = 4 / (root * (root + x + 2))
+    peak = excess_magnification(x)
     new_peak = peak * (ln_f_s - moved).exp()
-    new = _u_squared(new_peak)
-    width = (_u_squared(peak / 2) - x) / (_u_squared(new_peak / 2) - new)
+    new = u2_of_excess(new_peak)
+    width = (u2_of_excess(peak / 2) - x) / (u2_of_excess(new_peak / 2) - new)
     return torch.stack([t0, 0.5 * new.log(), ln_tE + 0.5 * width.log(), moved], dim=1)
 
 

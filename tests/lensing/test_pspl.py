@@ -8,7 +8,13 @@ import torch
 from scipy.optimize import least_squares
 
 from lensml.lensing.magnification import binary_magnification, point_lens_magnification
-from lensml.lensing.pspl import fit_prefixes, fit_pspl, pspl_delta_mag
+from lensml.lensing.pspl import (
+    excess_magnification,
+    fit_prefixes,
+    fit_pspl,
+    pspl_delta_mag,
+    u2_of_excess,
+)
 from lensml.seeds import event_generator
 from lensml.simulation import PARAMETER_SETS, draw_binary
 
@@ -102,6 +108,15 @@ def test_formula_is_the_point_lens():
     u = np.hypot(0.2, (TIMES - 3) / 20)
     expected = -2.5 * np.log10(1 + 0.6 * (point_lens_magnification(u) - 1))
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-10, atol=1e-13)
+
+
+def test_excess_and_its_inverse_agree_at_all_distances():
+    u2 = torch.logspace(-8, 3, 300, dtype=torch.float64)
+    excess = excess_magnification(u2)
+    np.testing.assert_allclose(excess, point_lens_magnification(u2.sqrt()) - 1, rtol=1e-7)
+    torch.testing.assert_close(u2_of_excess(excess), u2, rtol=1e-10, atol=0)
+    far = torch.tensor([1e12], dtype=torch.float64)  # A - 1 = 2 / u^4 would be rounded to zero
+    torch.testing.assert_close(excess_magnification(far) * far**2, 0 * far + 2)
 
 
 def test_rows_do_not_influence_each_other():

@@ -1,4 +1,4 @@
-"""On a GPU: the kernel and the network say what they say on a CPU."""
+"""On a GPU: the kernel and the network give the results of a CPU."""
 
 import pytest
 import torch
@@ -39,10 +39,10 @@ def test_the_network_is_the_same_on_both():
     t = torch.from_numpy(survey.times)
     clean = torch.stack([-torch.exp(-((t - k) ** 2) / 200).float() for k in range(6)])
     delta, seen = clean + 0.05 * torch.randn(clean.shape), torch.rand(clean.shape) > 0.2
-    said = []
+    outputs = []
     for device in (torch.device("cpu"), GPU):
         columns = (delta, torch.full_like(clean, 0.05), seen, t)
         observed = pack(*(x.to(device) for x in columns))
         refits = network.to(device).refits(observed)
-        said.append(network(encode(observed), refits).sigmoid().cpu()[observed.valid.cpu()])
-    torch.testing.assert_close(said[1], said[0], rtol=0, atol=1e-3)
+        outputs.append(network(encode(observed), refits).sigmoid().cpu()[observed.valid.cpu()])
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-3)
