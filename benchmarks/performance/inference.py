@@ -1,6 +1,6 @@
 """How fast whole curves are classified, every epoch of every curve called.
 
-    python benchmarks/inference.py [--quick] [--rows 1000] [--model RUN]
+    python -m benchmarks.performance.inference [--quick] [--rows 1000] [--model RUN]
 
 The reference of the same run is what a classifier without memory must do: read the whole prefix
 again for each call. It is measured at ten prefixes of each curve and scaled to all of them. The
@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lensml.experiments import batch_speed, keep_benchmark
+from benchmarks.record import save_record
+from lensml.experiments import batch_speed
 from lensml.network import Network, load_network, predict_proba
 from lensml.simulation import LightCurves, Simulation, load, simulate
 
 PREFIXES = 10
-MARKS = {"gain_over_reading_again": ">= 100"}
+TARGETS = {"gain_over_reading_again": ">= 100"}
 
 
 def reading_again(network: Network, curves: LightCurves) -> float:
@@ -53,7 +54,7 @@ def main() -> None:
     again = numbers["calls_per_s_reading_again"]
     numbers["gain_over_reading_again"] = numbers["calls_per_s"] / again
     numbers["parameters"] = network.num_parameters
-    keep_benchmark("inference", numbers, MARKS, seed=77, started=started, quick=args.quick)
+    save_record("inference", numbers, TARGETS, seed=77, started=started, quick=args.quick)
 
 
 if __name__ == "__main__":

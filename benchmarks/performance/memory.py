@@ -1,7 +1,7 @@
 """Peak memory of `lensml simulate` and `lensml train` against the number of events.
 
-    python benchmarks/memory.py [--quick] [--events 40000 120000] [--workers W] [--folder DIR]
-                                [--train_seconds S]
+    python -m benchmarks.performance.memory [--quick] [--events 40000 120000] [--workers W]
+        [--folder DIR] [--train_seconds S]
 
 Each set goes to a folder of shards of the default size and is then trained on for one epoch.
 Simulation must stay flat beyond one shard; training holds the resident set, 4 bytes an epoch and
@@ -16,13 +16,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from lensml.experiments import keep_benchmark, peak_memory
+from benchmarks.record import save_record
+from benchmarks.timing import peak_memory
 from lensml.paths import available_cores
 
 SHARD = 10_000  # the default, events with their twins
 EPOCHS = 1500
 LENSML = [sys.executable, "-m", "lensml"]
-MARKS = {"simulate_growth": "<= 1.05", "train_growth_beyond_its_set": "<= 1.05"}
+TARGETS = {"simulate_growth": "<= 1.05", "train_growth_beyond_its_set": "<= 1.05"}
 
 
 def measure(events: int, workers: int, shard: int, folder: Path, seconds: float) -> dict:
@@ -42,14 +43,14 @@ def measure(events: int, workers: int, shard: int, folder: Path, seconds: float)
 
 
 def summarise(rows: dict[int, dict]) -> tuple[dict, dict]:
-    """Numbers by quantity and events, growth from the smallest set to the largest, and marks."""
+    """Numbers by quantity and events, growth from the smallest set to the largest, and targets."""
     numbers = {f"{name}_{n}": row[name] for n, row in rows.items() for name in row}
     first, last = rows[min(rows)], rows[max(rows)]
     numbers["simulate_growth"] = last["simulate_mb"] / first["simulate_mb"]
     if "train_mb" in first:
         rest = [row["train_mb"] - row["resident_set_mb"] for row in (first, last)]
         numbers["train_growth_beyond_its_set"] = rest[1] / rest[0]
-    return numbers, {name: mark for name, mark in MARKS.items() if name in numbers}
+    return numbers, {name: target for name, target in TARGETS.items() if name in numbers}
 
 
 def main() -> None:
@@ -69,7 +70,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
         rows = {n: measure(n, args.workers, shard, Path(scratch), seconds) for n in events}
     settings = {"shard_size": shard, "workers": args.workers, "train_seconds": seconds}
-    keep_benchmark(
+    save_record(
         "memory", *summarise(rows), seed=0, started=started, quick=args.quick, settings=settings
     )
 

@@ -1,6 +1,6 @@
 """The batched single-lens fit beside loops of scipy's least_squares from the same starts.
 
-    python benchmarks/pspl_fit.py [--quick] [--workers W] [--seed 0]
+    python -m benchmarks.performance.pspl_fit [--quick] [--workers W] [--seed 0]
 
 Noise-free binaries of all four sets, 1500 epochs, unblended: the fits that make twins. In turns,
 each with `--workers` processes of one thread: `fit_pspl`, 512 curves a call; scipy with its
@@ -19,13 +19,14 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from lensml.experiments import keep_benchmark, resampled
+from benchmarks.record import save_record
+from lensml.experiments import resampled
 from lensml.lensing import MAG, binary_magnification, fit_pspl, starting_points
 from lensml.paths import available_cores
 from lensml.seeds import event_generator
 from lensml.simulation import PARAMETER_SETS, Survey, draw_binary, parameter_set, worker_pool
 
-MARKS = {"times_scipy": ">= 50", "share_same_optimum": ">= 0.99"}
+TARGETS = {"times_scipy": ">= 50", "share_same_optimum": ">= 0.99"}
 LOOPS = {
     "times_scipy": {},
     "times_scipy_analytic": {"jac": True},
@@ -151,8 +152,8 @@ def main() -> None:
         "ms_per_curve": 1e3 * workers * float(np.mean([row["ours"] for row in seconds])),
         "scipy_ms_per_curve": 1e3 * workers * float(np.mean([r["times_scipy"] for r in seconds])),
     }
-    keep_benchmark(
-        "pspl_fit", numbers, MARKS, seed=args.seed, started=started, quick=args.quick,
+    save_record(
+        "pspl_fit", numbers, TARGETS, seed=args.seed, started=started, quick=args.quick,
         workers=workers, starts=starts[0].shape[1],
     )  # fmt: skip
 

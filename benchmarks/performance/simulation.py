@@ -1,6 +1,7 @@
 """Simulation beside the bare solver in the same run, on the same events, and how it grows.
 
-    python benchmarks/simulation.py [--quick] [--preset baseline] [--workers W] [--seed 0]
+    python -m benchmarks.performance.simulation [--quick] [--preset baseline] [--workers W]
+        [--seed 0]
 
 Every turn of events is first given to VBMicrolensing's curve function, all epochs, in a loop in
 each worker, and then to `lensml simulate`'s own workers, twins and files included: a busy machine
@@ -15,19 +16,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from lensml.experiments import (
-    growth_exponent,
-    keep_benchmark,
-    pipeline_seconds,
-    simulation_speed,
-    worker_map,
-)
+from benchmarks.record import save_record
+from benchmarks.timing import growth_exponent
+from lensml.experiments import pipeline_seconds, simulation_speed, worker_map
 from lensml.lensing import binary_magnification
 from lensml.paths import available_cores
 from lensml.seeds import event_generator
 from lensml.simulation import PARAMETER_SETS, Simulation, Survey, draw_binary, parameter_set
 
-MARKS = {
+TARGETS = {
     "whole": ">= 0.9",
     "core_hours_per_million": "<= 1",
     "events_exponent": "1.00 +- 0.05",
@@ -100,10 +97,10 @@ def main() -> None:
     exponents, seconds = growth(args.preset, args.seed, args.workers, quick=args.quick)
     numbers |= exponents | added_error(40 if args.quick else 500, args.seed)
     name = "simulation" if args.preset == "baseline" else f"simulation_{args.preset}"
-    keep_benchmark(
+    save_record(
         name,
         numbers,
-        MARKS,
+        TARGETS,
         seed=args.seed,
         started=started,
         quick=args.quick,

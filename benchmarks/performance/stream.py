@@ -1,6 +1,6 @@
 """How fast the live stream advances on one core, and what it remembers of an event.
 
-    python benchmarks/stream.py [--quick] [--model RUN]
+    python -m benchmarks.performance.stream [--quick] [--model RUN]
 
 The reference of the same run is what a classifier without memory does, as brokers do today: read
 the whole prefix again for each new epoch. Events are of all ages, so that every level of the
@@ -19,18 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lensml.experiments import (
-    AGE,
-    aged_stream,
-    fresh_epochs,
-    growth_exponent,
-    keep_benchmark,
-    stream_seconds_in_batches,
-)
+from benchmarks.record import save_record
+from benchmarks.timing import growth_exponent
+from lensml.experiments import CYCLE, aged_stream, fresh_epochs, stream_seconds_in_batches
 from lensml.network import Network, classify, load_network
 from lensml.streaming import StreamingClassifier
 
-MARKS = {
+TARGETS = {
     "updates_per_s_batch_1000": ">= 20000",
     "single_p99_ms": "< 2",
     "single_p99_core_ms": "< 2",
@@ -46,12 +41,12 @@ def single_seconds(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of each update of one event after its first cycle: on the wall, and of the core."""
     seconds = []
-    for k in range(AGE + count):
+    for k in range(CYCLE + count):
         epoch = [float(x[0]) for x in fresh_epochs(generator, 1, k)]
         core, started = time.process_time(), time.perf_counter()
         stream.update("event", *epoch)
         seconds.append((time.perf_counter() - started, time.process_time() - core))
-    wall, core = np.array(seconds[AGE:]).T
+    wall, core = np.array(seconds[CYCLE:]).T
     return wall, core
 
 
@@ -114,7 +109,7 @@ def growth_in_events(network: Network, numbers: list[int], calls: int, generator
             for k in range(calls):
                 for first in range(0, len(names), 1000):
                     some = names[first : first + 1000]
-                    columns = fresh_epochs(generator, len(some), AGE + calls * turn + k)
+                    columns = fresh_epochs(generator, len(some), CYCLE + calls * turn + k)
                     started = time.process_time()
                     stream.update_many(some, *columns)
                     spent += time.process_time() - started
@@ -149,8 +144,8 @@ def main() -> None:
     numbers["single_max_ms"] = 1e3 * wall.max()
     numbers["single_median_core_ms"] = 1e3 * np.median(core)
     numbers["single_p99_core_ms"] = 1e3 * np.quantile(core, 0.99)
-    # The epoch number AGE, 2 AGE, ... completes all levels.
-    numbers["single_all_levels_p99_core_ms"] = 1e3 * np.quantile(core[AGE - 1 :: AGE], 0.99)
+    # The epoch number CYCLE, 2 CYCLE, ... completes all levels.
+    numbers["single_all_levels_p99_core_ms"] = 1e3 * np.quantile(core[CYCLE - 1 :: CYCLE], 0.99)
     numbers["rereading_1200_epochs_core_ms"] = 1e3 * rereading_seconds(network, 1200, generator)
     numbers["gain_over_rereading"] = (
         numbers["updates_per_s_batch_1000"] * numbers["rereading_1200_epochs_core_ms"] / 1e3
@@ -169,8 +164,8 @@ def main() -> None:
         numbers[f"exponent_of_time_in_{what}"] = exponent(measured)
     numbers["state_bytes_per_event"] = stream.bytes_per_event
     numbers["million_events_gb"] = stream.bytes_per_event / 1e3
-    keep_benchmark(
-        "stream", numbers, MARKS, seed=11, started=started, quick=args.quick, seconds=seconds
+    save_record(
+        "stream", numbers, TARGETS, seed=11, started=started, quick=args.quick, seconds=seconds
     )
 
 

@@ -1,6 +1,6 @@
 """How fast the live stream advances on this machine's device, by the clock on the wall.
 
-    python benchmarks/stream_device.py [--quick]
+    python -m benchmarks.performance.stream_device [--quick]
 
 Events are of all ages; names go in and probabilities come out as Python has them, so that what is
 counted is what a broker would wait for. The reference of the same run is one core of this machine.
@@ -12,10 +12,11 @@ import time
 import numpy as np
 import torch
 
-from lensml.experiments import AGE, aged_stream, fresh_epochs, keep_benchmark
+from benchmarks.record import save_record
+from lensml.experiments import CYCLE, aged_stream, fresh_epochs
 from lensml.network import Network, find_device, load_network, one_thread
 
-MARKS = {"updates_per_s_batch_100000": ">= 1000000"}
+TARGETS = {"updates_per_s_batch_100000": ">= 1000000"}
 
 
 def rate(network: Network, size: int, calls: int, generator: np.random.Generator) -> float:
@@ -23,7 +24,7 @@ def rate(network: Network, size: int, calls: int, generator: np.random.Generator
     stream, names = aged_stream(network, size, generator)
     seconds = 0.0
     for k in range(calls):
-        columns = fresh_epochs(generator, size, AGE + k)
+        columns = fresh_epochs(generator, size, CYCLE + k)
         started = time.perf_counter()
         stream.update_many(names, *columns)
         seconds += time.perf_counter() - started
@@ -45,8 +46,8 @@ def main() -> None:
         print(f"{size} events a call: {numbers[f'updates_per_s_batch_{size}']:.0f} updates/s")
     best = max(numbers[f"updates_per_s_batch_{size}"] for size in calls)
     numbers["times_a_core"] = best / numbers["core_updates_per_s"]
-    marks = {name: mark for name, mark in MARKS.items() if name in numbers}
-    keep_benchmark("stream_device", numbers, marks, quick=args.quick, seed=11, started=started)
+    targets = {name: target for name, target in TARGETS.items() if name in numbers}
+    save_record("stream_device", numbers, targets, quick=args.quick, seed=11, started=started)
 
 
 if __name__ == "__main__":

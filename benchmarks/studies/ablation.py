@@ -1,6 +1,6 @@
 """What the parts of the network are worth: small trainings on the same rows, one change at a time.
 
-    python benchmarks/search.py [--only NAME ...] [--quick]
+    python -m benchmarks.studies.ablation [--only NAME ...] [--quick]
 
 Every variant begins from fresh weights of the same seed and sees the same curves in the same order;
 refits are made once for all. Trainings are short, a few hundred steps, so a number here compares
@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from benchmarks.record import save_record
 from lensml import evaluation
-from lensml.experiments import keep_benchmark
 from lensml.network import (
     PATCH_SIZE,
     Network,
@@ -328,7 +328,7 @@ def main() -> None:
                     num=60 if args.quick else 300,
                     seed=SEED,
                 )
-    keep_benchmark("search", numbers, seed=SEED, started=started, quick=args.quick)
+    save_record("search", numbers, seed=SEED, started=started, quick=args.quick)
 
 
 if __name__ == "__main__":

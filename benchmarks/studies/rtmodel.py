@@ -1,6 +1,6 @@
 """RTModel (Bozza 2024) on three events of ours: how long full modelling takes, what it concludes.
 
-    python benchmarks/rtmodel.py --python PEERS/bin/python [--quick] [--seed 77]
+    python -m benchmarks.studies.rtmodel --python PEERS/bin/python [--quick] [--seed 77]
 
 RTModel is no requirement of the package: `python -m venv PEERS && PEERS/bin/pip install RTModel`
 makes an environment for it, whose interpreter is given by `--python`. It runs in one process, with
@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lensml.experiments import QUICK, keep_benchmark
+from benchmarks.record import QUICK, save_record
 from lensml.lensing import fit_pspl
 from lensml.simulation import LightCurves, Simulation, Survey, load, simulate
 
@@ -146,7 +146,7 @@ def main() -> None:
         found = json.loads(cache.read_text())
         version = found.pop("version")
         numbers |= {f"{label}_{name}": value for name, value in (strength | found).items()}
-    keep_benchmark(
+    save_record(
         "rtmodel", numbers, seed=args.seed, started=started, quick=args.quick,
         version=version, models=list(MODELS), seconds_for_a_fit=args.limit,
         survey=SURVEY.describe(),

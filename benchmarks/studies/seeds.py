@@ -1,7 +1,8 @@
 """How much of a result is the seed of a training run: several runs on the same fresh events.
 
-    python benchmarks/seeds.py RUN [RUN ...] [--pairs 1000] [--quick]
-    python benchmarks/seeds.py RUN [RUN ...] --only baseline_at_100_mmag --name baseline_seeds
+    python -m benchmarks.studies.seeds RUN [RUN ...] [--pairs 1000] [--quick]
+    python -m benchmarks.studies.seeds RUN [RUN ...] --only baseline_at_100_mmag
+        --name baseline_seeds
 
 Each RUN is a run folder of `lensml train`, or `shipped`. All read the same pairs under the same
 noise, and refits are made once for all of them. `--only` and `--name` are for networks trained for
@@ -20,9 +21,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks.record import save_record
 from lensml import evaluation
 from lensml.evaluation import refuse_seen_events
-from lensml.experiments import keep_benchmark
 from lensml.network import (
     Network,
     encode,
@@ -82,17 +83,17 @@ STATISTICS = {
 }
 
 
-def mark_of(condition: str, statistic: str) -> str:
-    """What the first run should reach at size desk, as `benchmark.mark_met` reads it."""
+def target_of(condition: str, statistic: str) -> str:
+    """What the first run should reach at size desk, as `experiments.target_met` reads it."""
     if condition.startswith("distinct"):
         return ">= 0.985" if statistic == "balanced_accuracy" else ""
     half = "<= 60" if condition == "baseline_at_10_mmag" else "<= 36"
-    marks = {
+    targets = {
         "dchi2_at_half_recall": half,
         "recall_160_500": ">= 0.90",
         "recall_above_500": ">= 0.97",
     }
-    return marks.get(statistic, "")
+    return targets.get(statistic, "")
 
 
 def finite(number: dict) -> dict | None:
@@ -114,7 +115,7 @@ def main() -> None:
     folders = [None if run == "shipped" else Path(run) for run in args.runs]
     loaded = [load_network(folder) for folder in folders]
     networks = [network for network, _ in loaded]
-    numbers, marks, by_run = {"runs": len(networks), "pairs": pairs}, {}, {}
+    numbers, targets, by_run = {"runs": len(networks), "pairs": pairs}, {}, {}
     with tempfile.TemporaryDirectory() as scratch:
         for condition in args.only:
             preset, sigma = CONDITIONS[condition]
@@ -143,8 +144,8 @@ def main() -> None:
                 for key, value in ((quantity, first), (f"{quantity}_over_runs", spread)):
                     if (value := finite(value)) is not None:
                         numbers[key] = {k: float(v) for k, v in value.items()}
-                if quantity in numbers and (mark := mark_of(condition, name)):
-                    marks[quantity] = mark
+                if quantity in numbers and (target := target_of(condition, name)):
+                    targets[quantity] = target
             for name in ("roc_auc", "recall_at_1pct", "balanced_accuracy"):
                 ratio = (
                     ideal if name != "balanced_accuracy" else evaluation.ideal_probability(ideal)
@@ -161,8 +162,8 @@ def main() -> None:
     ]
     for row in described:
         row["run"] = Path(row["run"]).name
-    keep_benchmark(
-        args.name, numbers, marks, seed=SEED, started=started, quick=args.quick,
+    save_record(
+        args.name, numbers, targets, seed=SEED, started=started, quick=args.quick,
         by_run=by_run, described=described,
     )  # fmt: skip
 

@@ -4,21 +4,15 @@ from lensml._exports import exports
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
-    protocol="Call Case FEWEST_EPOCHS classify_all classify_case freeze read_frozen",
-    verdicts="GROUPS MARKS failures headline published_events season_thresholds summary_table",
     explorer="explore frames skies snapshot",
     results=(
-        "Comparison display flatten format_number glue_numbers load_results plain save_figure "
-        "save_results show_committed"
+        "BENCHMARKS Comparison PERFORMANCE benchmark_rows benchmarks_by_device device_name display "
+        "flatten format_number glue_numbers load_benchmark load_results plain provenance "
+        "save_figure save_results season_thresholds show_committed target_met"
     ),
-    benchmark=(
-        "BENCHMARKS BENCHMARK_NAMES QUICK benchmark_table device_folder growth_exponent "
-        "keep_benchmark latest_benchmark met_counts newest_benchmark"
-    ),
-    speed=(
-        "AGE aged_stream batch_speed fresh_epochs peak_memory pipeline_seconds resampled "
-        "simulation_speed state_bytes stream_rate stream_seconds stream_seconds_in_batches "
-        "worker_map"
+    timing=(
+        "CYCLE aged_stream batch_speed fresh_epochs pipeline_seconds resampled simulation_speed "
+        "stream_rate stream_seconds stream_seconds_in_batches worker_map"
     ),
     presets=(
         "TEST_SEED baseline cadence distinct early_detection observed_set photometric_error "

@@ -7,15 +7,22 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from lensml.experiments.benchmark import BENCHMARK_NAMES, ON_DEMAND, newest_benchmark
 from lensml.experiments.notebooks import LOGS, STAGE, chapter_names, read_record, run_all
-from lensml.experiments.results import flatten, format_number, load_results, show_committed
+from lensml.experiments.results import (
+    PERFORMANCE,
+    STUDIES,
+    flatten,
+    format_number,
+    load_benchmark,
+    load_results,
+    show_committed,
+)
 from lensml.paths import BOOK, FIGURES, ROOT, InputError, check_size
 
 __all__ = ["book", "build_book"]
 
 QUOTED = re.compile(r"\{\{ ([a-z]\w*) \}\}")  # with the blanks, which LaTeX does not have
-BENCHMARKED = BENCHMARK_NAMES + ON_DEMAND
+BENCHMARKED = PERFORMANCE + STUDIES
 SOURCE = re.compile(rf"(r\d\d|b_(?:{'|'.join(BENCHMARKED)}))_")
 
 
@@ -87,7 +94,7 @@ def quotable() -> dict[str, str]:
             for key, value in flatten(found["numbers"]).items():
                 values[f"r{name[:2]}_{key}"] = format_number(value)
     for name in BENCHMARKED:
-        if record := newest_benchmark(name):
+        if record := load_benchmark(name):
             values[f"b_{name}"] = name
             values[f"b_{name}_device"] = record["provenance"]["device"]
             for key, value in record["numbers"].items():

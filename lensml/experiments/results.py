@@ -4,6 +4,7 @@ import html
 import io
 import json
 import math
+import operator
 import os
 import platform
 import re
@@ -25,27 +26,45 @@ from lensml.paths import (
     RESULTS,
     ROOT,
     SIZES,
+    InputError,
     atomic_path,
     available_cores,
     check_size,
 )
 
 __all__ = [
+    "BENCHMARKS",
+    "PERFORMANCE",
+    "STUDIES",
     "OUTPUT_VARIABLE",
     "Comparison",
+    "benchmark_rows",
+    "benchmarks_by_device",
+    "device_name",
     "flatten",
     "format_number",
     "glue_numbers",
+    "load_benchmark",
     "load_results",
     "provenance",
     "results_path",
     "save_figure",
     "save_results",
+    "season_thresholds",
     "show_committed",
+    "target_met",
 ]
 
 OUTPUT_VARIABLE = "LENSML_OUTPUT"  # a folder that takes the repository's place for what is written
 PACKAGES = ("lensml", "torch", "numpy", "VBMicrolensing", "MulensModel", "scikit-learn")
+BENCHMARKS = RESULTS / "benchmarks"  # one folder a device, one file a benchmark and date
+PERFORMANCE = ("simulation", "pspl_fit", "training", "inference", "stream", "memory")
+# Quoted alike, but need data, programs or a GPU that do not come with the package.
+STUDIES = (
+    *("real_events", "rtmodel", "search", "seeds", "stream_device"),
+    *("baseline_seeds", "distinct_seeds", "stellar_seeds"),
+)
+TARGET = re.compile(r"(>=|<=|<|>) *([\d.,]+)|([\d.]+) *\+- *([\d.]+)")
 LARGEST_FIGURE = 2_000_000  # bytes; a larger svg is stored as png
 SCREEN_DPI = 110  # of figures inside a page
 
@@ -184,6 +203,66 @@ def load_results(chapter: str) -> dict[str, Any] | None:
         if path.exists():
             return json.loads(path.read_text())
     return None
+
+
+def season_thresholds(early_detection: Mapping[str, Any] | None) -> dict[str, float]:
+    """Alert thresholds at 1 % and 0.1 % false alarms a season, from chapter 07's stored record.
+
+    Raises:
+        InputError: If there is no record, or it keeps no threshold.
+    """
+    numbers = (early_detection or {}).get("numbers", {})
+    kept = numbers.get("policies") or {}
+    found = {"1pct": kept.get("1_pct"), "0_1pct": kept.get("0.1_pct")}
+    if not kept:  # results from before there were two rates
+        found = {"1pct": numbers.get("alerts", {}).get("baseline")}
+    thresholds = {rate: row["threshold"] for rate, row in found.items() if row}
+    if not thresholds:
+        raise InputError("no stored result of chapter 07 keeps an alert threshold; give one")
+    return thresholds
+
+
+def benchmarks_by_device(name: str, root: Path = BENCHMARKS) -> dict[str, dict[str, Any]]:
+    """The newest record of a benchmark on each device, by the device's folder."""
+    found = {}
+    dated = re.compile(re.escape(name) + r"-\d{4}-\d\d-\d\d\.json")
+    for path in sorted(root.glob("*/*.json"), key=lambda p: p.name):
+        if dated.fullmatch(path.name):
+            found[path.parent.name] = json.loads(path.read_text())
+    return found
+
+
+def load_benchmark(name: str, root: Path = BENCHMARKS) -> dict[str, Any] | None:
+    """The newest record of a benchmark on any device; None if there is none."""
+    records = benchmarks_by_device(name, root).values()
+    return max(records, key=lambda record: record["provenance"]["date"], default=None)
+
+
+def target_met(value: float | Mapping[str, float], target: str) -> bool | None:
+    """Whether `value` meets `>= 50`, `< 2` or `1.00 +- 0.05`; None without a target."""
+    if not target:
+        return None
+    if (found := TARGET.match(target)) is None:
+        raise ValueError(
+            f"`target` is {target!r}, but '>= 50', '< 2' or '1.00 +- 0.05' was expected"
+        )
+    value = value["value"] if isinstance(value, Mapping) else value
+    relation, limit, centre, width = found.groups()
+    if centre:
+        return abs(value - float(centre)) <= float(width)
+    limit = float(limit.replace(",", ""))
+    compare = {">=": operator.ge, "<=": operator.le, "<": operator.lt, ">": operator.gt}
+    return compare[relation](value, limit)
+
+
+def benchmark_rows(record: Mapping[str, Any]) -> list[list[str]]:
+    """Rows `[quantity, value, target, met or missed]` of one benchmark record, as text."""
+    rows = []
+    for name, value in record["numbers"].items():
+        target = record["marks"].get(name, "")
+        outcome = {None: "", True: "met", False: "missed"}[target_met(value, target)]
+        rows.append([name.replace("_", " "), format_number(value), target, outcome])
+    return rows
 
 
 def save_figure(figure: Figure, name: str, size: str) -> None:

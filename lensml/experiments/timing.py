@@ -1,15 +1,13 @@
-"""What things cost: simulation beside the bare solver, inference by row and by epoch, memory.
+"""Timings of chapter 10: simulation against its solver, inference by row and by epoch.
 
 Reference and product run in turn, block by block, so that a busy machine slows both alike.
 """
 
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from math import log
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
-from VBMicrolensing import VBMicrolensing  # bare, as the reference; `magnification` is the product
 
 from lensml import simulation
-from lensml.lensing import BinaryLens, to_centre_of_mass
+from lensml.lensing import binary_magnification
 from lensml.network import Network, predict_proba
 from lensml.paths import available_cores
 from lensml.seeds import event_generator
@@ -28,15 +25,13 @@ from lensml.simulation import CHUNK, LightCurves, Simulation, draw_binary, param
 from lensml.streaming import StreamingClassifier
 
 __all__ = [
-    "AGE",
+    "CYCLE",
     "aged_stream",
     "batch_speed",
     "fresh_epochs",
-    "peak_memory",
     "pipeline_seconds",
     "resampled",
     "simulation_speed",
-    "state_bytes",
     "stream_rate",
     "stream_seconds",
     "stream_seconds_in_batches",
@@ -47,19 +42,8 @@ BLOCK = 64 * CHUNK  # events between two changes of turn: the idle ends of a tur
 MIN_TURNS = 6  # of each, where there are events enough
 SHARD = 8 * CHUNK  # events a file, within a turn: one is written while the next is made
 FULL_PAIRS = 500_000  # of a set of one million events
-AGE = 256  # epochs after which all levels of the pyramid have been completed
+CYCLE = 256  # epochs after which all levels of the pyramid have been completed
 Task = tuple[Simulation, range]
-
-
-def _bare_curves(events: list[BinaryLens], times: NDArray) -> NDArray:
-    solver = VBMicrolensing()
-    solver.Tol = solver.RelTol = 1e-3
-    curves = []
-    for e in events:
-        u0, t0 = to_centre_of_mass(e)
-        parameters = [log(e.s), log(e.q), u0, e.alpha, log(e.rho), log(e.tE), t0]
-        curves.append(solver.BinaryLightCurve(parameters, times)[0])
-    return np.array(curves)
 
 
 def _reference(task: Task) -> tuple[float, float]:
@@ -70,7 +54,7 @@ def _reference(task: Task) -> tuple[float, float]:
     generators = [event_generator(sim.seed, sim.preset, i) for i in indices]
     events = [draw_binary(parameters, g, window) for g in generators]
     started = time.perf_counter()
-    curves = _bare_curves(events, times)
+    curves = np.array([binary_magnification(e, times, every_epoch=True) for e in events])
     solved = time.perf_counter()
     for first in range(0, len(events), simulation.BLOCK):
         part = slice(first, first + simulation.BLOCK)
@@ -203,8 +187,8 @@ def aged_stream(
 ) -> tuple[StreamingClassifier, list[str]]:
     """A stream of `num` events whose ages are spread over a whole cycle, and their names."""
     stream, names = StreamingClassifier(network), [f"event-{i}" for i in range(num)]
-    for k in range(AGE):
-        young = names[: num - num * k // AGE]
+    for k in range(CYCLE):
+        young = names[: num - num * k // CYCLE]
         stream.update_many(young, *fresh_epochs(generator, len(young), k))
     return stream, names
 
@@ -216,7 +200,7 @@ def stream_seconds_in_batches(
     stream, names = aged_stream(network, size, generator)
     seconds = []
     for k in range(calls):
-        columns = fresh_epochs(generator, size, AGE + k)
+        columns = fresh_epochs(generator, size, CYCLE + k)
         started = time.process_time()
         stream.update_many(names, *columns)
         seconds.append(time.process_time() - started)
@@ -227,64 +211,3 @@ def stream_rate(network: Network, size: int, *, calls: int = 64, seed: int = 0) 
     """Updates a second of one core when `size` events of all ages share each call."""
     generator = np.random.default_rng(seed)
     return size * calls / float(stream_seconds_in_batches(network, size, calls, generator).sum())
-
-
-def state_bytes(stream: StreamingClassifier) -> int:
-    """Bytes that a stream remembers of each event, whatever has been seen; its name not counted."""
-    return stream.bytes_per_event
-
-
-def _family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
-    found = [pid]
-    for parent in found:
-        try:
-            for task in Path(f"/proc/{parent}/task").iterdir():
-                found += map(int, (task / "children").read_text().split())
-        except OSError:
-            continue
-    return found
-
-
-def peak_memory(command: list[str], seconds: float = float("inf")) -> dict[str, float]:
-    """Run a command; the peak resident memory of it and its children (Linux) [MB].
-
-    Args:
-        command: What to run.
-        seconds: After this long it is ended, and the peak so far is what is returned.
-
-    Returns:
-        `main_mb` of the process itself, `largest_child_mb`, `sum_mb` of all peaks (pages shared
-        between processes count in each, and peaks need not coincide: an upper bound), `seconds`.
-
-    Raises:
-        RuntimeError: If the command fails.
-    """
-    started, peaks = time.perf_counter(), {}
-    errors = tempfile.TemporaryFile()  # a pipe that nobody reads would stop a long bar
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
-    while process.poll() is None:
-        if time.perf_counter() - started > seconds:
-            process.kill()
-            process.wait()
-            process.returncode = 0
-            break
-        for pid in _family(process.pid):
-            try:
-                status = Path(f"/proc/{pid}/status").read_text()
-            except OSError:
-                continue
-            if "VmHWM:" in status:
-                peaks[pid] = int(status.split("VmHWM:")[1].split()[0]) / 1024
-        time.sleep(0.02)
-    with errors:
-        errors.seek(0)
-        if process.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {errors.read().decode()[-500:]}")
-    children = [peak for pid, peak in peaks.items() if pid != process.pid]
-    return {
-        "main_mb": round(peaks.get(process.pid, 0.0), 1),
-        "largest_child_mb": round(max(children, default=0.0), 1),
-        "sum_mb": round(sum(peaks.values()), 1),
-        "seconds": round(time.perf_counter() - started, 1),
-    }

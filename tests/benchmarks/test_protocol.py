@@ -1,4 +1,4 @@
-"""The protocol calls what was frozen, as a survey would have, and refuses what has changed."""
+"""The protocol classifies what was frozen, and refuses what has changed."""
 
 import csv
 import gzip
@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from lensml.experiments import protocol
-from lensml.experiments.protocol import classify_all, freeze, read_frozen
+from benchmarks.studies.real_events import protocol
+from benchmarks.studies.real_events.protocol import classify_all, freeze, read_frozen
 from lensml.paths import InputError
 from lensml.photometry import Photometry
 
-MARKS = {"1pct": 0.8, "0_1pct": 0.95}
+THRESHOLDS = {"1pct": 0.8, "0_1pct": 0.95}
 FILES = [  # file, event, class, t0, tE, quality; the name says what the fake network answers
     ("single-quiet.csv.gz", "s1", "PSPL", "150", "10", "B"),
     ("single-alert.csv.gz", "s2", "PSPL", "", "", "C"),
@@ -24,7 +24,7 @@ FILES = [  # file, event, class, t0, tE, quality; the name says what the fake ne
 
 @pytest.fixture
 def folder(tmp_path):
-    """Curves of 100 epochs a day apart from day 100 on, brighter where the call will be high."""
+    """Curves of 100 epochs a day apart from day 100 on, brighter where P(binary) will be high."""
     for name, *_ in FILES:
         bright = {"quiet": 18.0, "alert": 17.0, "early": 17.0}[name.split("-")[1][:5]]
         rows = [f"{100 + k},{bright if 45 <= k < 50 else 18.0},0.02" for k in range(100)]
@@ -38,20 +38,20 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def calls(folder, monkeypatch):
+def found(folder, monkeypatch):
     def answer(time, mag, mag_err, m_base, network):
         return np.where(mag < 17.5, 0.9, 0.5)
 
     monkeypatch.setattr(protocol, "classify", answer)
-    cases = freeze(folder, folder / "list.json")
-    return classify_all(folder, cases, None, MARKS)[0]
+    targets = freeze(folder, folder / "list.json")
+    return classify_all(folder, targets, None, THRESHOLDS)[0]
 
 
 def test_the_frozen_list_reads_back_and_holds_no_photometry(folder):
-    cases = freeze(folder, folder / "list.json")
+    targets = freeze(folder, folder / "list.json")
     again, rescaling = read_frozen(folder / "list.json")
-    assert again == cases and rescaling == protocol.Rescaling()
-    assert cases[1].t0 is None and cases[0].tE == 10 and len(cases[0].sha256) == 64
+    assert again == targets and rescaling == protocol.Rescaling()
+    assert targets[1].t0 is None and targets[0].tE == 10 and len(targets[0].sha256) == 64
     keys = {
         key for entry in json.loads((folder / "list.json").read_text())["files"] for key in entry
     }
@@ -59,14 +59,14 @@ def test_the_frozen_list_reads_back_and_holds_no_photometry(folder):
 
 
 def test_a_file_that_has_changed_is_refused(folder):
-    cases = freeze(folder, folder / "list.json")
+    targets = freeze(folder, folder / "list.json")
     path = folder / FILES[2][0]
     path.write_bytes(gzip.compress(b"time,mag,mag_err\n1,18,0.1\n"))
     with pytest.raises(InputError, match=r"binary-quiet.csv.gz has changed since"):
-        classify_all(folder, cases[2:], None, MARKS)
+        classify_all(folder, targets[2:], None, THRESHOLDS)
     path.unlink()
     with pytest.raises(InputError, match=r"binary-quiet.csv.gz cannot be read"):
-        classify_all(folder, cases[2:], None, MARKS)
+        classify_all(folder, targets[2:], None, THRESHOLDS)
 
 
 def test_a_list_of_other_rules_or_none_at_all_is_refused(folder):
@@ -82,23 +82,23 @@ def test_a_list_of_other_rules_or_none_at_all_is_refused(folder):
         freeze(folder / "nowhere", folder / "list.json")
 
 
-def test_every_file_is_called_in_both_views_with_both_kinds_of_errors(calls):
-    assert len(calls) == len(FILES) * 4
-    assert {(c.view, c.arm) for c in calls} == {
-        (v, a) for v in protocol.VIEWS for a in protocol.ARMS
+def test_every_file_is_classified_in_both_time_spans_under_both_error_models(found):
+    assert len(found) == len(FILES) * 4
+    assert {(c.span, c.errors) for c in found} == {
+        (s, e) for s in protocol.SPANS for e in protocol.ERROR_MODELS
     }
-    alert = next(c for c in calls if c.file == "binary-alert.csv.gz")
+    alert = next(c for c in found if c.file == "binary-alert.csv.gz")
     assert alert.alerted == {"1pct": True, "0_1pct": False}
     assert alert.phase == {"1pct": pytest.approx(-0.5), "0_1pct": None}
-    assert alert.recognised("1pct") and not alert.recognised("0_1pct")
+    assert alert.detected("1pct") and not alert.detected("0_1pct")
 
 
-def test_the_season_of_the_event_knows_its_baseline_from_earlier_seasons_only():
+def test_the_baseline_of_a_season_comes_from_earlier_seasons_only():
     time = np.concatenate([np.arange(100.0) + 365 * k for k in range(3)])
     mag = np.full(300, 18.0)
     mag[100:200], mag[200:] = 16.0, 30.0
     curve = Photometry("x", time, mag, np.full(300, 0.1))
-    assert protocol.view_of(curve, "season", 400.0) == (slice(100, 200), 18.0)
-    assert protocol.view_of(curve, "season", None) == (slice(100, 200), 18.0)  # the brightest
-    assert protocol.view_of(curve, "whole", 400.0) == (slice(0, 300), None)
-    assert protocol.view_of(curve, "season", 50.0) == (slice(0, 100), None)
+    assert protocol.select_span(curve, "season", 400.0) == (slice(100, 200), 18.0)
+    assert protocol.select_span(curve, "season", None) == (slice(100, 200), 18.0)  # the brightest
+    assert protocol.select_span(curve, "whole", 400.0) == (slice(0, 300), None)
+    assert protocol.select_span(curve, "season", 50.0) == (slice(0, 100), None)

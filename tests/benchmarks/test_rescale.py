@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from benchmarks.studies.real_events.rescale import Rescaler, Rescaling, rescaled_errors
 from lensml.lensing import BinaryLens, binary_magnification, point_lens_magnification
 from lensml.paths import InputError
-from lensml.photometry.rescale import Rescaler, Rescaling, rescaled_errors
 
 
 def cadence(rng, num_epochs):
@@ -52,7 +52,7 @@ def test_errors_that_are_too_large_stay_unless_asked():
     assert lower[-1] == pytest.approx(0.6, abs=0.05)
 
 
-def test_an_outlier_is_held_back_at_once():
+def test_an_outlier_is_down_weighted_at_once():
     time, mag, quoted, wrong = noise(1.0, seed=3, outliers=0.02)
     error = rescaled_errors(time, mag, quoted)
     wrong &= np.arange(time.size) >= 5

@@ -1,12 +1,11 @@
-"""Measuring instruments measure."""
+"""Peak memory of a command, and the growth of a cost with size."""
 
 import sys
 
 import numpy as np
 import pytest
 
-from lensml.experiments.speed import AGE, aged_stream, peak_memory, resampled, stream_rate
-from lensml.network import Network, NetworkConfig
+from benchmarks.timing import growth_exponent, peak_memory
 
 ALLOCATE = "import numpy; x = numpy.ones({mb} * 2**17); "
 
@@ -31,20 +30,26 @@ def test_a_long_bar_on_standard_error_does_not_stop_the_command():
     assert peak_memory([sys.executable, "-c", talk])["seconds"] < 30
 
 
-def test_the_interval_of_a_ratio_holds_it():
-    top, bottom = np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 4.0, 6.0, 8.0])
-    got = resampled(lambda i: top[i].sum() / bottom[i].sum(), 4)
-    assert got["low"] == got["value"] == got["high"] == 0.5
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
+def test_growth_exponent_finds_the_power_of_a_law(power):
+    sizes = np.array([100, 200, 400, 800])
+    got = growth_exponent(sizes, 3e-5 * sizes**power)
+    assert got["value"] == pytest.approx(power, abs=1e-9)
 
 
-def test_events_that_share_a_call_are_advanced_faster():
-    network = Network(NetworkConfig(channels=8, stem_channels=8, num_levels=2))
-    alone, together = (stream_rate(network, size, calls=8) for size in (1, 200))
-    assert together > 8 * alone  # measured: 18 to 25
+def test_the_interval_of_a_growth_holds_the_truth_and_narrows_with_the_scatter():
+    generator = np.random.default_rng(5)
+    sizes = np.repeat([1, 2, 4, 8, 16], 4)
+    held, widths = [], {0.01: [], 0.1: []}
+    for scatter in widths:
+        for _ in range(100):
+            got = growth_exponent(sizes, sizes * np.exp(scatter * generator.normal(size=20)))
+            held.append(got["low"] <= 1.0 <= got["high"])
+            widths[scatter].append(got["high"] - got["low"])
+    assert 0.90 < np.mean(held) < 0.99  # 95 % are meant to
+    assert np.mean(widths[0.1]) == pytest.approx(10 * np.mean(widths[0.01]), rel=0.2)
 
 
-def test_events_of_a_stream_are_of_all_ages():
-    network = Network(NetworkConfig(channels=8, stem_channels=8, num_levels=2))
-    stream, names = aged_stream(network, 32, np.random.default_rng(0))
-    ages = stream.states.count[[stream.events[name] for name in names]]
-    assert ages.min() <= AGE // 16 and ages.max() == AGE and len(set(ages)) == 32
+def test_a_growth_needs_two_sizes():
+    with pytest.raises(ValueError, match="2 measurements of 1 sizes"):
+        growth_exponent([3, 3], [1.0, 2.0])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lensml.experiments import results
+from lensml.experiments.results import season_thresholds
 from lensml.paths import InputError, atomic_path
 
 
@@ -151,3 +152,13 @@ def test_another_folder_can_take_the_repository_s_place(repository, tmp_path, mo
     monkeypatch.setenv(results.OUTPUT_VARIABLE, str(tmp_path / "custom"))
     assert save("desk").is_relative_to(tmp_path / "custom")
     assert results.load_results("02_baseline") is None
+
+
+def test_thresholds_come_from_the_stored_chapter_whichever_way_it_keeps_them():
+    two = {"policies": {"1_pct": {"threshold": 0.8}, "0.1_pct": {"threshold": 0.9}}}
+    assert season_thresholds({"numbers": two}) == {"1pct": 0.8, "0_1pct": 0.9}
+    one = {"alerts": {"baseline": {"threshold": 0.7}}}
+    assert season_thresholds({"numbers": one}) == {"1pct": 0.7}
+    for record in (None, {"numbers": {}}):
+        with pytest.raises(InputError, match="chapter 07 keeps an alert threshold"):
+            season_thresholds(record)

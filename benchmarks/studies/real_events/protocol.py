@@ -1,12 +1,13 @@
 """A frozen protocol for real light curves that others have classified: same files, same numbers.
 
-A folder holds light curves and a `catalogue.csv`. `freeze` writes down which files there are, byte
-by byte, and what is believed of each; `classify_all` calls every one of them as a survey would
-have, and refuses a file that has changed since. The photometry itself belongs to the surveys.
+A folder holds light curves and a `catalogue.csv`. `freeze` lists its files with their checksums and
+labels; `classify_all` classifies each of them, and refuses a file that has changed since. The
+photometry itself belongs to the surveys.
 
-A *view* is what the network is given: "whole", the curve from its first epoch with a baseline
-estimated from the past, or "season", the event's own season with the baseline of those before.
-An *arm* is what is believed of the errors: "quoted", or "rescaled" from the past (`rescale`).
+The *time span* is what the network is given: "whole", the curve from its first epoch with a
+baseline estimated from the past, or "season", the event's own season with the baseline of those
+before. The *error model* is "quoted", the errors as published, or "rescaled" from the past
+(`rescale`).
 """
 
 import csv
@@ -21,32 +22,34 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
+from benchmarks.studies.real_events.rescale import Rescaling, rescaled_errors
 from lensml.network import Network, classify
 from lensml.paths import InputError, atomic_path
-from lensml.photometry import Photometry, Rescaling, read_photometry, rescaled_errors, seasons
+from lensml.photometry import Photometry, read_photometry, seasons
 
 __all__ = [
-    "ARMS",
-    "VIEWS",
-    "Call",
-    "Case",
+    "ERROR_MODELS",
+    "MIN_EPOCHS",
+    "SPANS",
+    "Classification",
+    "Target",
     "classify_all",
-    "classify_case",
+    "classify_target",
     "freeze",
     "read_frozen",
-    "view_of",
+    "select_span",
 ]
 
 COLUMNS = ("file", "event", "class", "t0", "tE", "label_quality")
-VIEWS, ARMS = ("season", "whole"), ("quoted", "rescaled")
-FEWEST_EPOCHS = 30
-LONG = 400.0  # a longer curve has a season of its own [day]
-NEAR = 3.0  # an alert further from the published peak recognises nothing [tE]
+SPANS, ERROR_MODELS = ("season", "whole"), ("quoted", "rescaled")
+MIN_EPOCHS = 30
+MAX_SINGLE_SEASON = 400.0  # a longer curve is cut into seasons [day]
+MAX_PHASE = 3.0  # an alert further from the published peak does not count as a detection [tE]
 
 
 @dataclass(frozen=True)
-class Case:
-    """One file of the frozen list, and what others say about it."""
+class Target:
+    """One file of the frozen list, and its published classification."""
 
     file: str
     sha256: str
@@ -58,26 +61,26 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Call:
-    """What the network said along one curve in one view, with one kind of errors."""
+class Classification:
+    """P(binary) along one curve, summarised, for one time span and one error model."""
 
     file: str
     event: str
     label: str
     quality: str
-    view: str
-    arm: str
+    span: str
+    errors: str
     num_epochs: int
     factor: float  # median of error used over error quoted
     final: float  # P(binary) at the last epoch
     highest: float  # the largest P(binary) at any epoch
-    alerted: dict[str, bool]  # mark -> whether P ever passed it
-    phase: dict[str, float | None]  # mark -> (first alert - t0) / tE; None if never or unknown
+    alerted: dict[str, bool]  # threshold's name -> whether P ever exceeded it
+    phase: dict[str, float | None]  # the same -> (first alert - t0) / tE; None if never or unknown
 
-    def recognised(self, mark: str) -> bool:
+    def detected(self, threshold: str) -> bool:
         """Whether there was a first alert, and not long before or after the event."""
-        phase = self.phase[mark]
-        return self.alerted[mark] and (phase is None or abs(phase) <= NEAR)
+        phase = self.phase[threshold]
+        return self.alerted[threshold] and (phase is None or abs(phase) <= MAX_PHASE)
 
 
 def read_catalogue(folder: Path) -> list[dict[str, str]]:
@@ -100,10 +103,10 @@ def _sha256(path: Path) -> str:
         raise InputError(f"{path} cannot be read ({reason}); the list names it") from None
 
 
-def freeze(folder: Path, path: Path) -> list[Case]:
-    """Write files, sums and labels of the folder to `path` (JSON), in its catalogue's order."""
-    cases = [
-        Case(
+def freeze(folder: Path, path: Path) -> list[Target]:
+    """Write files, checksums and labels to `path` (JSON), in the order of the catalogue."""
+    targets = [
+        Target(
             row["file"],
             _sha256(folder / row["file"]),
             row["event"],
@@ -114,19 +117,19 @@ def freeze(folder: Path, path: Path) -> list[Case]:
         for row in read_catalogue(folder)
     ]
     record = {
-        "views": VIEWS,
-        "arms": ARMS,
+        "views": SPANS,
+        "arms": ERROR_MODELS,
         "rescaling": asdict(Rescaling()),
-        "fewest_epochs": FEWEST_EPOCHS,
-        "near": NEAR,
-        "files": [asdict(case) for case in cases],
+        "fewest_epochs": MIN_EPOCHS,
+        "near": MAX_PHASE,
+        "files": [asdict(target) for target in targets],
     }
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
-    return cases
+    return targets
 
 
-def read_frozen(path: Path) -> tuple[list[Case], Rescaling]:
+def read_frozen(path: Path) -> tuple[list[Target], Rescaling]:
     """Files and settings of a list that `freeze` wrote.
 
     Raises:
@@ -134,18 +137,18 @@ def read_frozen(path: Path) -> tuple[list[Case], Rescaling]:
     """
     try:
         record = json.loads(path.read_text())
-        cases = [Case(**entry) for entry in record["files"]]
+        targets = [Target(**entry) for entry in record["files"]]
         rescaling = Rescaling(**record["rescaling"])
         rules = tuple(record["views"]), record["fewest_epochs"], record["near"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: no frozen list ({error}); --freeze writes one") from None
-    if rules != (VIEWS, FEWEST_EPOCHS, NEAR):
+    if rules != (SPANS, MIN_EPOCHS, MAX_PHASE):
         raise InputError(f"{path}: frozen under other rules, {rules}; --freeze writes it anew")
-    return cases, rescaling
+    return targets, rescaling
 
 
 def event_season(photometry: Photometry, t0: float | None) -> slice:
-    """The season that holds `t0` [day], else the one of the brightest epochs, one outlier safe."""
+    """The season that holds `t0` [day], else the one of the brightest median-filtered epoch."""
     time = photometry.time
     if t0 is None or not time[0] <= t0 <= time[-1]:
         t0 = time[median_filter(photometry.mag, 5, mode="nearest").argmin()]
@@ -153,82 +156,101 @@ def event_season(photometry: Photometry, t0: float | None) -> slice:
     return seasons(time)[int(np.argmin(distance))]
 
 
-def view_of(photometry: Photometry, view: str, t0: float | None) -> tuple[slice, float | None]:
-    """Which epochs to call, and the baseline known beforehand [mag].
+def select_span(photometry: Photometry, span: str, t0: float | None) -> tuple[slice, float | None]:
+    """Which epochs to classify, and the baseline known beforehand [mag].
 
-    A curve shorter than LONG is its own season, and nothing is known of its baseline.
+    A curve shorter than MAX_SINGLE_SEASON is its own season, and its baseline is not known.
     """
-    if view == "whole" or photometry.time[-1] - photometry.time[0] <= LONG:
+    if span == "whole" or photometry.time[-1] - photometry.time[0] <= MAX_SINGLE_SEASON:
         return slice(0, len(photometry)), None
     season = event_season(photometry, t0)
     before = photometry.mag[: season.start]
     return season, float(np.median(before)) if before.size else None
 
 
-def classify_case(
-    photometry: Photometry, case: Case, view: str, errors: NDArray, network: Network
+def classify_target(
+    photometry: Photometry, target: Target, span: str, errors: NDArray, network: Network
 ) -> tuple[slice, NDArray]:
-    """Which epochs were called, and P(binary) at each of them, from the past alone."""
-    part, m_base = view_of(photometry, view, case.t0)
+    """Epochs of the time span, and P(binary) at each of them, from the past alone."""
+    part, m_base = select_span(photometry, span, target.t0)
     columns = (x[part] for x in (photometry.time, photometry.mag, errors))
-    if part.stop - part.start < FEWEST_EPOCHS:
+    if part.stop - part.start < MIN_EPOCHS:
         return part, np.empty(0)
     return part, np.asarray(classify(*columns, m_base, network), dtype=float)
 
 
-def make_call(
-    case: Case, view: str, arm: str, time: NDArray, p: NDArray, factor: float, marks: Mapping
-) -> Call:
+def summarise(
+    target: Target,
+    span: str,
+    errors: str,
+    time: NDArray,
+    p: NDArray,
+    factor: float,
+    thresholds: Mapping[str, float],
+) -> Classification:
     """Summarise P(binary) `p` (n,) at `time` (n,) [day] against thresholds by name."""
-    known = case.t0 is not None and case.tE is not None
+    known = target.t0 is not None and target.tE is not None
     alerted, phase = {}, {}
-    for mark, threshold in marks.items():
+    for name, threshold in thresholds.items():
         above = np.flatnonzero(p > threshold)
-        alerted[mark] = bool(above.size)
+        alerted[name] = bool(above.size)
         after = known and above.size
-        phase[mark] = float((time[above[0]] - case.t0) / case.tE) if after else None
-    said = (len(p), factor, float(p[-1]), float(p.max()), alerted, phase)
-    return Call(case.file, case.event, case.label, case.quality, view, arm, *said)
+        phase[name] = float((time[above[0]] - target.t0) / target.tE) if after else None
+    return Classification(
+        file=target.file,
+        event=target.event,
+        label=target.label,
+        quality=target.quality,
+        span=span,
+        errors=errors,
+        num_epochs=len(p),
+        factor=factor,
+        final=float(p[-1]),
+        highest=float(p.max()),
+        alerted=alerted,
+        phase=phase,
+    )
 
 
 def classify_all(
     folder: Path,
-    cases: Sequence[Case],
+    targets: Sequence[Target],
     network: Network,
-    marks: Mapping[str, float],
+    thresholds: Mapping[str, float],
     rescaling: Rescaling | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
-) -> tuple[list[Call], dict[str, int]]:
-    """Call every file of the list in both views and both arms.
+) -> tuple[list[Classification], dict[str, int]]:
+    """Classify every file of the list in both time spans under both error models.
 
     Args:
         folder: Where the files are.
-        cases: As frozen.
+        targets: As frozen.
         network: The classifier.
-        marks: Thresholds of an alert by name, set beforehand.
-        rescaling: Of the arm "rescaled".
+        thresholds: Thresholds of an alert by name, set beforehand.
+        rescaling: Of the error model "rescaled".
         progress: Wraps the list, such as `tqdm`.
 
     Returns:
-        All calls, and how many were left out for want of epochs, by view.
+        All classifications, and how many files had too few epochs, by time span.
 
     Raises:
         InputError: If a file is missing, cannot be read or is not the one that was frozen.
     """
-    calls: list[Call] = []
+    found: list[Classification] = []
     skipped: dict[str, int] = defaultdict(int)
-    for case in progress(cases):
-        if _sha256(folder / case.file) != case.sha256:
-            raise InputError(f"{folder / case.file} has changed since the list was frozen")
-        photometry = read_photometry(folder / case.file)
+    for target in progress(targets):
+        if _sha256(folder / target.file) != target.sha256:
+            raise InputError(f"{folder / target.file} has changed since the list was frozen")
+        photometry = read_photometry(folder / target.file)
         quoted = photometry.mag_err
         rescaled = rescaled_errors(photometry.time, photometry.mag, quoted, rescaling)
-        for view in VIEWS:
-            for arm, errors in zip(ARMS, (quoted, rescaled), strict=True):
-                part, p = classify_case(photometry, case, view, errors, network)
+        for span in SPANS:
+            for model, errors in zip(ERROR_MODELS, (quoted, rescaled), strict=True):
+                part, p = classify_target(photometry, target, span, errors, network)
                 if not p.size:
-                    skipped[view] += arm == ARMS[0]
+                    skipped[span] += model == ERROR_MODELS[0]
                     continue
                 factor = float(np.median((errors / quoted)[part]))
-                calls.append(make_call(case, view, arm, photometry.time[part], p, factor, marks))
-    return calls, dict(skipped)
+                time = photometry.time[part]
+                found.append(summarise(target, span, model, time, p, factor, thresholds))
+    return found, dict(skipped)

@@ -1,4 +1,4 @@
-"""Errors one can believe: quoted errors rescaled from an event's own past, outliers held back.
+"""Causal rescaling of quoted errors from an event's own past, with outliers down-weighted.
 
 Surveys quote errors that are too small, by a factor that differs from star to star, and now and
 then an epoch is simply wrong. Both look like structure, and structure is what a binary lens makes.
@@ -16,23 +16,23 @@ from lensml.paths import InputError
 
 __all__ = ["Rescaler", "Rescaling", "rescaled_errors"]
 
-INSIDE = 0.6827  # share of normal deviations within one sigma
-DENSITY = 0.484  # of ln|z| at |z| = 1, for a normal z: from a surplus of shares to a step in ln
-LIMIT = log(10.0)  # of ln factor, whatever is done with it
-FARTHEST = 2.0  # a line is continued by no more than so many times its length
+INSIDE = 0.6827  # fraction of normal deviations within one sigma
+DENSITY = 0.484  # of ln|z| at |z| = 1, for a normal z: from a surplus of fractions to a step in ln
+MAX_LOG_FACTOR = log(10.0)
+MAX_EXTRAPOLATION = 2.0  # of a line through two epochs [its length]
 RECENT = 5  # epochs that an outlier is compared with
 
 
 @dataclass(frozen=True)
 class Rescaling:
-    """How quickly quoted errors are mistrusted, and how far."""
+    """Prior, memory and limits of the rescaling."""
 
-    prior_epochs: float = 60.0  # weight of the belief that quoted errors are right
+    prior_epochs: float = 60.0  # weight of the prior that quoted errors are right
     memory_epochs: float = 400.0  # older epochs fade; a short anomaly moves a long memory little
-    lowest: float = 1.0  # factor that is never fallen below
-    highest: float = 4.0  # factor that is never exceeded
-    longest_gap: float = 20.0  # three epochs spread wider than this say nothing about noise [day]
-    outlier: float = 5.0  # deviation from which an unconfirmed epoch is held back [sigma]
+    lowest: float = 1.0  # smallest factor
+    highest: float = 4.0  # largest factor
+    longest_gap: float = 20.0  # three epochs spread wider than this are not used [day]
+    outlier: float = 5.0  # deviation from which an isolated epoch is down-weighted [sigma]
 
 
 class Rescaler:
@@ -40,8 +40,8 @@ class Rescaler:
 
     *Factor.* Three successive epochs on a straight line leave a residual whose variance follows
     from their errors. The factor is that by which 68 % of these residuals lie within one sigma: a
-    quantile, followed in small steps, so that a caustic or an outlier counts like any other
-    surprise, however large.
+    quantile, tracked in small steps (stochastic approximation), so that a caustic or an outlier
+    counts like any other large residual, however large.
 
     *Outliers.* A new epoch is compared with the last one, with the median of the last few and with
     the line through the last two. If it is far from all of them, and the one before was not, its
@@ -57,7 +57,7 @@ class Rescaler:
         self._log_factor = 0.0
         self._count = 0.0
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=RECENT)
-        self._off = False  # whether the epoch before was far from what its past foretold
+        self._off = False  # whether the epoch before was far from its prediction
 
     @property
     def factor(self) -> float:
@@ -65,34 +65,34 @@ class Rescaler:
 
     def update(self, time: float, mag: float, mag_err: float) -> float:
         """Error to use for the next epoch [mag]; epochs come in order of time, errors positive."""
-        error = self.factor * mag_err * self._held_back(time, mag, mag_err)
+        error = self.factor * mag_err * self._outlier_factor(time, mag, mag_err)
         if len(self._recent) >= 2:
-            self._learn(time, mag, mag_err)
+            self._update_factor(time, mag, mag_err)
         self._recent.append((time, mag, mag_err))
         return error
 
-    def _held_back(self, time: float, mag: float, mag_err: float) -> float:
-        """By how much more the error of an unconfirmed epoch grows; 1 for most."""
+    def _outlier_factor(self, time: float, mag: float, mag_err: float) -> float:
+        """Factor by which the error of an isolated outlier grows; 1 for most epochs."""
         if len(self._recent) < RECENT:
             return 1.0
         excess = inf
-        for level, variance in self._expected(time):
+        for level, variance in self._predictions(time):
             z = (mag - level) / (self.factor * sqrt(mag_err**2 + variance))
             excess = z if abs(z) < abs(excess) else excess
         alone, self._off = not self._off, abs(excess) > self.config.outlier
         return abs(excess) / self.config.outlier if self._off and alone else 1.0
 
-    def _expected(self, time: float) -> list[tuple[float, float]]:
-        """What the past foretells for `time` in three ways: magnitude and variance."""
+    def _predictions(self, time: float) -> list[tuple[float, float]]:
+        """Predictions for `time` in three ways: magnitude and variance."""
         (t1, m1, e1), (t2, m2, e2) = self._recent[-2], self._recent[-1]
         middle = sorted(m for _, m, _ in self._recent)[RECENT // 2]
         ahead = (time - t2) / (t2 - t1)
         line = m2 + ahead * (m2 - m1), ((1 + ahead) * e2) ** 2 + (ahead * e1) ** 2
-        # Drawn far beyond its two epochs, the line is compatible with anything.
-        return [(m2, e2**2), (middle, e2**2), *([line] if ahead <= FARTHEST else [])]
+        # Far beyond its two epochs, the line's variance is too large to reject any value.
+        return [(m2, e2**2), (middle, e2**2), *([line] if ahead <= MAX_EXTRAPOLATION else [])]
 
-    def _learn(self, time: float, mag: float, mag_err: float) -> None:
-        """Move the factor by one residual."""
+    def _update_factor(self, time: float, mag: float, mag_err: float) -> None:
+        """Update the factor by one residual."""
         (t1, m1, e1), (t2, m2, e2) = self._recent[-2], self._recent[-1]
         if time - t1 > self.config.longest_gap:
             return
@@ -102,7 +102,7 @@ class Rescaler:
         self._count = min(self._count + 1, self.config.memory_epochs)
         surplus = (z > exp(self._log_factor)) - (1 - INSIDE)
         step = surplus / DENSITY / (self._count + self.config.prior_epochs)
-        self._log_factor = min(max(self._log_factor + step, -LIMIT), LIMIT)
+        self._log_factor = min(max(self._log_factor + step, -MAX_LOG_FACTOR), MAX_LOG_FACTOR)
 
 
 def rescaled_errors(

@@ -1,0 +1,1 @@
+"""What each part costs (`performance`), and studies whose records the book quotes (`studies`)."""
