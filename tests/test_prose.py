@@ -1,0 +1,152 @@
+"""Plain words in code and prose; one sentence a line; a README that agrees with the repository."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from lensml.experiments.book import quotable
+
+ROOT = Path(__file__).resolve().parent.parent
+
+BANNED = set(
+    "opinion opinions expert experts impostor impostors rival rivals verdict verdicts hopeless "
+    "wolf valley valleys foretell foretells foretold foresee foresees foreseen unexplained "
+    "said told heard hears consult consults consulted listen listens company price prices "
+    "share shares picture pictures anybody nobody everybody".split()
+)
+ALLOWED = {  # (file, word): why it stays
+    ("lensml/simulation/contaminants.py", "impostor"): "names of random streams",
+    ("lensml/network/checkpoint.py", "expert"): "tensor names of older runs",
+    ("lensml/network/checkpoint.py", "consult"): "tensor names of older runs",
+    ("lensml/network/checkpoint.py", "opinion"): "configuration key of older runs",
+}
+PENDING = ("lensml/", "book/", "notebooks/", "tests/", "benchmarks/")  # not rewritten yet
+MAX_LINE = 140
+SENTENCE_END = re.compile(r"""(?<=[\w)\]*`$%"}>])[.!?]["*)_]*\s+(?=[A-Z`$*"\[(])""")
+ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|vs|et al|cf|Fig|No|[A-Z])\.\s")
+
+
+def words(text: str) -> list[str]:
+    """Words of a text in lower case, identifiers taken apart at `_` and at capitals."""
+    text = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", text)
+    return re.findall(r"[a-z]+", text.lower())
+
+
+def cells(path: Path, kind: str) -> str:
+    """Source of all cells of one kind, a blank line between them."""
+    found = json.loads(path.read_text())["cells"]
+    return "\n\n".join("".join(c["source"]) for c in found if c["cell_type"] == kind)
+
+
+def texts() -> dict[str, str]:
+    """What a reader sees, by file: modules, README, pages, chapters, and the names of tests."""
+    found = {}
+    for pattern in (
+        "lensml/**/*.py",
+        "book/*.md",
+        "book/scripts/*",
+        "README.md",
+        "benchmarks/**/*.py",
+    ):
+        found |= {str(p.relative_to(ROOT)): p.read_text() for p in sorted(ROOT.glob(pattern))}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        text = cells(path, "markdown") + "\n\n" + cells(path, "code")
+        found[str(path.relative_to(ROOT))] = text
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        functions = [
+            n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)
+        ]
+        names = "\n".join(n.name for n in functions if n.name.startswith("test_"))
+        found[str(path.relative_to(ROOT))] = f"{path.stem}\n{names}"
+    return found
+
+
+def pages() -> dict[str, str]:
+    """Markdown, by file: README, pages, chapters."""
+    found = {"README.md": (ROOT / "README.md").read_text()}
+    found |= {f"book/{p.name}": p.read_text() for p in sorted((ROOT / "book").glob("*.md"))}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        found[f"notebooks/{path.name}"] = cells(path, "markdown")
+    return found
+
+
+def prose_lines(text: str) -> list[tuple[int, str]]:
+    """Lines that are neither code, equation, table nor heading, with their numbers."""
+    found, fence = [], None
+    for number, line in enumerate(text.splitlines(), 1):
+        mark = re.match(r"\s*(```+|~~~+|:::+|\$\$)", line)
+        if mark and (fence is None or line.strip().startswith(fence)):
+            fence = mark[1] if fence is None else None
+        elif fence is None and not re.match(r"\s*(\||#|\(\w+\)=$|!\[)", line):
+            found.append((number, line))
+    return found
+
+
+def by_file(found: dict[str, str]) -> pytest.MarkDecorator:
+    """One case a file; those that are not rewritten yet may fail."""
+    mark = pytest.mark.xfail(reason="not rewritten yet", strict=False)
+    return pytest.mark.parametrize(
+        ("file", "text"),
+        [pytest.param(f, t, marks=[mark] * f.startswith(PENDING), id=f) for f, t in found.items()],
+    )
+
+
+@by_file(texts())
+def test_words_are_plain(file, text):
+    found = [
+        f"line {number}: {word} in {line.strip()[:90]!r}"
+        for number, line in enumerate(text.splitlines(), 1)
+        for word in words(line)
+        if word in BANNED and (file, word) not in ALLOWED
+    ]
+    assert not found, f"{file}: {len(found)} words to replace\n" + "\n".join(found)
+
+
+@by_file(pages())
+def test_a_line_of_prose_is_one_sentence_and_short(file, text):
+    found = []
+    for number, line in prose_lines(text):
+        if len(re.sub(r"\]\([^)]*\)|\{\{ \w+ \}\}|\{cite:\w+\}`[^`]*`", "", line)) > MAX_LINE:
+            found.append(f"line {number}: {len(line)} characters: {line[:70]!r}")
+        bare = ABBREVIATION.sub(" ", re.sub(r"^\s*(?:[-*]|\d+\.)\s+", "", line))
+        if match := SENTENCE_END.search(bare):
+            found.append(f"line {number}: a sentence ends before {bare[match.end() :][:40]!r}")
+    assert not found, f"{file}: {len(found)} lines\n" + "\n".join(found)
+
+
+def test_the_readme_lists_the_rooms_and_the_chapters():
+    text = (ROOT / "README.md").read_text()
+    tree = re.search(r"```\nlensml/\n(.*?)\n\n", text, re.DOTALL)[1]
+    rooms = {p.name for p in (ROOT / "lensml").iterdir() if p.is_dir() and p.name != "__pycache__"}
+    assert set(re.findall(r"^  (\w+)/", tree, re.MULTILINE)) == rooms
+    chapters = re.findall(r"^\| `(\d\d_\w+)` \|", text, re.MULTILINE)
+    assert chapters == [p.stem for p in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+
+
+def test_numbers_in_the_readme_are_those_of_committed_results():
+    text = (ROOT / "README.md").read_text()
+    quoted = re.findall(r"\| ([^|<]+)<!-- (\w+) -->", text)
+    assert len(quoted) >= 5
+    values = quotable()
+    assert {name: shown for shown, name in quoted} == {name: values[name] for _, name in quoted}
+
+
+def test_the_readme_uses_names_that_the_package_has():
+    import lensml
+
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    ast.parse(code)
+    for name in re.findall(r"\blm\.(\w+)", code):
+        assert hasattr(lensml, name), name
+
+
+@by_file(pages())
+def test_files_and_modules_named_in_prose_exist(file, text):
+    for target in re.findall(r"\]\(([^)#:\s]+)\)", text):
+        base = ROOT / Path(file).parent
+        assert (base / target).exists(), f"{file} links to {target}"
+    for name in re.findall(r"`((?:lensml|book|benchmarks|tests|notebooks)/[\w/.]+)`", text):
+        assert (ROOT / name).exists(), f"{file} names {name}"
