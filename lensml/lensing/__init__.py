@@ -11,4 +11,5 @@ __getattr__, __dir__, __all__ = exports(
     _triton="",
     normal_equations="CACHE_ELEMENTS MAG gauss_newton_terms marquardt_step",
     pspl=("excess_magnification fit_prefixes fit_pspl pspl_delta_mag starting_points u2_of_excess"),
+    free_baseline="FreeBaselineFit fit_pspl_free_baseline",
 )

@@ -1,8 +1,9 @@
-"""Light curves as surveys publish them: strict readers."""
+"""Light curves as surveys publish them: strict readers, published events."""
 
 from lensml._exports import exports
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
-    readers="Photometry installed_events load_installed pspl_fit_observed read_photometry seasons",
+    readers="Photometry baseline_magnitude from_table read_photometry seasons",
+    events="download_ogle installed_events load_installed",
 )

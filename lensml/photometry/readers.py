@@ -1,52 +1,29 @@
-"""Real photometry: read any survey's table, name the events at hand, fetch OGLE's, fit one lens."""
+"""Strict readers of the photometry tables that surveys publish."""
 
 import gzip
-import os
 import re
-import tempfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from itertools import pairwise
+from math import log
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import median_filter
 
-from lensml.lensing import MAG, fit_pspl, pspl_delta_mag
 from lensml.paths import InputError
 
 if TYPE_CHECKING:
     from astropy.table import Table
 
-__all__ = [
-    "Photometry",
-    "baseline_magnitude",
-    "download_ogle",
-    "from_table",
-    "installed_events",
-    "load_installed",
-    "pspl_fit_observed",
-    "read_photometry",
-    "seasons",
-]
+__all__ = ["Photometry", "baseline_magnitude", "from_table", "read_photometry", "seasons"]
 
+MAG = 2.5 / log(10.0)  # magnitudes per natural logarithm
 FLUX_ZERO_POINT = 22.0  # magnitude of unit flux; only differences of magnitude matter to us
 REFERENCE_FLUX = 10 ** (0.4 * (28 - 20))  # KMTNet's pysis: a reference image of 20 mag, zero at 28
-OGLE_EWS = "https://www.astrouw.edu.pl/ogle/ogle4/ews"
 WANTED = "expected a header time,mag,mag_err (or flux,flux_err) or an OGLE, MOA or KMTNet table"
-INSTALLED = (
-    ("OGLE-2003-BLG-235", "binary", "Bond et al. 2004", "OB03235/OB03235_OGLE.tbl.txt"),
-    ("MOA-2008-BLG-310", "binary", "Janczak et al. 2010", "MB08310/MOA_0300089_PLC_007.tbl"),
-    ("OGLE-2016-BLG-1195", "binary", "Shvartzvald et al. 2017", "OB161195/KCT01I.dat"),
-    ("OGLE-2008-BLG-092", "binary", "Poleski et al. 2014", "OB08092/phot_ob08092_O4.dat"),
-    ("OGLE-2014-BLG-0939", "single", "Yee et al. 2015", "OB140939/ob140939_OGLE.dat"),
-    ("OGLE-2005-BLG-086", "single", "Wyrzykowski et al. 2015", "OB05086/starBLG234.6.I.218982.dat"),
-)
 
 
 @dataclass(frozen=True)
@@ -85,7 +62,7 @@ def read_photometry(
     of the table, by default the 1585 counts by which KMTNet's tables do the same. A reference above
     the source's flux makes a blended event: the apparent blend changes, no signal-to-noise does.
 
-    Time becomes full HJD where the column's name tells the offset (`mjd`, `HJD-2457000`) or it is
+    Time becomes full HJD where the column's name gives the offset (`mjd`, `HJD-2457000`) or it is
     plain: (H, B)JD, or a first column without a name, that starts between 400 and 20000 is
     JD - 2450000. A column called `time` stays as it is. `m_base` [mag] is passed on.
 
@@ -198,7 +175,7 @@ def _columns(names: list[str] | None, rows: NDArray, label: str) -> tuple[int, i
 
 
 def _columns_without_names(rows: NDArray, label: str) -> tuple[int, int, int, str]:
-    """OGLE, KMTNet or MOA, told by which pair of columns looks like a magnitude and its error."""
+    """OGLE, KMTNet or MOA, by which pair of columns looks like a magnitude and its error."""
     if rows.shape[1] < 3:
         raise InputError(f"{label} has {rows.shape[1]} columns and no header; {WANTED}")
     for value in (1, 3)[: 1 + (rows.shape[1] >= 5)]:
@@ -256,9 +233,9 @@ def _reference_flux(flux: NDArray, error: NDArray, kind: str, label: str) -> flo
 
 def _time_zero(name: str, first: float) -> float:
     """What makes full (H)JD of a column of this name whose times start at `first` [day]."""
-    told, name = re.search(r"24\d{5}(\.\d+)?", name), name.lower()
+    stated, name = re.search(r"24\d{5}(\.\d+)?", name), name.lower()
     plain = 2450000.0 if "jd" in name and 400 < first < 20000 else 0.0
-    zero = float(told[0]) if told else 2400000.5 if "mjd" in name else plain
+    zero = float(stated[0]) if stated else 2400000.5 if "mjd" in name else plain
     return zero if first < 2e6 else 0.0
 
 
@@ -271,130 +248,10 @@ def seasons(time: ArrayLike, gap: float = 60.0) -> list[slice]:
 def baseline_magnitude(photometry: Photometry) -> float:
     """Baseline for a figure's axis [mag]: given, or the median season's, or the first fifth's.
 
-    It looks at the whole curve, so no network may see it; `stream` has the causal estimate.
+    It uses the whole curve, so it is no input of the network, whose baseline is causal.
     """
     if photometry.m_base is not None:
         return photometry.m_base
     medians = [np.median(photometry.mag[s]) for s in seasons(photometry.time)]
     early = photometry.mag[: max(5, len(photometry) // 5)]
     return float(np.median(medians if len(medians) >= 3 else early))
-
-
-class InstalledEvent(NamedTuple):
-    """A published event whose photometry comes with MulensModel (MIT licence)."""
-
-    lens: str  # "single" or "binary", as published
-    reference: str
-    files: tuple[Path, ...]  # its data sets, the one to show first
-
-
-def installed_events() -> dict[str, InstalledEvent]:
-    """Real events on this machine, by name."""
-    # Found, not imported: the import is slow, and changes matplotlib's style for every figure.
-    folder = Path(find_spec("MulensModel").origin).parent / "data" / "photometry_files"
-    events = {}
-    for name, lens, reference, first in INSTALLED:
-        tables = sorted(p for p in (folder / first).parent.iterdir() if "README" not in p.name)
-        files = (folder / first, *(path for path in tables if path != folder / first))
-        events[name] = InstalledEvent(lens, reference, files)
-    return events
-
-
-def load_installed(name: str, file: str | None = None) -> Photometry:
-    """Photometry of one of `installed_events`; `file` names a data set other than the first."""
-    if name not in (events := installed_events()):
-        raise InputError(f"no installed event is called {name!r}; choose from {', '.join(events)}")
-    files = {path.name: path for path in events[name].files}
-    if file is not None and file not in files:
-        raise InputError(f"{name} has no data set {file!r}; choose from {', '.join(files)}")
-    return read_photometry(files[file or next(iter(files))])
-
-
-def download_ogle(
-    name: str, *, cache: Path | str | None = None, base_url: str = OGLE_EWS, refresh: bool = False
-) -> Path:
-    """Fetch `phot.dat` of an OGLE-IV early-warning event; a second call finds it in the cache.
-
-    `name` is as in "OGLE-2025-BLG-0001", `cache` a folder (by default the user's), `base_url` the
-    survey's address up to the year; `refresh` fetches anew what is there: events in progress grow.
-    A wrong name or nothing readable is an InputError, and the cache stays as it was.
-    """
-    import pooch  # brings the whole of requests
-
-    known = r"OGLE-(20(?:1[1-9]|[2-9]\d))-(BLG|GD|DG|LMC|SMC)-(\d{4})"
-    if not (parts := re.fullmatch(known, name.strip().upper())):
-        example = "OGLE-2025-BLG-0001, from 2011 on; for others, give the path of a phot.dat"
-        raise InputError(f"{name!r} is no OGLE-IV alert; expected a name such as {example}")
-    folder = Path(cache) if cache is not None else Path(pooch.os_cache("lensml")) / "ogle"
-    final = folder / f"{parts[0]}.dat"
-    if final.exists() and not refresh:
-        return final
-    url = f"{base_url.rstrip('/')}/{parts[1]}/{parts[2].lower()}-{parts[3]}/phot.dat"
-    pooch.get_logger().setLevel("WARNING")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            got = pooch.retrieve(url, None, final.name, scratch)  # gives up after 30 s of silence
-            read_photometry(got)
-            os.replace(got, final)
-    except (OSError, ValueError) as error:  # requests' exceptions are OSErrors
-        what = "no photometry" if isinstance(error, InputError) else type(error).__name__
-        code = getattr(getattr(error, "response", None), "status_code", what)
-        raise InputError(
-            f"{parts[0]}: {url} gave {code}; expected OGLE's phot.dat; check the event's number "
-            "and the network, or download phot.dat elsewhere and give its path"
-        ) from None
-    return final
-
-
-@dataclass(frozen=True)
-class ObservedFit:
-    """Best blended single lens of one observed curve, with its baseline free."""
-
-    t0: float  # [day]
-    u0: float  # [theta_E]
-    tE: float  # [day]
-    f_s: float  # share of the baseline flux that is lensed
-    m_base: float  # fitted baseline [mag]
-    residuals: NDArray | None = None  # (observed - model) / mag_err, shape (n,) [sigma]
-
-    @property
-    def chi2_per_dof(self) -> float:
-        """Sum of squared residuals over epochs less five; published errors are often too small."""
-        return float(self.residuals @ self.residuals) / max(1, len(self.residuals) - 5)
-
-    def magnitude(self, time: ArrayLike) -> NDArray:
-        """Fitted magnitude at `time`, shape (m,) [mag]."""
-        parameters = torch.tensor([self.t0, self.u0, self.tE, self.f_s], dtype=torch.float64)
-        epochs = torch.as_tensor(np.asarray(time, dtype=float))
-        return self.m_base + pspl_delta_mag(epochs, *parameters[:, None])[0].numpy()
-
-
-def pspl_fit_observed(photometry: Photometry) -> ObservedFit:
-    """Fit t0, u0, tE, f_s and the baseline by least squares weighted with 1 / mag_err^2.
-
-    Nine baselines at a time go through the batched fit of `pspl`, from its own starts and some at
-    the peak of a running median; each round closes in on the best. Fewer than six epochs are an
-    InputError: there are five parameters.
-    """
-    if (n := len(photometry)) < 6:
-        raise InputError(f"{photometry.name}: {n} usable epochs; expected 6 or more for a fit")
-    zero, error = photometry.time[0], photometry.mag_err
-    times = torch.as_tensor(photometry.time - zero)
-    weight = torch.as_tensor(error**-2.0).expand(9, -1)
-    centre, step = baseline_magnitude(photometry), 0.02 + 0.25 * float(np.std(photometry.mag))
-    t_peak = float(times[median_filter(photometry.mag, 5, mode="nearest").argmin()])
-    starts = [(t_peak, u0, tE) for u0 in (0.03, 0.5) for tE in (5.0, 20.0, 80.0)]
-    for _ in range(12):
-        trial = centre + step * np.linspace(-1, 1, 9)
-        data = torch.as_tensor(photometry.mag - trial[:, None])
-        begin = torch.tensor(starts, dtype=torch.float64).expand(9, -1, -1)
-        fit = fit_pspl(times, data, weight=weight, starts=begin, blended=True, num_refined=3)
-        best = int(fit.chi2.argmin())
-        t0, u0, tE, f_s = (float(x[best]) for x in (fit.t0, fit.u0, fit.tE, fit.f_s))
-        starts = [*starts[:6], (t0, u0, tE)]
-        centre, step = float(trial[best]), step * (2.0 if best in (0, 8) else 0.25)
-        if step < 1e-4:
-            break
-    model = ObservedFit(t0 + zero, u0, tE, f_s, centre)
-    return replace(model, residuals=(photometry.mag - model.magnitude(photometry.time)) / error)

@@ -1,9 +1,6 @@
 """Any survey's table becomes the same light curve, and what cannot is refused in one line."""
 
 import gzip
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +8,17 @@ import pytest
 from astropy.table import MaskedColumn, Table
 from astropy.time import Time
 
-from lensml.lensing import MAG
 from lensml.paths import InputError
+from lensml.photometry.events import installed_events, load_installed
 from lensml.photometry.readers import (
     Photometry,
     baseline_magnitude,
-    download_ogle,
     from_table,
-    installed_events,
-    load_installed,
-    pspl_fit_observed,
     read_photometry,
     seasons,
 )
 
+MAG = 2.5 / np.log(10)  # magnitudes per natural logarithm
 TIME = 2457000 + np.arange(8.0)
 MAGNITUDE = 14 - 0.1 * np.arange(8)
 
@@ -90,20 +84,6 @@ def test_moa_difference_flux_keeps_its_signal_to_noise_for_any_reference():
         np.testing.assert_allclose(flux - added, table[:, 1], atol=1e-6)
         np.testing.assert_allclose(got.mag_err * flux / MAG, table[:, 2], rtol=1e-9)
         assert f"reference flux {added:.5g} added" in got.summary()
-
-
-def test_every_installed_event_loads_and_says_what_its_lens_is():
-    kinds = {name: event.lens for name, event in installed_events().items()}
-    assert kinds["OGLE-2003-BLG-235"] == "binary" and kinds["OGLE-2014-BLG-0939"] == "single"
-    for name, event in installed_events().items():
-        first = load_installed(name)
-        assert len(first) >= 200 and (np.diff(first.time) > 0).all() and first.time[0] > 2.45e6
-        for file in event.files:
-            assert len(load_installed(name, file.name)) > 10
-    with pytest.raises(InputError, match="choose from OGLE-2003-BLG-235"):
-        load_installed("OGLE-1999-BLG-1")
-    with pytest.raises(InputError, match="no data set 'x.dat'; choose from OB03235_OGLE"):
-        load_installed("OGLE-2003-BLG-235", "x.dat")
 
 
 # ---------------------------------------------------------------- every format, written here
@@ -280,64 +260,7 @@ def test_folder_and_missing_file_are_named(tmp_path):
         read_photometry(tmp_path)
 
 
-# ---------------------------------------------------------------- download
-
-
-@pytest.fixture
-def survey(tmp_path, monkeypatch):
-    """A server on this machine with one event and one page of words; yields its url and a stop."""
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "127.0.0.1")
-    for number in ("0001", "0002"):
-        (tmp_path / "www/2025" / f"blg-{number}").mkdir(parents=True)
-    ogle(tmp_path / "www/2025/blg-0001/phot.dat")
-    write(tmp_path / "www/2025/blg-0002/phot.dat", ["<html>moved</html>"])
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    handler = partial(Quiet, directory=tmp_path / "www")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-
-    def stop():
-        server.shutdown()
-        server.server_close()
-
-    yield f"http://127.0.0.1:{server.server_port}", stop
-    stop()
-
-
-def test_download_is_kept_and_found_again_without_the_server(survey, tmp_path):
-    url, stop = survey
-    cache = tmp_path / "cache"
-    path = download_ogle("ogle-2025-blg-0001", cache=cache, base_url=url)
-    assert path == cache / "OGLE-2025-BLG-0001.dat" and list(cache.iterdir()) == [path]
-    np.testing.assert_allclose(read_photometry(path).mag, MAGNITUDE, atol=1e-5)
-    stop()
-    assert download_ogle("OGLE-2025-BLG-0001", cache=cache, base_url=url) == path
-    with pytest.raises(InputError, match=r"OGLE-2025-BLG-0001: .* gave \w*(Connect|Retr)\w*;"):
-        download_ogle("OGLE-2025-BLG-0001", cache=cache, base_url=url, refresh=True)
-    assert len(read_photometry(path)) == 8, "a failed refresh must leave what was there"
-
-
-@pytest.mark.parametrize("number, why", [("9999", "404"), ("0002", "no photometry")])
-def test_failed_download_leaves_nothing(number, why, survey, tmp_path):
-    cache = tmp_path / "cache"
-    with pytest.raises(InputError, match=f"blg-{number}/phot.dat gave {why}; expected") as caught:
-        download_ogle(f"OGLE-2025-BLG-{number}", cache=cache, base_url=survey[0])
-    assert "\n" not in str(caught.value) and list(cache.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["OGLE-2025-BLG-1", "OB250001", "OGLE-2008-BLG-0092", "../etc"])
-def test_name_of_no_event_is_refused_before_the_network(name, tmp_path):
-    with pytest.raises(InputError, match="such as OGLE-2025-BLG-0001"):
-        download_ogle(name, cache=tmp_path / "cache", base_url="http://127.0.0.1:9")
-    assert not (tmp_path / "cache").exists()
-
-
-# ---------------------------------------------------------------- seasons, baseline, fit
+# ---------------------------------------------------------------- seasons and baseline
 
 
 def single_lens(t0, u0, tE, f_s, m_base, time):
@@ -363,37 +286,3 @@ def test_baseline_is_given_or_what_most_seasons_show():
     assert baseline_magnitude(curve) == pytest.approx(15.396, abs=0.01)
     assert baseline_magnitude(observed()) == pytest.approx(18.3, abs=0.05)
     assert baseline_magnitude(Photometry("x", *np.ones((3, 1)), m_base=20.0)) == 20.0
-
-
-def test_fit_finds_the_parameters_and_the_baseline_of_a_blended_single_lens():
-    curve = observed()
-    fit = pspl_fit_observed(curve)
-    assert fit.t0 == pytest.approx(2457170.3, abs=0.1)
-    assert fit.m_base == pytest.approx(18.3, abs=0.005)
-    assert (fit.u0, fit.tE, fit.f_s) == pytest.approx((0.2, 25.0, 0.6), rel=0.15)
-    assert abs(fit.chi2_per_dof - 1) < 5 * np.sqrt(2 / len(curve))
-    clean = single_lens(2457170.3, 0.2, 25.0, 0.6, 18.3, curve.time)
-    np.testing.assert_allclose(fit.magnitude(curve.time), clean, atol=0.01)
-    np.testing.assert_allclose(
-        fit.residuals, (curve.mag - fit.magnitude(curve.time)) / curve.mag_err
-    )
-
-
-def test_one_outlier_does_not_draw_the_fit_to_itself():
-    curve = observed()
-    curve.mag[30] -= 3.0
-    curve.mag_err[30] = 0.5  # a cloud: bright and uncertain
-    assert pspl_fit_observed(curve).t0 == pytest.approx(2457170.3, abs=0.3)
-
-
-def test_fit_of_a_real_single_lens_is_near_the_one_with_parallax():
-    """MulensModel's fit of the same data, parallax included: t0 = 2453630.39, tE = 93.65 d."""
-    fit = pspl_fit_observed(load_installed("OGLE-2005-BLG-086"))
-    assert fit.t0 == pytest.approx(2453630.39, abs=5)
-    assert fit.tE == pytest.approx(93.65, rel=0.2)
-
-
-def test_fit_needs_more_epochs_than_parameters():
-    few = Photometry("few", *np.ones((3, 5)))
-    with pytest.raises(InputError, match="few: 5 usable epochs; expected 6"):
-        pspl_fit_observed(few)

@@ -33,9 +33,10 @@ from benchmarks.studies.real_events.protocol import Classification, Target
 from benchmarks.studies.real_events.rescale import rescaled_errors
 from lensml import plotting
 from lensml.experiments import format_number, load_results, season_thresholds
+from lensml.lensing import fit_pspl_free_baseline
 from lensml.network import load_network, weights_hash
 from lensml.paths import ROOT, InputError
-from lensml.photometry import Photometry, pspl_fit_observed, read_photometry
+from lensml.photometry import Photometry, baseline_magnitude, read_photometry
 
 HERE = Path(__file__).parent
 LIST, CAUSES = HERE / "files.json", HERE / "causes.json"
@@ -72,9 +73,8 @@ def draw(folder: Path, target: Target, network, threshold: float) -> Figure:
     _, p_rescaled = protocol.classify_target(whole, target, "season", rescaled, network)
     time_, mag, error = (x[part] for x in (whole.time, whole.mag, whole.mag_err))
     before = slice(max(0, part.start - 200), part.stop)  # a baseline for the fit
-    fit = pspl_fit_observed(
-        Photometry(target.file, whole.time[before], whole.mag[before], whole.mag_err[before])
-    )
+    curve = Photometry(target.file, whole.time[before], whole.mag[before], whole.mag_err[before])
+    fit = fit_pspl_free_baseline(curve.time, curve.mag, curve.mag_err, baseline_magnitude(curve))
     title = f"{target.file.removesuffix('.csv.gz')} ({target.label}-{target.quality}): "
     title += f"tE {fit.tE:.1f} d, u0 {fit.u0:.3f}, chi2/dof {fit.chi2_per_dof:.2f}"
     zero = np.floor(time_[0])
