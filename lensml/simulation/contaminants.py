@@ -1,7 +1,7 @@
-"""The full null class: events that are no binary lens, and not quite a single lens either.
+"""Contaminants: single lenses with finite source, parallax, a second or a variable source.
 
-Each arm adds one effect to a single lens of the binaries' own priors; ranges beside each constant.
-Class 0 everywhere: a call of "binary" on any of these rows is a false alarm.
+Each kind adds one effect to a single lens drawn from the priors of the binaries; the constants give
+the ranges. All rows are class 0.
 """
 
 from dataclasses import dataclass, fields
@@ -11,20 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from lensml.evaluation import proportion
 from lensml.lensing import finite_source_magnification, fit_pspl, point_lens_magnification
 from lensml.paths import InputError
 from lensml.seeds import check_seed, event_generator
-from lensml.simulation.lightcurves import FRACTIONS, PARAM_NAMES, LightCurves
+from lensml.simulation.lightcurves import PARAM_NAMES, LightCurves, concatenate, observe_pairs
 from lensml.simulation.priors import draw_single, parameter_set
 from lensml.simulation.simulator import BASELINE_MAG, BLOCK
-from lensml.simulation.survey import Survey, draw_numpy, observe
+from lensml.simulation.survey import Survey
 
 __all__ = [
     "KINDS",
     "Contaminant",
     "draw_contaminant",
-    "false_alarm_rates",
     "contaminant_magnification",
     "contaminant_pairs",
     "contaminant_set",
@@ -54,7 +52,7 @@ DRIFT = 0.1  # uniform from -DRIFT to DRIFT over 100 d, counted from the first e
 
 @dataclass(frozen=True, kw_only=True)
 class Contaminant:
-    """A single lens and what else there is; the defaults are a point source and nothing else."""
+    """A single lens and added effects; the defaults are a point source without any."""
 
     t0: float  # [day]
     u0: float  # of either sign where there is parallax [theta_E]
@@ -72,30 +70,30 @@ class Contaminant:
     drift: float = 0.0  # [mag in 100 d]
 
 
-def _check_arm(arm: str) -> str:
-    if arm not in KINDS:
-        raise InputError(f"`arm` is {arm!r}, but one of {', '.join(KINDS)} was expected")
-    return arm
+def _check_kind(kind: str) -> str:
+    if kind not in KINDS:
+        raise InputError(f"`kind` is {kind!r}, but one of {', '.join(KINDS)} was expected")
+    return kind
 
 
 def _log_uniform(generator: np.random.Generator, bounds: tuple[float, float]) -> float:
     return float(np.exp(generator.uniform(log(bounds[0]), log(bounds[1]))))
 
 
-def draw_contaminant(arm: str, seed: int, index: int) -> Contaminant:
-    """Event `index` of an arm; t0, tE, u0 and rho are those of the binaries but for `U0_DISC`."""
-    generator = event_generator(check_seed(seed), f"impostor_{_check_arm(arm)}", index)
+def draw_contaminant(kind: str, seed: int, index: int) -> Contaminant:
+    """Event `index` of a kind; t0, tE, u0 and rho are those of the binaries but for `U0_DISC`."""
+    generator = event_generator(check_seed(seed), f"impostor_{_check_kind(kind)}", index)
     single = draw_single(parameter_set("baseline"), generator)
     event = {"t0": single.t0, "u0": single.u0, "tE": single.tE}
-    if arm == "finite_source":
+    if kind == "finite_source":
         event |= {"rho": single.rho, "u0": _log_uniform(generator, U0_DISC)}
-    elif arm == "parallax":
+    elif kind == "parallax":
         event |= _draw_parallax(generator, single.u0)
-    elif arm == "binary_source":
+    elif kind == "binary_source":
         second = draw_single(parameter_set("baseline"), generator)
         event |= {"t0_2": second.t0, "u0_2": second.u0}
         event["flux_ratio"] = _log_uniform(generator, FLUX_RATIO)
-    elif arm == "variable_baseline":
+    elif kind == "variable_baseline":
         event["amplitude"] = _log_uniform(generator, AMPLITUDE)
         event["period"] = _log_uniform(generator, PERIOD)
         event["phase"] = generator.uniform(0, 2 * np.pi)
@@ -117,7 +115,7 @@ def _draw_parallax(generator: np.random.Generator, u0: float) -> dict[str, float
 
 
 def sun_offset(days: ArrayLike, reference: ArrayLike) -> tuple[NDArray, NDArray]:
-    """Where the Sun is, less where it would be had the Earth gone straight on since `reference`.
+    """Offset of the Sun from uniform motion of the Earth since `reference` (annual parallax).
 
     Args:
         days: Dates, (..., T) [day after J2000, JD 2451545].
@@ -181,49 +179,47 @@ def _separation(columns: dict[str, NDArray], times: NDArray) -> NDArray:
     return np.hypot(u0 + pi_N * east - pi_E * north, tau + pi_N * north + pi_E * east)
 
 
-def _block(arm: str, seed: int, first: int, stop: int) -> tuple[list[int], list[Contaminant]]:
+def _block(kind: str, seed: int, first: int, stop: int) -> tuple[list[int], list[Contaminant]]:
     """Events first to stop, filled up to BLOCK with copies of the last: a curve's last bits do not
     depend on how many are asked for."""
     indices = [min(i, stop - 1) for i in range(first, first + BLOCK)]
-    made = [draw_contaminant(arm, seed, i) for i in range(first, min(first + BLOCK, stop))]
+    made = [draw_contaminant(kind, seed, i) for i in range(first, min(first + BLOCK, stop))]
     return indices, made + made[-1:] * (BLOCK - len(made))
 
 
 def contaminant_set(
-    arm: str, num_events: int, seed: int, survey: Survey | None = None
+    kind: str, num_events: int, seed: int, survey: Survey | None = None
 ) -> LightCurves:
-    """One arm as a test set: every row class 0, no twins, `dchi2` NaN.
+    """One kind of contaminant as a test set: every row class 0, no twins, `dchi2` NaN.
 
     Args:
-        arm: One of `KINDS`.
+        kind: One of `KINDS`.
         num_events: Number of rows; event i is the same in a set of any size.
-        seed: Of events and noise, in streams of the arm's own.
+        seed: Of events and noise, in random streams of the kind's own.
         survey: How they are observed; None = the default, sigma = 0.1 mag.
 
     Returns:
         A set whose `magnification` is the noise-free flux over that of the constant baseline; the
-        `u0` of `params` is its size. All other parameters: `draw_contaminant(arm, seed, i)`.
+        `u0` of `params` is its size. All other parameters: `draw_contaminant(kind, seed, i)`.
 
     Raises:
-        InputError: If there is no such arm, or nothing to draw.
+        InputError: If the kind is unknown or `num_events` below 1.
     """
-    _check_arm(arm), _check_count("num_events", num_events)
+    _check_kind(kind), _check_count("num_events", num_events)
     survey = survey or Survey()
     parts = []
     for first in range(0, num_events, BLOCK):
-        indices, events = _block(arm, seed, first, num_events)
-        rows = _observed(f"impostor_{arm}", seed, indices, events, survey)
+        indices, events = _block(kind, seed, first, num_events)
+        rows = _observed_rows(f"impostor_{kind}", seed, indices, events, survey)
         parts.append({key: value[: num_events - first] for key, value in rows.items()})
-    rows = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    rows = concatenate(parts)
     return LightCurves(
         **rows,
         y=np.zeros(num_events, dtype=np.int8),
         time=survey.times,
         pair=np.full(num_events, -1),
-        dchi2=np.full(num_events, np.nan),
-        dchi2_at=np.full((num_events, len(FRACTIONS)), np.nan),
         meta={
-            "preset": f"impostor_{arm}",
+            "preset": f"impostor_{kind}",
             "seed": seed,
             "survey": survey.describe(),
             "first_event": 0,
@@ -238,43 +234,39 @@ def _check_count(name: str, count: int) -> None:
         raise InputError(f"`{name}` is {count}, but at least 1 was expected")
 
 
-def _observed(
+def _observed_rows(
     preset: str, seed: int, indices: list[int], events: list[Contaminant], survey: Survey
 ) -> dict[str, NDArray]:
-    """Rows of one block with noise and gaps of their own."""
-    times = survey.times
-    flux = contaminant_magnification(events, times)
-    clean = torch.from_numpy(-2.5 * np.log10(flux)).float()
-    draws = draw_numpy([event_generator(seed, preset, i, "noise") for i in indices], len(times))
-    # A survey observes pairs: the second row of each is drawn and dropped.
-    noisy = observe(clean.repeat_interleave(2, dim=0), draws, survey, torch.from_numpy(times))
-    delta, sigma, seen = (x[::2].numpy() for x in noisy)
+    """Members of one block of events, each with its own noise and gaps."""
+    flux = contaminant_magnification(events, survey.times)
     sides = [event_generator(seed, preset, i, "side") for i in indices]
     m_base = np.array([g.uniform(*BASELINE_MAG) for g in sides], dtype=np.float32)
+    noise = [event_generator(seed, preset, i, "noise") for i in indices]
+    # A survey observes pairs: each event is observed twice, and the second row is dropped.
+    pairs = (-2.5 * np.log10(flux)).repeat(2, axis=0), m_base.repeat(2), noise
+    observed = observe_pairs(*pairs, survey, survey.times, matched=False)
     params = np.full((len(events), len(PARAM_NAMES)), np.nan)
     params[:, :4] = [(e.t0, abs(e.u0), e.tE, e.rho or np.nan) for e in events]
     params[:, 7] = 1.0  # not blended
-    return {
-        "X": np.where(seen, m_base[:, None] + delta, np.nan).astype(np.float32),
-        "sigma": sigma if survey.photon_noise else sigma[:, 0].copy(),
+    return {key: value[::2] for key, value in observed.items()} | {
         "m_base": m_base,
         "params": params,
         "magnification": flux.astype(np.float32),
     }
 
 
-def contaminant_pairs(arm: str, num: int, seed: int, times: NDArray) -> NDArray[np.float32]:
+def contaminant_pairs(kind: str, num: int, seed: int, times: NDArray) -> NDArray[np.float32]:
     """Noise-free rows for training, neither a binary lens: (2 num, T), magnitude less baseline.
 
-    Row 2i + 1 is contaminant i of `contaminant_set(arm, ..., seed)`, row 2i the point-source
+    Row 2i + 1 is contaminant i of `contaminant_set(kind, ..., seed)`, row 2i the point-source
     single lens (known baseline, not blended) that fits it best in least squares over `times` (T,).
     """
-    _check_arm(arm), _check_count("num", num)
+    _check_kind(kind), _check_count("num", num)
     times = np.asarray(times, dtype=float)
     pairs = np.empty((num, 2, len(times)), dtype=np.float32)
     grid = torch.from_numpy(times)
     for first in range(0, num, BLOCK):
-        _, events = _block(arm, seed, first, num)
+        _, events = _block(kind, seed, first, num)
         delta = torch.from_numpy(-2.5 * np.log10(contaminant_magnification(events, times)))
         starts = torch.tensor([[[e.t0, abs(e.u0), e.tE]] for e in events], dtype=torch.float64)
         twin = fit_pspl(grid, delta, starts=starts).delta_mag(grid)
@@ -283,10 +275,10 @@ def contaminant_pairs(arm: str, num: int, seed: int, times: NDArray) -> NDArray[
     return pairs.reshape(2 * num, -1)
 
 
-def contaminant_training_set(arm: str, num: int, seed: int) -> LightCurves:
+def contaminant_training_set(kind: str, num: int, seed: int) -> LightCurves:
     """`contaminant_pairs` on the default grid as a set that `train` reads; no row is a binary."""
     survey = Survey()
-    clean = contaminant_pairs(arm, num, seed, survey.times)
+    clean = contaminant_pairs(kind, num, seed, survey.times)
     params = np.full((len(clean), len(PARAM_NAMES)), np.nan)
     params[:, -1] = 1.0
     m_base = np.full(len(clean), 18.0, dtype=np.float32)
@@ -299,33 +291,6 @@ def contaminant_training_set(arm: str, num: int, seed: int) -> LightCurves:
         pair=np.arange(num).repeat(2),
         dchi2=np.full(len(clean), np.nan),
         params=params,
-        meta={"preset": f"impostor_{arm}", "seed": seed, "survey": survey.describe()},
+        meta={"preset": f"impostor_{kind}", "seed": seed, "survey": survey.describe()},
         magnification=(10 ** (-0.4 * clean)).astype(np.float32),
     )
-
-
-def false_alarm_rates(
-    p_final: ArrayLike, p_peak: ArrayLike, threshold_final: float, threshold_season: float
-) -> dict[str, dict[str, float] | int]:
-    """False alarms of one arm, with 95 % Wilson intervals.
-
-    Args:
-        p_final: P(binary) of each row at the end of the window, (n,).
-        p_peak: Highest P(binary) each row ever had, (n,), as `early.season_peak` gives.
-        threshold_final, threshold_season: A call above its threshold is an alarm; both were set
-            on other events.
-
-    Returns:
-        `final` and `season`, each {"value", "low", "high"}, and `events`, the number of rows.
-    """
-    p_final, p_peak = np.asarray(p_final), np.asarray(p_peak)
-    if p_final.shape != p_peak.shape:
-        raise InputError(
-            f"`p_final` has shape {p_final.shape} and `p_peak` {p_peak.shape}, but one number a "
-            "row was expected in both"
-        )
-    return {
-        "final": proportion(p_final > threshold_final),
-        "season": proportion(p_peak > threshold_season),
-        "events": int(p_final.size),
-    }

@@ -1,4 +1,4 @@
-"""The exchange format: light-curve sets as `.npz` or folders of shards; who is in them."""
+"""The exchange format: observed light-curve sets as `.npz` or folders of shards."""
 
 import json
 import zipfile
@@ -19,11 +19,13 @@ __all__ = [
     "FRACTIONS",
     "PARAM_NAMES",
     "LightCurves",
+    "concatenate",
     "dchi2_at_fractions",
     "iterate",
     "load",
     "merge_shards",
     "num_rows",
+    "observe_pairs",
     "reobserve",
     "save",
     "shard_paths",
@@ -66,9 +68,9 @@ class LightCurves:
 
     @property
     def blended(self) -> bool:
-        """Whether the survey leaves open how much of the flux is lensed; the same for all rows.
+        """Whether the lensed fraction of the flux, f_s, is free; the same for all rows.
 
-        What `simulate` says in `meta`; else open unless `f_s` is 1 throughout.
+        From `blending` in `meta` where it is there; else free unless `f_s` is 1 throughout.
         """
         if "blending" in self.meta:
             return self.meta["blending"] is not None
@@ -105,9 +107,9 @@ class LightCurves:
         return LightCurves(**chosen)
 
     def events(self) -> tuple[str, int, NDArray]:
-        """`(preset, seed, event indices)`: who is in the set, whatever its name, noise or cadence.
+        """`(preset, seed, event indices)`: identity of the events, whatever the noise or cadence.
 
-        `("unknown", -1, [])` for a set that does not say.
+        `("unknown", -1, [])` for a set without `preset` or `seed` in `meta`.
         """
         preset, seed = self.meta.get("preset"), self.meta.get("seed")
         if preset is None or seed is None:
@@ -177,7 +179,7 @@ def _check_shapes(path: Path, members: dict[str, NDArray]) -> None:
 
 
 def iterate(path: Path | str) -> Iterator[LightCurves]:
-    """Shard by shard, so that a set larger than memory can be walked."""
+    """Shard by shard, so that a set larger than memory can be read."""
     for shard in shard_paths(path):
         yield _read(shard)
 
@@ -258,20 +260,59 @@ def _append_member(archive, name: str, parts: Iterator[NDArray], rows: int | Non
 
 
 def dchi2_at_fractions(
-    clean: NDArray, seen: NDArray, sigma: NDArray, time: NDArray
+    noise_free: NDArray, observed: NDArray, sigma: NDArray, time: NDArray
 ) -> NDArray[np.float64]:
     """Delta-chi2 of P pairs up to each of FRACTIONS of the window, shape (P, 7).
 
     Args:
-        clean: Noise-free magnitudes, rows twin, binary, twin, ..., (2 P, T) [mag].
-        seen: Observed epochs, (2 P, T); those of the binary count.
+        noise_free: Magnitudes, rows twin, binary, twin, ..., (2 P, T) [mag].
+        observed: Observed epochs, (2 P, T); those of the binary count.
         sigma: 1-sigma errors, (2 P, T) [mag].
         time: Grid epochs, (T,) [day].
     """
-    terms = np.where(seen[1::2], ((clean[1::2] - clean[::2]) / sigma[1::2]) ** 2, 0.0)
+    difference = noise_free[1::2] - noise_free[::2]
+    terms = np.where(observed[1::2], (difference / sigma[1::2]) ** 2, 0.0)
     total = np.cumsum(terms, axis=1, dtype=np.float64)
     edges = time[0] + np.array(FRACTIONS) * (time[-1] - time[0])
     return total[:, np.searchsorted(time, edges, side="right") - 1]
+
+
+def observe_pairs(
+    noise_free: NDArray,
+    m_base: NDArray,
+    generators: list[np.random.Generator],
+    survey: Survey,
+    time: NDArray,
+    *,
+    matched: bool = True,
+) -> dict[str, NDArray]:
+    """Members `X`, `sigma`, `dchi2` and `dchi2_at` of P pairs seen through a survey.
+
+    Args:
+        noise_free: Magnitudes minus baseline, rows single, binary, single, ..., (2 P, T) [mag].
+        m_base: Baseline magnitudes, (2 P,).
+        generators: Each pair's own stream of noise and gaps, P of them.
+        survey: How the pairs are observed.
+        time: Grid epochs, (T,) [day].
+        matched: Whether each single lens is its binary's twin; delta-chi2 is NaN otherwise.
+    """
+    draws = draw_numpy(generators, len(time))
+    rows = observe(torch.from_numpy(noise_free).float(), draws, survey, torch.from_numpy(time))
+    delta, sigma, observed = (x.numpy() for x in rows)
+    dchi2_at = np.full((len(noise_free), len(FRACTIONS)), np.nan)
+    if matched:
+        dchi2_at[:] = dchi2_at_fractions(noise_free, observed, sigma, time).repeat(2, axis=0)
+    return {
+        "X": np.where(observed, m_base[:, None] + delta, np.nan).astype(np.float32),
+        "sigma": sigma if survey.photon_noise else sigma[:, 0].copy(),
+        "dchi2": dchi2_at[:, -1].copy(),
+        "dchi2_at": dchi2_at,
+    }
+
+
+def concatenate(parts: list[dict[str, NDArray]]) -> dict[str, NDArray]:
+    """Members of consecutive parts of a set, joined along their rows."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def reobserve(curves: LightCurves, survey: Survey, seed: int) -> LightCurves:
@@ -287,22 +328,11 @@ def reobserve(curves: LightCurves, survey: Survey, seed: int) -> LightCurves:
     """
     preset, event_seed, events = curves.events()
     generators = [event_generator(seed, f"{preset}/{event_seed}", i, "observe") for i in events]
-    clean = torch.from_numpy(curves.noise_free() - curves.m_base[:, None]).float()
-    X, sigma = np.empty_like(curves.X), np.empty_like(curves.X)
+    noise_free = curves.noise_free() - curves.m_base[:, None]
+    parts = []
     for first in range(0, len(events), 512):  # bounded memory for the raw draws
         rows = slice(2 * first, 2 * (first + 512))
-        draws = draw_numpy(generators[first : first + 512], curves.X.shape[1])
-        delta, errors, seen = observe(clean[rows], draws, survey, torch.from_numpy(curves.time))
-        magnitude = curves.m_base[rows, None] + delta.numpy()
-        X[rows], sigma[rows] = np.where(seen.numpy(), magnitude, np.nan), errors.numpy()
-    until = dchi2_at_fractions(curves.noise_free(), np.isfinite(X), sigma, curves.time).repeat(
-        2, axis=0
-    )
-    return replace(
-        curves,
-        X=X,
-        sigma=sigma if survey.photon_noise else sigma[:, 0].copy(),
-        dchi2=until[:, -1],
-        dchi2_at=until,
-        meta={**curves.meta, "survey": survey.describe(), "observed_with_seed": seed},
-    )
+        pairs = noise_free[rows], curves.m_base[rows], generators[first : first + 512]
+        parts.append(observe_pairs(*pairs, survey, curves.time))
+    meta = {**curves.meta, "survey": survey.describe(), "observed_with_seed": seed}
+    return replace(curves, **concatenate(parts), meta=meta)

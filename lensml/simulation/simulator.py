@@ -1,4 +1,4 @@
-"""Main job 1: priors x magnification on all cores, twins beside binaries, sharded and resumable."""
+"""Simulate light-curve sets: binaries and their twins on all cores, sharded and resumable."""
 
 import json
 import logging
@@ -30,12 +30,13 @@ from lensml.seeds import check_seed, event_generator
 from lensml.simulation.lightcurves import (
     PARAM_NAMES,
     LightCurves,
-    dchi2_at_fractions,
+    concatenate,
     merge_shards,
+    observe_pairs,
     save,
 )
 from lensml.simulation.priors import draw_binary, draw_single, parameter_set
-from lensml.simulation.survey import Survey, draw_numpy, observe
+from lensml.simulation.survey import Survey
 
 __all__ = [
     "Simulation",
@@ -49,13 +50,11 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 BLOCK = 64  # events fitted together; blocks are aligned to multiples of it in the event's index
-CHUNK = BLOCK  # events a worker makes before it hands them over
+CHUNK = BLOCK  # events of one task of a worker
 MAX_PENDING = 64  # chunks that may wait to be written: more than are made while a shard is written
 BASELINE_MAG = (16.0, 20.0)
-FORMAT_VERSION = (
-    2  # raised when the same arguments give other bits: 2 = epochs sampled, blocks of 64
-)
-KEEP_FREED_MEMORY = {  # glibc; elsewhere nobody reads them
+FORMAT_VERSION = 2  # raised when the same arguments give other bits: interpolation, blocks of 64
+KEEP_FREED_MEMORY = {  # read by glibc, ignored elsewhere
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
     "MALLOC_TOP_PAD_": str(2**26),
@@ -120,6 +119,11 @@ def _draw_and_magnify(sim: Simulation, index: int, times: np.ndarray):
         redrawn += 1
 
 
+def _noise_free(magnification: np.ndarray, f_s: np.ndarray) -> np.ndarray:
+    """Magnitude minus baseline (n, T) of magnification (n, T) and blending f_s (n,)."""
+    return -2.5 * np.log10(1 + f_s[:, None] * (magnification - 1))
+
+
 def _single_curve(event: PointLens, times: np.ndarray) -> np.ndarray:
     u = np.hypot(event.u0, (times - event.t0) / event.tE)
     return finite_source_magnification(u, event.rho)
@@ -128,8 +132,16 @@ def _single_curve(event: PointLens, times: np.ndarray) -> np.ndarray:
 def fit_twins(
     events: list[BinaryLens], curves: np.ndarray, f_s: np.ndarray, times: np.ndarray, blended: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Best single lens of each of BLOCK binaries: parameters (BLOCK, 8) and curves (BLOCK, T)."""
-    delta = -2.5 * np.log10(1 + f_s[:, None] * (curves - 1))
+    """PSPL twin of each binary: parameters (n, 8) and unblended magnification (n, T).
+
+    Args:
+        events: Binaries; their `t0`, `u0`, `tE` are one starting point of each fit.
+        curves: Their noise-free magnification, (n, T).
+        f_s: Fraction of the baseline flux that is lensed, (n,).
+        times: Epochs, (T,) [day].
+        blended: Whether f_s is free in the fit.
+    """
+    delta = _noise_free(curves, f_s)
     starts = torch.tensor([[[e.t0, e.u0, e.tE]] for e in events], dtype=torch.float64)
     grid = torch.from_numpy(times)
     fit = fit_pspl(grid, torch.from_numpy(delta), starts=starts, blended=blended)
@@ -143,9 +155,9 @@ def fit_twins(
 
 
 def _make_block(sim: Simulation, wanted: range, times: np.ndarray) -> dict[str, np.ndarray]:
-    """Events of one block of BLOCK, of which only those in `wanted` are made.
+    """Rows of the events `wanted`, all of one block of BLOCK events.
 
-    The rest are padded with copies: array shapes, and with them the last bits of vectorised
+    The block is padded with copies: array shapes, and with them the last bits of vectorised
     logarithms and sums, do not depend on how a set is cut into shards.
     """
     slot = np.array([i % BLOCK for i in wanted])
@@ -155,14 +167,19 @@ def _make_block(sim: Simulation, wanted: range, times: np.ndarray) -> dict[str, 
     padded = [made[k] for k in pick]
     indices = [wanted[k] for k in pick]
     rows = _pair_up(sim, indices, [e for e, _, _ in padded], np.stack([c for _, c, _ in padded]))
-    rows |= _observe_block(sim, indices, rows, times)
+    noise_free = _noise_free(rows["magnification"], rows["params"][:, PARAM_NAMES.index("f_s")])
+    noise = [event_generator(sim.seed, sim.preset, i, "noise") for i in indices]
+    rows |= observe_pairs(
+        noise_free, rows["m_base"], noise, sim.survey, times, matched=not sim.population
+    )
+    rows["magnification"] = rows["magnification"].astype(np.float32)
     keep = np.stack([2 * slot, 2 * slot + 1], axis=1).ravel()
     rows = {key: value[keep] for key, value in rows.items()}
     return rows | {"redrawn": np.array([sum(r for _, _, r in made)])}
 
 
 def _pair_up(sim: Simulation, indices: list, events: list, curves: np.ndarray) -> dict:
-    """Class 0 beside class 1: twins, or single lenses of the population."""
+    """Rows of both classes: each binary after its twin or an unrelated single lens."""
     times = sim.survey.times
     sides = [event_generator(sim.seed, sim.preset, i, "side") for i in indices]
     m_base = np.array([g.uniform(*BASELINE_MAG) for g in sides], dtype=np.float32)
@@ -191,29 +208,6 @@ def _interleave(single: np.ndarray, binary: np.ndarray) -> np.ndarray:
     return np.stack([single, binary], axis=1).reshape(-1, single.shape[1])
 
 
-def _observe_block(sim: Simulation, indices: list, rows: dict, times: np.ndarray) -> dict:
-    f_s = rows["params"][:, PARAM_NAMES.index("f_s")]
-    clean = -2.5 * np.log10(1 + f_s[:, None] * (rows["magnification"] - 1))
-    draws = draw_numpy(
-        [event_generator(sim.seed, sim.preset, i, "noise") for i in indices], len(times)
-    )
-    delta, sigma, seen = observe(
-        torch.from_numpy(clean).float(), draws, sim.survey, torch.from_numpy(times)
-    )
-    delta, sigma, seen = delta.numpy(), sigma.numpy(), seen.numpy()
-    if sim.population:
-        until = np.full((len(f_s), 7), np.nan)
-    else:
-        until = dchi2_at_fractions(clean, seen, sigma, times).repeat(2, axis=0)
-    return {
-        "X": np.where(seen, rows["m_base"][:, None] + delta, np.nan).astype(np.float32),
-        "sigma": sigma if sim.survey.photon_noise else sigma[:, 0].copy(),
-        "dchi2_at": until,
-        "dchi2": until[:, -1].copy(),
-        "magnification": rows["magnification"].astype(np.float32),
-    }
-
-
 def make_chunk(task: tuple[Simulation, range]) -> dict[str, np.ndarray]:
     """Rows of the events of one task: members of the set, and how many events were redrawn."""
     sim, events = task
@@ -223,7 +217,7 @@ def make_chunk(task: tuple[Simulation, range]) -> dict[str, np.ndarray]:
         stop = min((first // BLOCK + 1) * BLOCK, events.stop)
         blocks.append(_make_block(sim, range(first, stop), times))
         first = stop
-    return {key: np.concatenate([b[key] for b in blocks]) for key in blocks[0]}
+    return concatenate(blocks)
 
 
 def _chunks(events: range) -> Iterator[range]:
@@ -258,7 +252,7 @@ def worker_pool(workers: int) -> Iterator[Pool]:
 
 
 def bounded_imap(pool: Pool, tasks: list, ahead: int = MAX_PENDING) -> Iterator[dict]:
-    """Chunks in order, made no further than `ahead` tasks before they are asked for.
+    """Results of `make_chunk` in order, computed at most `ahead` tasks before they are consumed.
 
     A disk slower than the workers would fill the memory otherwise. Close it before the pool.
     """
@@ -281,7 +275,7 @@ def bounded_imap(pool: Pool, tasks: list, ahead: int = MAX_PENDING) -> Iterator[
 
 def shard_set(sim: Simulation, events: range, chunks: list[dict]) -> LightCurves:
     """One shard from the chunks that `make_chunk` made of its events."""
-    rows = {key: np.concatenate([c[key] for c in chunks]) for key in chunks[0]}
+    rows = concatenate(chunks)
     meta = sim.describe() | {
         "first_event": events.start,
         "num_events": len(events),
@@ -295,7 +289,7 @@ def shard_set(sim: Simulation, events: range, chunks: list[dict]) -> LightCurves
 
 
 def _write_shards(sim: Simulation, folder: Path, workers: int, progress: bool) -> list[Path]:
-    """Make what is missing of the shards, in order; finished ones are left as they are."""
+    """Make the missing shards in order; finished ones are left as they are."""
     paths = [folder / f"part-{k:05d}.npz" for k in range(len(sim.shards()))]
     for leftover in folder.glob(".part-*.tmp*"):
         leftover.unlink(missing_ok=True)
@@ -331,7 +325,7 @@ def _collect(sim: Simulation, todo: list, results: Iterator[dict], bar: tqdm) ->
 
 
 def _claim(folder: Path, sim: Simulation) -> None:
-    """Refuse a folder that other arguments have begun; begin it otherwise."""
+    """Mark a folder as this simulation's; refuse one that holds another's."""
     begun = folder / "simulation.json"
     wanted = json.loads(json.dumps(sim.describe()))
     if begun.exists():

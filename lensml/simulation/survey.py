@@ -1,8 +1,8 @@
-"""A clean curve becomes an observed one, on any device. Axes: P pairs, B = 2 P rows, T epochs.
+"""Noise, gaps and quoted errors of a survey, on any device. Axes: P pairs, B = 2 P rows, T epochs.
 
 Row 2i is the single lens and row 2i + 1 the binary of event i. What belongs to the event (its
-error level, its share of lost epochs, the phase of its nights) is drawn once per pair; noise and
-gaps are drawn for each row on its own, and never depend on the class.
+error level, its fraction of lost epochs, the phase of its nights) is drawn once per pair; noise
+and gaps are drawn for each row on its own, and never depend on the class.
 """
 
 from dataclasses import asdict, dataclass
@@ -22,13 +22,13 @@ NUM_PAIR_DRAWS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """How events are observed. A range (low, high) is drawn once per event."""
+    """Cadence, gaps and errors of observation; a range (low, high) is drawn once per event."""
 
     num_epochs: int = 1500
     window: tuple[float, float] = (-100.0, 100.0)  # first and last grid epoch [day]
     missing_fraction: Range = 0.2  # epochs lost at random; a range is uniform
     sigma: Range = 0.1  # Gaussian error [mag]; a range is log-uniform
-    night: Range = 1.0  # share of each day in which the field is observable
+    night: Range = 1.0  # fraction of each day in which the field is observable
     season_gap: Range = 0.0  # length of one gap at a random place [day]
     keep_every: tuple[int, int] = (1, 1)  # thin the grid to every k-th epoch, k log-uniform
     photon_noise: bool = False  # `sigma` holds at baseline and shrinks as the source brightens
@@ -54,7 +54,7 @@ class Survey:
         return np.linspace(*self.window, self.num_epochs)
 
     def max_epochs_kept(self, num_epochs: int) -> int:
-        """What a curve keeps of so many epochs, exceeded by one in a million."""
+        """Epochs kept of a curve of `num_epochs`; one curve in a million keeps more."""
         kept = 1 - float(np.min(self.missing_fraction))
         grid = -(-num_epochs // self.keep_every[0])
         spread = 5 * np.sqrt(grid * kept * (1 - kept))
@@ -66,7 +66,7 @@ class Survey:
 
 
 class Draws(NamedTuple):
-    """Raw random numbers of P pairs; what they mean is decided in `observe` alone."""
+    """Random numbers of P pairs as `observe` uses them."""
 
     pair: Tensor  # (P, 8) uniform, one set per event
     mask: Tensor  # (2 P, T) uniform
@@ -76,7 +76,7 @@ class Draws(NamedTuple):
 
 
 def draw_numpy(generators: list[np.random.Generator], num_epochs: int) -> Draws:
-    """Each pair from its own event's generator: independent of how events are grouped."""
+    """Draws of each pair from its event's own generator: they do not depend on the batch."""
     parts = [
         (
             g.random(NUM_PAIR_DRAWS, dtype=np.float32),
@@ -94,7 +94,7 @@ def draw_numpy(generators: list[np.random.Generator], num_epochs: int) -> Draws:
 def draw_torch(
     num_pairs: int, num_epochs: int, generator: torch.Generator, *, outliers: bool = True
 ) -> Draws:
-    """All pairs at once on the generator's device, for training.
+    """Draws of all pairs from one generator, on its device, for training.
 
     Without `outliers` nothing is drawn for them; the other numbers are the same.
     """
@@ -133,43 +133,47 @@ def error_bars(sigma: Tensor, delta_mag: Tensor, survey: Survey) -> Tensor:
 
 
 def observe(
-    clean: Tensor, draws: Draws, survey: Survey, times: Tensor
+    noise_free: Tensor, draws: Draws, survey: Survey, times: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Observe P pairs.
 
     Args:
-        clean: Noise-free magnitude minus baseline, (2 P, T) [mag].
+        noise_free: Noise-free magnitude minus baseline, (2 P, T) [mag].
         draws: Random numbers of the same pairs.
         survey: How they are observed.
         times: Grid epochs, (T,) [day].
 
     Returns:
-        `(delta_mag, sigma, seen)`, each (2 P, T): observed magnitude minus baseline [mag], quoted
-        1-sigma error [mag], and whether the epoch was observed. Values where `seen` is false mean
-        nothing. Quoted errors are the same for both rows of a pair or follow from the *observed*
-        magnitude, never from the noise-free one.
+        `(delta_mag, sigma, observed)`, each (2 P, T): observed magnitude minus baseline [mag],
+        quoted 1-sigma error [mag], and whether the epoch was observed; elsewhere the values are
+        meaningless. Quoted errors are the same for both rows of a pair or follow from the
+        *observed* magnitude, never from the noise-free one.
     """
+    # What belongs to the event is the same for both rows, each drawn number a column (2 P, 1).
     both = draws.pair.repeat_interleave(2, dim=0).unbind(dim=1)
     column = [u[:, None] for u in both]
+    # Noise around the noise-free curve.
     level = _between(survey.sigma, column[0], log=True)
-    scatter = error_bars(level, clean, survey) * _between(survey.error_scale, column[1])
+    scatter = error_bars(level, noise_free, survey) * _between(survey.error_scale, column[1])
     if survey.outlier_fraction > 0:
         scatter = torch.where(draws.outlier < survey.outlier_fraction, 5 * scatter, scatter)
-    delta = clean + scatter * draws.noise
+    delta = noise_free + scatter * draws.noise
     if survey.baseline_error > 0:
         delta = delta + survey.baseline_error * level * draws.baseline
+    # Quoted errors follow from the observed magnitude.
     sigma = error_bars(level, delta, survey)
-    seen = draws.mask >= _between(survey.missing_fraction, column[2])
-    times = times.to(clean.device, clean.dtype)
+    # Epochs lost at random, by day, in the season's gap, and by thinning of the grid.
+    observed = draws.mask >= _between(survey.missing_fraction, column[2])
+    times = times.to(noise_free.device, noise_free.dtype)
     if survey.night != 1.0:
-        seen = seen & (((times + column[3]) % 1.0) < _between(survey.night, column[4]))
+        observed = observed & (((times + column[3]) % 1.0) < _between(survey.night, column[4]))
     if survey.season_gap != 0.0:
         start = survey.window[0] + column[5] * (survey.window[1] - survey.window[0])
         length = _between(survey.season_gap, column[6])
-        seen = seen & ~((times >= start) & (times < start + length))
+        observed = observed & ~((times >= start) & (times < start + length))
     if survey.keep_every != (1, 1):
         low, high = survey.keep_every
         every = _between((low, high + 0.999), column[7], log=True).floor()
-        index = torch.arange(len(times), device=clean.device)
-        seen = seen & (((index + (column[3] * every).floor()) % every) == 0)
-    return delta, sigma, seen
+        index = torch.arange(len(times), device=noise_free.device)
+        observed = observed & (((index + (column[3] * every).floor()) % every) == 0)
+    return delta, sigma, observed

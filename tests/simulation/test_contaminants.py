@@ -19,7 +19,6 @@ from lensml.simulation.contaminants import (
     contaminant_pairs,
     contaminant_set,
     draw_contaminant,
-    false_alarm_rates,
     sun_offset,
 )
 from lensml.simulation.survey import Survey
@@ -91,45 +90,45 @@ def test_a_varying_source_is_magnified_like_any_other():
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("arm", KINDS)
-def test_an_event_is_the_same_in_a_set_of_any_size(arm):
-    few, more = (contaminant_set(arm, n, seed=2, survey=SURVEY) for n in (3, 67))
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_event_is_the_same_in_a_set_of_any_size(kind):
+    few, more = (contaminant_set(kind, n, seed=2, survey=SURVEY) for n in (3, 67))
     for name in ("X", "sigma", "m_base", "params", "magnification"):
         np.testing.assert_array_equal(getattr(few, name), getattr(more, name)[:3])
     assert not np.array_equal(more.magnification[0], more.magnification[64])
-    last = contaminant_magnification([draw_contaminant(arm, 2, 66)], SURVEY.times)[0]
+    last = contaminant_magnification([draw_contaminant(kind, 2, 66)], SURVEY.times)[0]
     np.testing.assert_allclose(more.magnification[66], last, rtol=1e-6)
 
 
-@pytest.mark.parametrize("arm", KINDS)
-def test_nothing_in_an_arm_is_a_binary_lens(arm, tmp_path):
-    curves = dataset.load(dataset.save(tmp_path / "set.npz", contaminant_set(arm, 5, 0, SURVEY)))
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_in_a_kind_is_a_binary_lens(kind, tmp_path):
+    curves = dataset.load(dataset.save(tmp_path / "set.npz", contaminant_set(kind, 5, 0, SURVEY)))
     assert (curves.y == 0).all() and (curves.pair == -1).all()
     assert np.isnan(curves.dchi2).all() and np.isnan(curves.param("q")).all()
     preset, seed, events = curves.events()
-    assert (preset, seed, list(events)) == (f"impostor_{arm}", 0, [0, 1, 2, 3, 4])
+    assert (preset, seed, list(events)) == (f"impostor_{kind}", 0, [0, 1, 2, 3, 4])
     residual = curves.X - curves.noise_free()
     assert abs(np.nanstd(residual) / 0.1 - 1) < 0.1
     assert 0.7 < np.isfinite(curves.X).mean() < 0.9
 
 
-def test_arms_share_the_priors_of_the_binaries_but_no_event():
-    events = {arm: [draw_contaminant(arm, 0, i) for i in range(400)] for arm in KINDS}
-    assert len({e.t0 for arm in events.values() for e in arm}) == 5 * 400
-    for arm in events.values():
-        assert abs(np.mean([np.log10(e.tE) for e in arm]) - 1.37) < 0.06
-        assert max(abs(e.t0) for e in arm) <= 50
+def test_kinds_share_the_priors_of_the_binaries_but_no_event():
+    events = {kind: [draw_contaminant(kind, 0, i) for i in range(400)] for kind in KINDS}
+    assert len({e.t0 for kind in events.values() for e in kind}) == 5 * 400
+    for kind in events.values():
+        assert abs(np.mean([np.log10(e.tE) for e in kind]) - 1.37) < 0.06
+        assert max(abs(e.t0) for e in kind) <= 50
     below = np.mean([e.u0 < e.rho for e in events["finite_source"]])
     assert 0.1 < below < 0.25  # the disc is resolved
     assert 0.12 < np.median([np.hypot(e.pi_E_N, e.pi_E_E) for e in events["parallax"]]) < 0.21
     assert abs(np.mean([e.drift == 0 for e in events["variable_baseline"]]) - 0.5) < 0.1
 
 
-@pytest.mark.parametrize("arm", KINDS)
-def test_the_twin_of_an_impostor_is_a_single_lens_no_worse_than_its_own(arm):
-    delta = contaminant_pairs(arm, 4, 2, SURVEY.times)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_twin_of_a_contaminant_is_a_single_lens_no_worse_than_its_own(kind):
+    delta = contaminant_pairs(kind, 4, 2, SURVEY.times)
     assert delta.shape == (8, 200) and delta.dtype == np.float32
-    events = [draw_contaminant(arm, 2, i) for i in range(4)]
+    events = [draw_contaminant(kind, 2, i) for i in range(4)]
     flux = contaminant_magnification(events, SURVEY.times)
     np.testing.assert_allclose(delta[1::2], -2.5 * np.log10(flux), atol=1e-5)
     own = [Contaminant(t0=e.t0, u0=abs(e.u0), tE=e.tE) for e in events]
@@ -138,18 +137,10 @@ def test_the_twin_of_an_impostor_is_a_single_lens_no_worse_than_its_own(arm):
     left = ((event - twin) ** 2).sum(axis=1)
     # A descent ends where a step gains a millionth.
     assert (left <= ((event - own) ** 2).sum(axis=1) * (1 + 1e-5) + 1e-8).all()
-    np.testing.assert_array_equal(delta[:2], contaminant_pairs(arm, 1, 2, SURVEY.times))
+    np.testing.assert_array_equal(delta[:2], contaminant_pairs(kind, 1, 2, SURVEY.times))
 
 
-def test_false_alarms_are_shares_with_their_intervals():
-    rates = false_alarm_rates([0.1, 0.9, 0.5, 0.2], [0.6, 0.9, 0.95, 0.2], 0.5, 0.7)
-    assert rates["final"]["value"] == 0.25 and rates["season"]["value"] == 0.5
-    assert rates["season"]["low"] < 0.5 < rates["season"]["high"] and rates["events"] == 4
-    with pytest.raises(InputError, match="one number a row"):
-        false_alarm_rates([0.1], [0.1, 0.2], 0.5, 0.5)
-
-
-def test_unknown_arms_and_empty_sets_are_named_in_one_line():
+def test_unknown_kinds_and_empty_sets_are_named_in_one_line():
     for call in (
         lambda: contaminant_set("xallarap", 1, 0),
         lambda: contaminant_pairs("xallarap", 1, 0, TIMES),
@@ -161,8 +152,8 @@ def test_unknown_arms_and_empty_sets_are_named_in_one_line():
         contaminant_set("parallax", 0, 0)
 
 
-def test_the_picture_shows_each_arm_beside_its_single_lens():
-    rows = {arm: contaminant_pairs(arm, 1, 2, TIMES) for arm in KINDS}
+def test_the_figure_shows_each_kind_beside_its_single_lens():
+    rows = {kind: contaminant_pairs(kind, 1, 2, TIMES) for kind in KINDS}
     figure = plotting.contaminants(TIMES, rows, 0.1)
     figure.savefig(io.BytesIO(), format="png", dpi=40)
     assert figure.get_size_inches()[0] <= 7.3 and len(figure.axes) == 2 * len(KINDS)
