@@ -276,7 +276,7 @@ def figures(
         "confusion": plotting.confusion(result["confusion_matrix"], observer["confusion_matrix"]),
         "reliability": plotting.reliability(metrics.reliability(y, p)),
         "early_detection": plotting.early_detection({"network": result["early_detection"]}),
-        "against_phase": plotting.against_phase({"network": result["against_phase"]}),
+        "against_phase": plotting.scores_by_phase({"network": result["against_phase"]}),
     }
     if table := result["recall_by_dchi2"]:
         tables = {f"network, {name[10:-3]} % false": rows for name, rows in table.items()}
@@ -290,8 +290,8 @@ def figures(
         if known[binary].all():
             mark = (ratio > metrics.threshold_at_fpr(ratio[known & (y == 0)], 0.01))[binary]
         parameters = [curves.param(name)[binary] for name in ("s", "q", "u0")]
-        drawn["map_s_q"] = plotting.map_s_q(*parameters[:2], found, mark)
-        drawn["against_u0"] = plotting.against_u0(parameters[2], found, mark)
+        drawn["map_s_q"] = plotting.recall_map(*parameters[:2], found, mark)
+        drawn["against_u0"] = plotting.recall_by_u0(parameters[2], found, mark)
     return drawn
 
 

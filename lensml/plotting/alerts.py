@@ -20,11 +20,11 @@ from lensml.plotting.scores import (
 )
 from lensml.simulation import FRACTIONS
 
-__all__ = ["alerts_by_phase", "burden_and_purity", "lags", "reliability_at_fractions"]
+__all__ = ["alerts_by_phase", "purity_by_prevalence", "alert_latency", "reliability_at_fractions"]
 
 
 @styled
-def lags(network: ArrayLike, reachable: ArrayLike, onset: ArrayLike) -> Figure:
+def alert_latency(network: ArrayLike, reachable: ArrayLike, onset: ArrayLike) -> Figure:
     """Alerts of the same binaries (n,) [day]: share alerted against the time since onset, and the
     difference where both alerted. Binaries without an onset are left out on the left.
     """
@@ -65,7 +65,7 @@ def alerts_by_phase(by_name: Mapping[str, Mapping[str, Sequence]], edges: ArrayL
 
 
 @styled
-def burden_and_purity(
+def purity_by_prevalence(
     prevalence: Sequence[float],
     by_name: Mapping[str, Sequence[Mapping]],
     marks: Sequence[float] = (0.01, 0.1),

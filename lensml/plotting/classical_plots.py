@@ -16,7 +16,7 @@ from lensml.evaluation import proportion_of
 from lensml.experiments import Comparison, format_number, plain
 from lensml.plotting import scores as plots
 
-__all__ = ["by_fraction", "fixed_table", "method_table", "recall_by_method", "verdict"]
+__all__ = ["scores_by_fraction", "fixed_table", "method_table", "recall_by_method", "verdict"]
 
 NETWORK, IDEAL = "network", "ideal observer"
 MARKERS = "osD^v<>"
@@ -72,7 +72,7 @@ def recall_by_method(compared: Mapping[str, Mapping], rate: float = 0.01) -> Fig
 
 
 @plots.styled
-def by_fraction(
+def scores_by_fraction(
     scores: Mapping[str, ArrayLike], y: ArrayLike, fractions: Sequence[float], rate: float = 0.01
 ) -> Figure:
     """ROC area and recall at pooled false positives of scores (n, F), by method."""

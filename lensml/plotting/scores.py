@@ -233,7 +233,7 @@ def early_detection(
 
 
 @styled
-def against_phase(by_name: Mapping[str, Mapping[str, Sequence]]) -> Figure:
+def scores_by_phase(by_name: Mapping[str, Mapping[str, Sequence]]) -> Figure:
     """Calls by event phase, outputs of `evaluate.against_phase` by name."""
     figure, ((axes,),) = canvas(3.2, width=5.4)
     for name, c, colour in coloured(by_name):
@@ -256,7 +256,7 @@ def topology_borders(axes: Axes) -> None:
 
 
 @styled
-def map_s_q(
+def recall_map(
     s: ArrayLike, q: ArrayLike, found: ArrayLike, ideal: ArrayLike | None = None, bins: int = 14
 ) -> Figure:
     """Share of binaries `found` by the network, and by the ideal observer, over log s and log q."""
@@ -279,7 +279,7 @@ def map_s_q(
 
 
 @styled
-def against_u0(u0: ArrayLike, found: ArrayLike, ideal: ArrayLike | None = None) -> Figure:
+def recall_by_u0(u0: ArrayLike, found: ArrayLike, ideal: ArrayLike | None = None) -> Figure:
     """Share of binaries found in up to ten equally filled bins of u0, with binomial errors."""
     u0 = np.asarray(u0)
     order = np.array_split(np.argsort(u0), max(1, min(10, u0.size // 5)))

@@ -22,11 +22,11 @@ def figures():
     y = np.tile([0, 1], 500)
     p = np.clip(rng.normal(0.4 + 0.2 * y, 0.15), 0, 1)[:, None].repeat(7, axis=1)
     return {
-        "lags": alert_plots.lags(network, ideal, onset),
+        "lags": alert_plots.alert_latency(network, ideal, onset),
         "phase": alert_plots.alerts_by_phase(
             {"distinct": {"network": share, "reachable": share + 0.2}}, EDGES
         ),
-        "burden": alert_plots.burden_and_purity(
+        "burden": alert_plots.purity_by_prevalence(
             prevalence, {"1 %": [evaluation.burden(*rates, x) for x in prevalence]}
         ),
         "reliability": alert_plots.reliability_at_fractions(y, {"before": p, "after": p**0.9}),
@@ -47,7 +47,7 @@ def test_the_share_alerted_ends_at_what_was_detected(figures):
 
 
 def test_nobody_alerted_is_drawn_too():
-    figure = alert_plots.lags([NAN, NAN], [NAN, 1.0], [NAN, 0.0])
+    figure = alert_plots.alert_latency([NAN, NAN], [NAN, 1.0], [NAN, 0.0])
     assert figure.axes[0].lines[0].get_ydata().max() == 0
 
 

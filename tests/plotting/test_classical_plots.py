@@ -35,7 +35,7 @@ def test_half_recall_that_is_never_reached_leaves_its_line_empty(contest):
 def test_scores_over_the_window_are_drawn_by_method():
     y, _, _, good, bad = planted()
     scores = {"network": np.tile(bad[:, None], 7), "ideal observer": np.tile(good[:, None], 7)}
-    auc, recall = classical_plots.by_fraction(scores, y, FRACTIONS).axes
+    auc, recall = classical_plots.scores_by_fraction(scores, y, FRACTIONS).axes
     assert [len(axes.lines) for axes in (auc, recall)] == [2, 2]
 
 

@@ -45,9 +45,9 @@ def drawn() -> dict[str, Figure]:
         "recall_by_dchi2": plots.recall_by_dchi2({"network": TABLE}, TABLE),
         "completeness": plots.completeness_curve({"network": evaluation.completeness(Y, P, DCHI2)}),
         "early_detection": plots.early_detection({"network": WINDOW}),
-        "against_phase": plots.against_phase({"network": PHASE}),
-        "map_s_q": plots.map_s_q(s, q, found, found),
-        "against_u0": plots.against_u0(RNG.uniform(size=60), found, found),
+        "against_phase": plots.scores_by_phase({"network": PHASE}),
+        "map_s_q": plots.recall_map(s, q, found, found),
+        "against_u0": plots.recall_by_u0(RNG.uniform(size=60), found, found),
         "gallery": pictures.gallery(TIMES, curves, curves, np.full(4, 0.1), list("abcd")),
         "caustics": pictures.caustics_and_track(
             [square], np.array([TIMES, TIMES]) / 50, [-0.5, 0.5]
@@ -112,7 +112,7 @@ def test_bins_without_own_threshold_are_hollow(figures):
 
 def test_map_share_is_found_over_all():
     s, q = np.array([0.5, 0.5, 2.0, 2.0]), np.array([0.01, 0.01, 0.1, 0.1])
-    mesh = plots.map_s_q(s, q, [1, 0, 1, 1], bins=2).axes[0].collections[0]
+    mesh = plots.recall_map(s, q, [1, 0, 1, 1], bins=2).axes[0].collections[0]
     share = np.ma.filled(mesh.get_array().reshape(2, 2), np.nan)
     np.testing.assert_array_equal(share, [[0.5, np.nan], [np.nan, 1.0]])
 
