@@ -20,7 +20,9 @@ def chance_error(num: int) -> float:
 
 def calls(curves, fraction: float = 1.0) -> np.ndarray:
     """P(binary) at the last observed epoch within a fraction of the window."""
-    p = predict_proba(load_network()[0], curves)[:, evaluation.within(curves.time, fraction)]
+    p = predict_proba(load_network()[0], curves)[
+        :, evaluation.until_fraction(curves.time, fraction)
+    ]
     some = np.isfinite(p)
     last = p.shape[1] - 1 - some[:, ::-1].argmax(axis=1)
     return np.where(some.any(axis=1), p[np.arange(len(p)), last], 0.5)
@@ -55,18 +57,18 @@ def test_a_companion_without_mass_cannot_be_seen(null):
 
 
 def test_no_scalar_of_the_null_pairs_tells_the_classes_apart(null):
-    for name, values in evaluation.shortcut_scalars(null).items():
+    for name, values in evaluation.summary_statistics(null).items():
         auc = evaluation.roc_auc(null.y, values)
         assert abs(auc - 0.5) < 4 * chance_error(PAIRS), name
 
 
 def test_a_classifier_trained_on_null_pairs_learns_nothing(null):
-    for name, audit in evaluation.audit_shortcuts(null, num_bootstrap=20).items():
+    for name, audit in evaluation.shortcut_probe(null, num_bootstrap=20).items():
         assert abs(audit["value"] - 0.5) < 4 * chance_error(PAIRS), name
 
 
 def test_gaps_errors_and_numbers_of_points_do_not_know_the_class(baseline):
-    scalars = evaluation.shortcut_scalars(baseline)
+    scalars = evaluation.summary_statistics(baseline)
     for name in ("points", "first gap", "first epoch", "last epoch", "mean error"):
         auc = evaluation.roc_auc(baseline.y, scalars[name])
         assert abs(auc - 0.5) < 4 * chance_error(PAIRS), name
@@ -78,7 +80,9 @@ def test_network_stays_below_the_ideal_observer(name, fraction, request):
     """Anything above it by three standard errors is a leak."""
     curves = request.getfixturevalue(name)
     ideal = evaluation.ideal_log_ratio(curves, [fraction])[:, 0]
-    excess = evaluation.bound_excess(calls(curves, fraction), ideal, curves.y, curves.pair, num=100)
+    excess = evaluation.excess_over_ideal(
+        calls(curves, fraction), ideal, curves.y, curves.pair, num=100
+    )
     for statistic, found in excess.items():
         assert found["z"] <= 3, (statistic, found)
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from benchmarks.record import save_record
 from lensml import evaluation
-from lensml.evaluation import refuse_seen_events
+from lensml.evaluation import check_unseen
 from lensml.network import (
     Network,
     encode,
@@ -73,7 +73,7 @@ def recall_between(y, p, dchi2, low: float, high: float) -> float:
 
 
 STATISTICS = {
-    "dchi2_at_half_recall": evaluation.dchi2_at_half_recall,
+    "dchi2_at_half_recall": evaluation.dchi2_50,
     "recall_160_500": lambda y, p, d: recall_between(y, p, d, 160, 500),
     "recall_above_500": lambda y, p, d: recall_between(y, p, d, 500, np.inf),
     "recall_at_1pct": lambda y, p, d: evaluation.recall_at_fpr(y, p, 0.01),
@@ -125,7 +125,7 @@ def main() -> None:
             path = simulate(Path(scratch) / f"{condition}.npz", simulation, progress=False)
             curves = load(path)
             for _, config in loaded:
-                refuse_seen_events(curves, config, path)
+                check_unseen(curves, config, path)
             calls = last_calls(networks, curves, condition)
             columns = curves.y, curves.dchi2
             ideal = evaluation.ideal_log_ratio(curves)
@@ -154,7 +154,7 @@ def main() -> None:
                     STATISTICS[name](columns[0], ratio, columns[1])
                 )
             for p in calls:  # above the ideal observer by three standard errors is a leak
-                excess = evaluation.bound_excess(p, ideal, curves.y, curves.pair, num=100)
+                excess = evaluation.excess_over_ideal(p, ideal, curves.y, curves.pair, num=100)
                 assert all(row["z"] <= 3 for row in excess.values()), (condition, excess)
     described = [
         {"weights": weights_hash(f), "seed": c.get("training", {}).get("seed"), "run": run}

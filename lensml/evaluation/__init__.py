@@ -5,29 +5,30 @@ from lensml._exports import exports
 __getattr__, __dir__, __all__ = exports(
     __name__,
     metrics=(
-        "average_precision balanced_accuracy bin_label bin_thresholds bootstrap "
-        "dchi2_at_half_recall ece pr_curve recall_at_fpr recall_by_dchi2 reliability roc_auc "
-        "roc_curve share threshold_at_fpr"
+        "average_precision balanced_accuracy bin_label bin_thresholds bootstrap dchi2_50 ece "
+        "fraction pr_curve recall_at_fpr recall_by_dchi2 reliability roc_auc roc_curve "
+        "threshold_at_fpr"
     ),
     ideal_observer=(
-        "bound_excess completeness expected_ideal ideal_log_ratio ideal_probability "
-        "ideal_recall partner_rows within"
+        "completeness excess_over_ideal expected_ideal ideal_log_ratio ideal_probability "
+        "ideal_recall partner_rows until_fraction"
     ),
-    baselines="audit_shortcuts pspl_residuals residual_scan_score shortcut_scalars",
-    anomaly_finder="at_fixed_thresholds search",
-    classical="classical_scores compare where_beaten",
+    baselines="pspl_residuals residual_scan_score shortcut_probe summary_statistics",
+    anomaly_finder="score_at_fixed_thresholds search",
+    classical="bins_where_worse classical_scores compare",
     early_detection="PHASE_EDGES first_alert",
-    calibration="at_prevalence calibration_table fit_calibrator rows_at_prevalence",
-    prefixes="add_reachable alerts_by_peak onsets proportion proportion_of",
+    calibration="calibration_table fit_calibrator prior_shift resample_to_prevalence",
+    prefixes="add_reachable alerts_by_peak onsets proportion wilson_interval",
     profile_ratio="",
     alerts=(
-        "against_ideal burden calibrate counted detected_by_phase lag_summary measure season_peaks"
+        "alert_rate_and_purity compare_with_ideal counted detected_by_phase false_alarm_report "
+        "latency_summary season_peaks set_threshold"
     ),
-    evaluate="predict refuse_seen_events",
+    evaluate="check_unseen predict",
     assess="headline prose",
     report=(
-        "check_bound check_falling found hopeless_by information_kept kept_table key loss "
-        "millimag names_of percent score share_beyond shares_table shortfall slug summary "
-        "under_surveys worst"
+        "assert_below_ideal assert_falling dchi2_retained detected gap_to_ideal kept_table key "
+        "loss_by_cause millimag names_of percent score share_beyond shares_table slug summary "
+        "under_surveys undetectable_by_group worst"
     ),
 )

@@ -17,25 +17,25 @@ from scipy.stats import beta
 from lensml.evaluation import early_detection as early
 from lensml.evaluation import ideal_observer as limits
 from lensml.evaluation import metrics
-from lensml.evaluation.profile_ratio import ideal_season, reachable_season
+from lensml.evaluation.profile_ratio import llr_series, profile_llr_series
 from lensml.network import Network, predict_proba
 from lensml.simulation import LightCurves
 
 __all__ = [
     "AlertPolicy",
     "SeasonCalls",
-    "against_ideal",
-    "burden",
-    "calibrate",
+    "compare_with_ideal",
+    "alert_rate_and_purity",
+    "set_threshold",
     "counted",
     "detected_by_phase",
-    "lag_summary",
-    "lag_table",
-    "measure",
+    "latency_summary",
+    "paired_latency",
+    "false_alarm_report",
     "season_peaks",
 ]
 
-DRAWS = 20_000  # behind the intervals of `burden`
+DRAWS = 20_000  # behind the intervals of `alert_rate_and_purity`
 
 
 def beta_interval(a: float, b: float) -> tuple[float, float]:
@@ -86,11 +86,11 @@ class AlertPolicy:
         return early.first_alert(p_epochs, times, self.threshold)
 
 
-def calibrate(peak: ArrayLike, rate: float = 0.01) -> AlertPolicy:
+def set_threshold(peak: ArrayLike, rate: float = 0.01) -> AlertPolicy:
     """Policy under which at most `rate` of these single lenses ever alert.
 
     Args:
-        peak: Highest call each single lens gets in its season, (n,), as `early.season_peak` gives.
+        peak: Highest call each single lens gets in its season, (n,), of `early.max_probability`.
         rate: Share of single lenses that may alert, over a whole season.
     """
     peak = np.asarray(peak, dtype=float)
@@ -104,7 +104,7 @@ def calibrate(peak: ArrayLike, rate: float = 0.01) -> AlertPolicy:
     return AlertPolicy(threshold=threshold, rate=rate, singles=peak.size, passed=passed)
 
 
-def measure(policy: AlertPolicy, peak: ArrayLike) -> dict[str, Any]:
+def false_alarm_report(policy: AlertPolicy, peak: ArrayLike) -> dict[str, Any]:
     """False alarms of a policy on single lenses that had no part in it.
 
     Args:
@@ -149,7 +149,9 @@ def season_peaks(
         p, times = predict_proba(network, rows, batch_size=batch_size, device=device), rows.times()
         first = [early.first_alert(p, times, threshold) for threshold in thresholds]
         final = early.at_fractions(p, times, (1.0,))[:, 0]
-        parts.append((early.season_peak(p), final, np.reshape(first, (len(first), len(rows))).T))
+        parts.append(
+            (early.max_probability(p), final, np.reshape(first, (len(first), len(rows))).T)
+        )
     return SeasonCalls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -162,7 +164,7 @@ def interval_of(
     return metrics.bootstrap(statistic, [values], np.full(values.size, -1), num=num, seed=seed)
 
 
-def lag_summary(
+def latency_summary(
     alert: ArrayLike, onset: ArrayLike, *, num: int = 400, seed: int = 0
 ) -> dict[str, Any]:
     """Detection and lag of binaries, given when each anomaly became reachable.
@@ -196,7 +198,7 @@ def lag_summary(
     }
 
 
-def lag_table(
+def paired_latency(
     network: ArrayLike, ideal: ArrayLike, *, num: int = 400, seed: int = 0
 ) -> dict[str, Any]:
     """The network's alerts beside the ideal observer's on the same binaries, both (n,) [day].
@@ -220,7 +222,7 @@ def lag_table(
     }
 
 
-def against_ideal(
+def compare_with_ideal(
     curves: LightCurves,
     p_epochs: NDArray,
     onset: NDArray,
@@ -244,34 +246,35 @@ def against_ideal(
         num, seed: Resamples behind the intervals.
 
     Returns:
-        Report: `network`, `ideal` (the bound) and `reachable`, each `measure` and `lag_summary`;
-        `difference` and `behind_reachable`, the `lag_table` of the network beside either. And of
+        Report: `network`, `ideal` (the bound) and `reachable`, each `false_alarm_report` and
+        `latency_summary`; `difference` and `behind_reachable`, the `paired_latency` of the network
+        beside either. And of
         the measured binaries (m,): `network`, `ideal`, `reachable` (first alerts [day]), `onset`,
         `t0`, `tE`.
     """
     first = np.isin(curves.pair, np.unique(curves.pair[curves.pair >= 0])[:num_refitted])
     reachable = np.full(curves.X.shape, np.nan)
-    reachable[first] = limits.ideal_probability(reachable_season(curves.rows(first)))
+    reachable[first] = limits.ideal_probability(profile_llr_series(curves.rows(first)))
     calls = {
         "network": p_epochs,
-        "ideal": limits.ideal_probability(ideal_season(curves)),
+        "ideal": limits.ideal_probability(llr_series(curves)),
         "reachable": reachable,
     }
-    half, single = early.half_of_pairs(curves.pair), curves.y == 0
+    half, single = early.calibration_half(curves.pair), curves.y == 0
     binary = ~half & ~single
     binaries = {"onset": onset[binary]}
     binaries |= {name: curves.param(name)[binary] for name in ("t0", "tE")}
     report, told = {}, {name: np.isfinite(p).any(axis=1) for name, p in calls.items()}
     for name, p in calls.items():
-        peak, own = early.season_peak(p), told[name]
-        policy = calibrate(peak[half & single & own], rate)
+        peak, own = early.max_probability(p), told[name]
+        policy = set_threshold(peak[half & single & own], rate)
         binaries[name] = policy.first_alert(p[binary], curves.times()[binary])
-        report[name] = measure(policy, peak[~half & single & own])
+        report[name] = false_alarm_report(policy, peak[~half & single & own])
         lagging = binaries[name][own[binary]], onset[binary & own]
-        report[name] |= lag_summary(*lagging, num=num, seed=seed)
+        report[name] |= latency_summary(*lagging, num=num, seed=seed)
     for name, observer in (("difference", "ideal"), ("behind_reachable", "reachable")):
         both = [binaries[who][told[observer][binary]] for who in ("network", observer)]
-        report[name] = lag_table(*both, num=num, seed=seed)
+        report[name] = paired_latency(*both, num=num, seed=seed)
     return report, binaries
 
 
@@ -280,10 +283,10 @@ def detected_by_phase(
 ) -> NDArray:
     """Share of all these binaries (n,) that have alerted by each phase (t - t0) / tE, (K,)."""
     phase = (np.asarray(alert) - np.asarray(t0)) / np.asarray(tE)
-    return np.array([metrics.share(phase <= edge) for edge in np.asarray(edges)])
+    return np.array([metrics.fraction(phase <= edge) for edge in np.asarray(edges)])
 
 
-def burden(
+def alert_rate_and_purity(
     false_alarm_rate: Mapping[str, float],
     detected_rate: Mapping[str, float],
     prevalence: float,

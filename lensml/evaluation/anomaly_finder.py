@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from lensml.evaluation import metrics
-from lensml.evaluation.ideal_observer import within
+from lensml.evaluation.ideal_observer import until_fraction
 from lensml.lensing import fit_prefixes, pspl_delta_mag
 from lensml.simulation import FRACTIONS, LightCurves
 
@@ -21,10 +21,10 @@ __all__ = [
     "DURATIONS",
     "RULES",
     "AnomalyScan",
-    "Refits",
-    "Search",
+    "PrefixFits",
+    "PrefixSearch",
     "anomaly_scan",
-    "at_fixed_thresholds",
+    "score_at_fixed_thresholds",
     "observed",
     "refit",
     "residuals",
@@ -46,7 +46,7 @@ RULES = {
 
 
 @dataclass(frozen=True)
-class Refits:
+class PrefixFits:
     """Best single lens of each prefix of the noisy observed data, the baseline known."""
 
     parameters: NDArray  # (n, F, 4) t0 [day], u0 [theta_E], tE [day], f_s
@@ -79,11 +79,11 @@ class AnomalyScan:
 
 
 @dataclass(frozen=True)
-class Search:
+class PrefixSearch:
     """Refits and scans of every prefix of a set of curves."""
 
     curves: LightCurves
-    refits: Refits
+    refits: PrefixFits
     residual: NDArray  # (n, T) of the last prefix, in units of the error
     scans: list[AnomalyScan]  # F of them
 
@@ -101,7 +101,7 @@ def observed(curves: LightCurves) -> tuple[NDArray, NDArray, NDArray]:
 
 def refit(
     curves: LightCurves, fractions: Sequence[float] = FRACTIONS, *, device: str | None = None
-) -> Refits:
+) -> PrefixFits:
     """Fit a single lens to each prefix, from several starts and from its neighbours' best fits.
 
     Args:
@@ -114,7 +114,7 @@ def refit(
     for start in range(0, len(curves), CHUNK):
         times, delta, sigma = observed(curves.rows(slice(start, start + CHUNK)))
         weight = np.where(np.isfinite(delta), sigma**-2.0, 0.0)
-        prefixes = [within(times, fraction) for fraction in fractions]
+        prefixes = [until_fraction(times, fraction) for fraction in fractions]
         fits = fit_prefixes(
             torch.as_tensor(times, device=device),
             torch.as_tensor(np.nan_to_num(delta), device=device),
@@ -126,7 +126,7 @@ def refit(
         chi2.append(torch.stack([fit.chi2 for fit in fits], dim=1).cpu().numpy())
         seen.append(np.stack([((weight > 0) & p).sum(axis=1) for p in prefixes], axis=1))
     free = 4 if blended else 3
-    return Refits(np.concatenate(parameters), np.concatenate(chi2), np.concatenate(seen) - free)
+    return PrefixFits(np.concatenate(parameters), np.concatenate(chi2), np.concatenate(seen) - free)
 
 
 def residuals(curves: LightCurves, parameters: NDArray, until: float = 1.0) -> NDArray:
@@ -134,7 +134,7 @@ def residuals(curves: LightCurves, parameters: NDArray, until: float = 1.0) -> N
 
     Args:
         curves: The rows fitted.
-        parameters: Their fits (n, 4), as in `Refits`.
+        parameters: Their fits (n, 4), as in `PrefixFits`.
         until: Fraction of the window.
     """
     result = np.empty(curves.X.shape, dtype=np.float32)
@@ -144,7 +144,9 @@ def residuals(curves: LightCurves, parameters: NDArray, until: float = 1.0) -> N
         model = pspl_delta_mag(
             torch.from_numpy(times), *torch.from_numpy(parameters[rows]).unbind(1)
         )
-        result[rows] = np.where(within(times, until), (delta - model.numpy()) / sigma, np.nan)
+        result[rows] = np.where(
+            until_fraction(times, until), (delta - model.numpy()) / sigma, np.nan
+        )
     return result
 
 
@@ -208,16 +210,16 @@ def best_template(times: NDArray, data: NDArray, weight: NDArray, duration: floa
 
 def search(
     curves: LightCurves, fractions: Sequence[float] = FRACTIONS, *, device: str | None = None
-) -> Search:
+) -> PrefixSearch:
     """Refit every prefix and scan its residuals for anomalies; see `refit` and `anomaly_scan`."""
     refits, scans = refit(curves, fractions, device=device), []
     for k, fraction in enumerate(fractions):
         residual = residuals(curves, refits.parameters[:, k], fraction)
         scans.append(anomaly_scan(curves, residual))
-    return Search(curves, refits, residual, scans)
+    return PrefixSearch(curves, refits, residual, scans)
 
 
-def at_fixed_thresholds(
+def score_at_fixed_thresholds(
     scan: AnomalyScan, y: NDArray, dchi2: NDArray, rate: float = 0.01
 ) -> dict[str, dict]:
     """What the surveys' own thresholds find on these rows, and what `rate` false positives allow.
@@ -234,13 +236,13 @@ def at_fixed_thresholds(
     result = {}
     for name, (called, threshold) in calls.items():
         result[name] = {
-            "false_positives": metrics.share(called[y == 0]),
-            "recall": metrics.share(called[y == 1]),
+            "false_positives": metrics.fraction(called[y == 0]),
+            "recall": metrics.fraction(called[y == 1]),
             "recall_by_dchi2": [
                 {
                     "bin": metrics.bin_label(low, high),
                     "binaries": int(rows.sum()),
-                    "recall": metrics.share(called[rows]),
+                    "recall": metrics.fraction(called[rows]),
                 }
                 for low, high in metrics.DCHI2_BINS
                 for rows in [metrics.in_bin(dchi2, low, high) & (y == 1)]

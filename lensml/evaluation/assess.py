@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from lensml.evaluation.evaluate import predict, refuse_seen_events, summary
+from lensml.evaluation.evaluate import check_unseen, predict, summary
 from lensml.evaluation.ideal_observer import ideal_log_ratio
 from lensml.experiments import flatten, format_number, plain
 from lensml.network import load_network
 from lensml.simulation import LightCurves, load
 
-__all__ = ["Assessment", "assess", "check_bound", "headline", "prose", "table"]
+__all__ = ["Assessment", "assess", "assert_below_ideal", "headline", "prose", "table"]
 
 HEADLINE = (
     "balanced_accuracy",
@@ -49,19 +49,19 @@ def assess(
 
     Raises:
         InputError: If the network has seen one of the events.
-        AssertionError: If a number lies above the ideal observer (`check_bound`).
+        AssertionError: If a number lies above the ideal observer (`assert_below_ideal`).
     """
     network, config = load_network(run, "cuda" if torch.cuda.is_available() else "cpu")
     curves = load(data)
-    refuse_seen_events(curves, config, data)
+    check_unseen(curves, config, data)
     p = predict(network, curves, season_rows=1).p[:, -1]
     ideal = ideal_log_ratio(curves) if (curves.pair >= 0).any() else None
     report = summary(curves, p, ideal, num=num_bootstrap, seed=seed)
-    check_bound(report)
+    assert_below_ideal(report)
     return Assessment(curves, p, ideal, report)
 
 
-def check_bound(report: Mapping[str, Any]) -> None:
+def assert_below_ideal(report: Mapping[str, Any]) -> None:
     """Refuse a number more than three standard errors above the ideal observer: it is a leak."""
     for name, excess in (report["bound_excess"] or {}).items():
         assert not excess["z"] > 3, f"{name} lies {excess['z']:.1f} sigma above the ideal: a leak"

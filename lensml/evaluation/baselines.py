@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 
 from lensml.evaluation import metrics
-from lensml.evaluation.ideal_observer import within
+from lensml.evaluation.ideal_observer import until_fraction
 from lensml.lensing import fit_pspl
 from lensml.simulation import LightCurves
 
 __all__ = [
     "PsplResiduals",
-    "audit_shortcuts",
+    "shortcut_probe",
     "pspl_refit_score",
     "pspl_residuals",
     "residual_scan_score",
     "scalars_of",
-    "shortcut_scalars",
+    "summary_statistics",
     "window_deviates",
 ]
 
@@ -32,7 +32,7 @@ CHUNK = 512
 SCAN_WIDTHS = (3, 5, 9, 17, 33, 65, 129)  # observed epochs in a window
 
 
-def shortcut_scalars(lightcurves: LightCurves) -> dict[str, NDArray]:
+def summary_statistics(lightcurves: LightCurves) -> dict[str, NDArray]:
     """Numbers (n,) that know nothing of anomalies, each computed from the observed curve alone."""
     times = lightcurves.times()
     parts: dict[str, list[NDArray]] = {}
@@ -49,7 +49,7 @@ def shortcut_scalars(lightcurves: LightCurves) -> dict[str, NDArray]:
 
 
 def scalars_of(delta: NDArray, times: NDArray, sigma: NDArray) -> dict[str, NDArray]:
-    """`shortcut_scalars` of one chunk: magnitude change, epochs and errors, each (m, T)."""
+    """`summary_statistics` of one chunk: magnitude change, epochs and errors, each (m, T)."""
     seen = np.isfinite(delta)
     some = seen.any(axis=1)
     points = seen.sum(axis=1)
@@ -76,7 +76,7 @@ def scalars_of(delta: NDArray, times: NDArray, sigma: NDArray) -> dict[str, NDAr
     }
 
 
-def audit_shortcuts(
+def shortcut_probe(
     lightcurves: LightCurves, *, folds: int = 5, seed: int = 0, num_bootstrap: int = 200
 ) -> dict[str, dict[str, float]]:
     """ROC area of each scalar and of gradient boosting on all of them, with intervals over pairs.
@@ -92,7 +92,7 @@ def audit_shortcuts(
     from sklearn.model_selection import GroupKFold, cross_val_predict
 
     y, pair = np.asarray(lightcurves.y), np.asarray(lightcurves.pair)
-    scalars = shortcut_scalars(lightcurves)
+    scalars = summary_statistics(lightcurves)
     groups = np.where(pair >= 0, pair, pair.max(initial=0) + 1 + np.arange(pair.size))
     if np.unique(groups).size < folds:
         raise ValueError(f"{np.unique(groups).size} pairs cannot be split into {folds} `folds`")
@@ -140,8 +140,8 @@ def pspl_residuals(
         rows = lightcurves.rows(np.arange(start, min(start + CHUNK, n)))
         times, sigma = np.array(rows.times()), np.asarray(rows.sigmas(), dtype=float)
         delta = np.asarray(rows.X, dtype=float) - np.asarray(rows.m_base, dtype=float)[:, None]
-        seen = np.isfinite(delta) & within(times, until)
-        stop = max(4, int(within(times, until).sum(axis=1).max()))
+        seen = np.isfinite(delta) & until_fraction(times, until)
+        stop = max(4, int(until_fraction(times, until).sum(axis=1).max()))
         fit = fit_pspl(
             torch.as_tensor(times[:, :stop], device=device),
             torch.as_tensor(np.where(seen, delta, 0.0)[:, :stop], device=device),

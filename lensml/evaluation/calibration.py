@@ -3,7 +3,7 @@
 Axes: n rows, F = 7 shares `FRACTIONS` of the window, K knots. A network may rank well and still
 say 0.9 where 0.7 is true. A monotone map, fitted on events of its own, repairs that and leaves the
 ranking alone. A network trained on as many binaries as single lenses is then taken to another
-prevalence by Bayes' formula, `at_prevalence`.
+prevalence by Bayes' formula, `prior_shift`.
 """
 
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ from lensml.simulation import FRACTIONS
 __all__ = [
     "Calibrator",
     "MonotoneMap",
-    "at_prevalence",
+    "prior_shift",
     "calibration_table",
-    "expected_floor",
+    "ece_noise_floor",
     "fit_calibrator",
     "fit_map",
-    "rows_at_prevalence",
+    "resample_to_prevalence",
 ]
 
 NUM_KNOTS = 6
@@ -40,7 +40,7 @@ OUTER_KNOT = (
 )
 
 
-def at_prevalence(p: ArrayLike, prevalence: float, trained_at: float = 0.5) -> NDArray:
+def prior_shift(p: ArrayLike, prevalence: float, trained_at: float = 0.5) -> NDArray:
     """P(binary) where another share of events is binary: Bayes' formula, a shift of the log-odds.
 
     logit p' = logit p + logit(prevalence) - logit(trained_at). Nothing else may differ: binaries
@@ -173,7 +173,7 @@ class Calibrator:
 
     maps: tuple[MonotoneMap, ...]  # at FRACTIONS
     pooled: MonotoneMap
-    prevalence: float  # share of binaries it was fitted at; `trained_at` of `at_prevalence`
+    prevalence: float  # share of binaries it was fitted at; `trained_at` of `prior_shift`
     rows: int
 
     def __call__(self, p: ArrayLike, k: int | None = None) -> NDArray:
@@ -236,7 +236,7 @@ def fit_calibrator(y: ArrayLike, p: NDArray) -> Calibrator:
     )
 
 
-def rows_at_prevalence(y: ArrayLike, prevalence: float, seed: int = 0) -> NDArray:
+def resample_to_prevalence(y: ArrayLike, prevalence: float, seed: int = 0) -> NDArray:
     """Rows, in their order, of a sample in which a share `prevalence` is binary.
 
     All rows of the class there are too few of, and a random part of the other.
@@ -277,7 +277,7 @@ def bin_noise(y: NDArray, p: NDArray, pair: NDArray) -> tuple[NDArray, NDArray, 
     return gap[filled], groups / (groups - 1) * scatter / n**2, n
 
 
-def expected_floor(y: ArrayLike, p: ArrayLike, pair: ArrayLike) -> float:
+def ece_noise_floor(y: ArrayLike, p: ArrayLike, pair: ArrayLike) -> float:
     """Raw ECE that chance alone would give to perfect calls on these rows (normal approximation).
 
     A raw ECE near this number is the noise of so many pairs, not a fault of the network.
@@ -306,7 +306,7 @@ def intervals_of(
     their spread is right and is laid around the value (in the square, for debiased errors).
     """
     plain, square, brier = calibration_errors(y, p)
-    samples = metrics.resample_groups(pair, num, seed)
+    samples = metrics.cluster_bootstrap(pair, num, seed)
     resampled = np.array([calibration_errors(y[i], p[i]) for i in samples])
     ends = np.quantile(resampled - resampled.mean(axis=0), [0.025, 0.975], axis=0)
     gap, variance, n = bin_noise(y == 1, p, pair)
@@ -356,7 +356,7 @@ def calibration_table(
     Returns:
         By fraction ("0.1", ..., "1.0"), `before` and, with a calibrator, `after`: intervals `ece`
         (raw), `ece_debiased` (of `metrics.ece`), `ece_debiased_pairs`, `brier`, and the number
-        `expected_floor` of the raw ECE. On a matched set chance is smaller than independent rows
+        `ece_noise_floor` of the raw ECE. On a matched set chance is smaller than independent rows
         would have it, and `ece_debiased` errs towards zero; the one for pairs does not.
     """
     y, pair = np.asarray(y), np.asarray(pair)
@@ -366,7 +366,7 @@ def calibration_table(
     return {
         f"{fraction:g}" if fraction < 1 else "1.0": {
             name: intervals_of(y, p[:, k], pair, num, seed)
-            | {"expected_floor": expected_floor(y, p[:, k], pair)}
+            | {"expected_floor": ece_noise_floor(y, p[:, k], pair)}
             for name, p in calls.items()
         }
         for k, fraction in enumerate(FRACTIONS)

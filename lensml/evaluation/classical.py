@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, kurtosis, skew
 
 from lensml.evaluation import metrics
-from lensml.evaluation.anomaly_finder import DURATIONS, Search, observed
+from lensml.evaluation.anomaly_finder import DURATIONS, PrefixSearch, observed
 from lensml.evaluation.baselines import (
     PsplResiduals,
     residual_scan_score,
@@ -20,13 +20,13 @@ from lensml.evaluation.baselines import (
     window_deviates,
 )
 
-__all__ = ["boosted_score", "classical_scores", "compare", "features", "where_beaten"]
+__all__ = ["boosted_score", "classical_scores", "compare", "features", "bins_where_worse"]
 
 PLACES = np.concatenate([-np.geomspace(4, 0.1, 12), [0.0], np.geomspace(0.1, 4, 12)])  # [tE]
 
 
 def classical_scores(
-    searched: Search, training: Search | None = None, *, seed: int = 0
+    searched: PrefixSearch, training: PrefixSearch | None = None, *, seed: int = 0
 ) -> dict[str, NDArray]:
     """Score (n,) of each method at the end of the last prefix.
 
@@ -55,7 +55,7 @@ def classical_scores(
     return scores
 
 
-def features(searched: Search) -> NDArray:
+def features(searched: PrefixSearch) -> NDArray:
     """What a careful person would compute from a curve and its best single lens, (n, K).
 
     The fit's chi2 and parameters; the best window of each width and template of each duration, and
@@ -152,10 +152,10 @@ def compare(
 
     Returns:
         By method `recall_by_dchi2` (`metrics.recall_by_dchi2`), and with intervals
-        `dchi2_at_half_recall`, `roc_auc` and `recall`, the last at the pooled threshold.
+        `dchi2_50`, `roc_auc` and `recall`, the last at the pooled threshold.
     """
     statistics = {
-        "dchi2_at_half_recall": lambda y, p, d: metrics.dchi2_at_half_recall(y, p, d, rate),
+        "dchi2_at_half_recall": lambda y, p, d: metrics.dchi2_50(y, p, d, rate),
         "roc_auc": lambda y, p, _: metrics.roc_auc(y, p),
         "recall": lambda y, p, _: metrics.recall_at_fpr(y, p, rate),
     }
@@ -169,7 +169,7 @@ def compare(
     }
 
 
-def where_beaten(
+def bins_where_worse(
     network: NDArray,
     others: Mapping[str, NDArray],
     y: NDArray,
@@ -206,13 +206,13 @@ def where_beaten(
         for name, score in others.items():
             both = [np.asarray(p, dtype=float) for p in (network, score)]
             cuts = [metrics.threshold_at_fpr(p[~binary], rate) for p in both]
-            found = found_at(rate, None if own else cuts)
+            found = detections_at_fpr(rate, None if own else cuts)
             columns = [y[rows], *(p[rows] for p in both)]
             ours, theirs = found(*columns)
             if theirs.mean() <= ours.mean():
                 continue
             gap = metrics.bootstrap(
-                lambda *c, of=found: metrics.share(of(*c)[1]) - metrics.share(of(*c)[0]),
+                lambda *c, of=found: metrics.fraction(of(*c)[1]) - metrics.fraction(of(*c)[0]),
                 columns, np.asarray(pair)[rows], num=num, seed=seed,
             )  # fmt: skip
             sign_test = binomtest(int((theirs & ~ours).sum()), int((theirs ^ ours).sum()))
@@ -225,7 +225,7 @@ def where_beaten(
     return beaten
 
 
-def found_at(rate: float, cuts: list[float] | None) -> Callable[..., list[NDArray]]:
+def detections_at_fpr(rate: float, cuts: list[float] | None) -> Callable[..., list[NDArray]]:
     """Function of class and scores, each (m,), that says which binaries each score finds.
 
     At `cuts`, or at thresholds that `rate` of the single lenses of the same sample pass.

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lensml.evaluation.ideal_observer import within
-from lensml.evaluation.metrics import share, threshold_at_fpr
+from lensml.evaluation import metrics
+from lensml.evaluation.ideal_observer import until_fraction
+from lensml.evaluation.metrics import threshold_at_fpr
 from lensml.simulation import FRACTIONS
 
 __all__ = [
@@ -19,9 +20,9 @@ __all__ = [
     "alert_summary",
     "at_fractions",
     "first_alert",
-    "half_of_pairs",
+    "calibration_half",
     "onset_times",
-    "season_peak",
+    "max_probability",
     "season_threshold",
 ]
 
@@ -41,7 +42,7 @@ def at_fractions(
     latest = np.maximum.accumulate(latest, axis=1)
     result = np.full((p_epochs.shape[0], len(fractions)), 0.5, dtype=np.float32)
     for k, fraction in enumerate(fractions):
-        epoch = within(times, fraction).sum(axis=1) - 1
+        epoch = until_fraction(times, fraction).sum(axis=1) - 1
         at = np.where(epoch >= 0, latest[np.arange(epoch.size), np.maximum(epoch, 0)], -1)
         rows = np.flatnonzero(at >= 0)
         result[rows, k] = p_epochs[rows, at[rows]]
@@ -75,7 +76,7 @@ def against_phase(
     return result
 
 
-def season_peak(p_epochs: NDArray) -> NDArray:
+def max_probability(p_epochs: NDArray) -> NDArray:
     """Highest call each row ever gets, (n,); 0.5 for a row without any observed epoch."""
     peak = np.where(np.isfinite(p_epochs), p_epochs, -np.inf).max(axis=1, initial=-np.inf)
     return np.where(np.isfinite(peak), peak, 0.5)
@@ -83,7 +84,7 @@ def season_peak(p_epochs: NDArray) -> NDArray:
 
 def season_threshold(p_epochs: NDArray, y: ArrayLike, rate: float = 0.01) -> float:
     """Threshold that at most `rate` of the single-lens rows ever pass, at any epoch."""
-    return threshold_at_fpr(season_peak(p_epochs[np.asarray(y) == 0]), rate)
+    return threshold_at_fpr(max_probability(p_epochs[np.asarray(y) == 0]), rate)
 
 
 def first_alert(p_epochs: NDArray, times: NDArray, threshold: float) -> NDArray:
@@ -101,7 +102,7 @@ def onset_times(
     """Time [day] at which the anomaly becomes reachable, (n,): delta-chi2 first passes `level`.
 
     Args:
-        dchi2_at: Reachable delta-chi2 by each fraction (n, F), as `limits.reachable_dchi2` gives.
+        dchi2_at: Reachable delta-chi2 by each fraction (n, F), as `limits.prefix_dchi2` gives.
         times: Grid (n, T) or (T,) [day].
         fractions: Of the window, rising (F,).
         level: Delta-chi2 of onset; NaN is returned where it is never reached.
@@ -120,7 +121,7 @@ def onset_times(
     return np.where(above.any(axis=1), first + at * (last - first), np.nan)
 
 
-def half_of_pairs(pair: ArrayLike) -> NDArray:
+def calibration_half(pair: ArrayLike) -> NDArray:
     """Rows (n,) of the half that sets the threshold; pairs stay together, lone rows two by two.
 
     Lone rows come as single, binary, single, ...: one by one they would be split by class.
@@ -154,7 +155,7 @@ def alert_summary(
         and `median_lag`, `lag_16`, `lag_84` (alert after onset) [day].
     """
     y, onset = np.asarray(y), np.asarray(onset, dtype=float)
-    half = half_of_pairs(pair)
+    half = calibration_half(pair)
     threshold = season_threshold(p_epochs[half], y[half], rate)
     p_other, y, onset = p_epochs[~half], y[~half], onset[~half]
     alert = first_alert(p_other, np.broadcast_to(times, p_epochs.shape)[~half], threshold)
@@ -165,13 +166,13 @@ def alert_summary(
     return {
         "threshold": threshold,
         "rate": rate,
-        "false_alarms": share(alerted[y == 0]),
+        "false_alarms": metrics.fraction(alerted[y == 0]),
         "singles": int((y == 0).sum()),
         "binaries": int((y == 1).sum()),
-        "detected": share(alerted[y == 1]),
+        "detected": metrics.fraction(alerted[y == 1]),
         "with_onset": int(reachable.sum()),
-        "detected_with_onset": share(alerted[reachable]),
-        "premature": share(lag < 0),
+        "detected_with_onset": metrics.fraction(alerted[reachable]),
+        "premature": metrics.fraction(lag < 0),
         "median_lag": float(quantiles[0]),
         "lag_16": float(quantiles[1]),
         "lag_84": float(quantiles[2]),

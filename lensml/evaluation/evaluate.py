@@ -21,7 +21,7 @@ from lensml.network import Network, load_network, predict_proba, weights_hash
 from lensml.paths import InputError, atomic_path
 from lensml.simulation import FRACTIONS, LightCurves, load
 
-__all__ = ["Prediction", "evaluate", "predict", "refuse_seen_events", "report", "summary"]
+__all__ = ["Predictions", "evaluate", "predict", "check_unseen", "report", "summary"]
 
 CHUNK = 4096  # rows whose calls at every epoch are held at a time
 SEASON_ROWS = 10_000  # rows whose calls at every epoch are kept, for alerts
@@ -31,7 +31,7 @@ RATES = {"recall_at_1pct": 0.01, "recall_at_0.1pct": 0.001}
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Predictions:
     """What the network said about each row of a set."""
 
     p: NDArray  # (n, 7) float32, P(binary) at FRACTIONS
@@ -46,7 +46,7 @@ def predict(
     batch_size: int = 256,
     device: str | torch.device | None = None,
     season_rows: int = SEASON_ROWS,
-) -> Prediction:
+) -> Predictions:
     """Call every row, `CHUNK` rows at a time; the observations are used as they are stored."""
     p, phase, season = [], [], []
     for start in range(0, len(curves), CHUNK):
@@ -57,10 +57,10 @@ def predict(
         phase.append(early.against_phase(epochs, rows.times(), t0, tE).astype(np.float32))
         if start < season_rows:
             season.append(epochs[: season_rows - start])
-    return Prediction(np.concatenate(p), np.concatenate(phase), np.concatenate(season))
+    return Predictions(np.concatenate(p), np.concatenate(phase), np.concatenate(season))
 
 
-def refuse_seen_events(curves: LightCurves, config: dict, path: Path) -> None:
+def check_unseen(curves: LightCurves, config: dict, path: Path) -> None:
     """Refuse a set with events that the network was trained or validated on.
 
     An event is (preset, seed, index): another file name, noise or cadence does not make it new.
@@ -114,7 +114,7 @@ def scores(y: NDArray, score: NDArray, p: NDArray, dchi2: NDArray) -> dict[str, 
         result["recall_by_dchi2"] = {
             name: metrics.recall_by_dchi2(y, score, dchi2, rate) for name, rate in RATES.items()
         }
-        result["dchi2_at_half_recall"] = metrics.dchi2_at_half_recall(y, score, dchi2)
+        result["dchi2_at_half_recall"] = metrics.dchi2_50(y, score, dchi2)
     return result
 
 
@@ -132,7 +132,7 @@ def intervals(
         "recall_at_0.1pct": lambda y, s, p, d: metrics.recall_at_fpr(y, s, 0.001),
     }
     if np.isfinite(dchi2).any():
-        statistics["dchi2_at_half_recall"] = lambda y, s, p, d: metrics.dchi2_at_half_recall(
+        statistics["dchi2_at_half_recall"] = lambda y, s, p, d: metrics.dchi2_50(
             y[np.isfinite(d)], s[np.isfinite(d)], d[np.isfinite(d)]
         )
     columns = [y, score, p, dchi2]
@@ -163,7 +163,7 @@ def summary(
             "intervals": intervals(*rows, num, seed),
             "kind": "realised",
         }
-        result["bound_excess"] = limits.bound_excess(
+        result["bound_excess"] = limits.excess_over_ideal(
             p, ideal, curves.y, curves.pair, num=num, seed=seed
         )
     elif binaries.any():
@@ -199,7 +199,7 @@ def over_the_window(
                 "roc_auc": metrics.roc_auc(y, ratio),
                 "recall_at_1pct": metrics.recall_at_fpr(y, ratio, 0.01),
             }
-            row["bound_excess"] = limits.bound_excess(
+            row["bound_excess"] = limits.excess_over_ideal(
                 p[:, k], ideal[:, k], curves.y, curves.pair, num=num, seed=seed
             )
         result[f"{fraction:g}" if fraction < 1 else "1.0"] = row
@@ -214,8 +214,8 @@ def against_phase(curves: LightCurves, by_phase: NDArray) -> dict[str, list[floa
     return {
         "phase": middle.tolist(),
         "balanced_accuracy": [metrics.balanced_accuracy(curves.y[i], c[i]) for i, c in columns],
-        "recall": [metrics.share(c[i & (curves.y == 1)] > 0.5) for i, c in columns],
-        "false_positives": [metrics.share(c[i & (curves.y == 0)] > 0.5) for i, c in columns],
+        "recall": [metrics.fraction(c[i & (curves.y == 1)] > 0.5) for i, c in columns],
+        "false_positives": [metrics.fraction(c[i & (curves.y == 0)] > 0.5) for i, c in columns],
         "rows": [int(i.sum()) for i in inside],
     }
 
@@ -233,7 +233,7 @@ def early_detection(curves: LightCurves, season: NDArray, by_fraction: dict) -> 
         chosen = np.flatnonzero(np.isin(rows.pair, pairs))
         if chosen.size:
             sub = rows.rows(chosen)
-            at, dchi2 = limits.reachable_dchi2(sub, ONSET_FRACTIONS)
+            at, dchi2 = limits.prefix_dchi2(sub, ONSET_FRACTIONS)
             onset[chosen[at]] = early.onset_times(dchi2, sub.times()[at], ONSET_FRACTIONS)
             for name, row in by_fraction.items():
                 column = dchi2[:, ONSET_FRACTIONS.index(float(name))]
@@ -243,7 +243,7 @@ def early_detection(curves: LightCurves, season: NDArray, by_fraction: dict) -> 
 
 def report(
     curves: LightCurves,
-    prediction: Prediction,
+    prediction: Predictions,
     *,
     early_marks: bool = False,
     num_bootstrap: int = 200,
@@ -263,7 +263,7 @@ def report(
 
 
 def figures(
-    curves: LightCurves, prediction: Prediction, result: dict, ideal: NDArray | None
+    curves: LightCurves, prediction: Predictions, result: dict, ideal: NDArray | None
 ) -> dict[str, Figure]:
     """The pictures of a report by name, the ideal observer drawn beside the network."""
     y, p = curves.y, prediction.p[:, -1]
@@ -351,7 +351,7 @@ def evaluate(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     network, config = load_network(run, device)
     curves = load(data)
-    refuse_seen_events(curves, config, data)
+    check_unseen(curves, config, data)
     check_classes(curves, data)
     prediction = predict(network, curves, batch_size=batch_size, device=device)
     result, ideal = report(

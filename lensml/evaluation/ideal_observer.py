@@ -19,7 +19,7 @@ from lensml.paths import InputError
 from lensml.simulation import FRACTIONS, LightCurves, Survey, error_bars
 
 __all__ = [
-    "bound_excess",
+    "excess_over_ideal",
     "completeness",
     "expected_ideal",
     "ideal_log_ratio",
@@ -27,15 +27,15 @@ __all__ = [
     "ideal_recall",
     "noise_is_known",
     "partner_rows",
-    "reachable_dchi2",
-    "within",
+    "prefix_dchi2",
+    "until_fraction",
 ]
 
 CHUNK = 1024  # rows held as float64 at a time
 OUTLIER_WIDTH = 5.0  # of an outlier's noise, in sigma, as `survey.observe` draws it
 
 
-def within(times: NDArray, fraction: float) -> NDArray:
+def until_fraction(times: NDArray, fraction: float) -> NDArray:
     """Epochs (n, T) no later than `fraction` of each row's window, first + f (last - first)."""
     first, last = times[..., :1], times[..., -1:]
     if fraction >= 1:  # first + (last - first) may round to less than last
@@ -67,7 +67,7 @@ def partner_rows(lightcurves: LightCurves) -> NDArray:
     return partner
 
 
-def both_curves(
+def pair_curves(
     lightcurves: LightCurves, rows: NDArray, partner: NDArray
 ) -> tuple[LightCurves, NDArray, NDArray]:
     """The rows and, at their epochs, the noise-free (single, binary) magnitudes, each (m, T)."""
@@ -95,7 +95,7 @@ def noise_is_known(lightcurves: LightCurves) -> bool:
     return not hidden_scale and not survey.get("baseline_error", 0.0)
 
 
-def true_scatter(lightcurves: LightCurves, clean: NDArray) -> NDArray:
+def true_sigma(lightcurves: LightCurves, clean: NDArray) -> NDArray:
     """Standard deviation of the noise if `clean` (m, T) were the noise-free magnitudes, (m, T).
 
     The quoted error, unless the survey has photon noise: there the quoted error follows from the
@@ -116,7 +116,7 @@ def true_scatter(lightcurves: LightCurves, clean: NDArray) -> NDArray:
 
 def log_density(data: NDArray, lightcurves: LightCurves, clean: NDArray) -> NDArray:
     """Log-density of each observed magnitude under one hypothesis, (m, T), less ln sqrt(2 pi)."""
-    sigma = true_scatter(lightcurves, clean)
+    sigma = true_sigma(lightcurves, clean)
     square = ((data - clean) / sigma) ** 2
     core = -0.5 * square - np.log(sigma)
     share = (lightcurves.meta.get("survey") or {}).get("outlier_fraction", 0.0)
@@ -148,14 +148,14 @@ def ideal_log_ratio(lightcurves: LightCurves, until: ArrayLike | None = None) ->
     matched = np.flatnonzero(partner >= 0)
     for start in range(0, matched.size, CHUNK):
         rows = matched[start : start + CHUNK]
-        own, single, binary = both_curves(lightcurves, rows, partner)
+        own, single, binary = pair_curves(lightcurves, rows, partner)
         seen = np.isfinite(own.X)
         data = np.where(seen, own.X, single)
         term = log_density(data, own, binary) - log_density(data, own, single)
         term = np.where(seen, term, 0.0)
         times = own.times()
         for k, fraction in enumerate(fractions):
-            ratio[rows, k] = np.sum(term, axis=1, where=within(times, fraction))
+            ratio[rows, k] = np.sum(term, axis=1, where=until_fraction(times, fraction))
     return ratio if np.ndim(until) else ratio[:, 0]
 
 
@@ -202,7 +202,7 @@ def expected_ideal(dchi2: ArrayLike, *, max_pairs: int = 2000) -> dict[str, floa
     return result
 
 
-def bound_excess(
+def excess_over_ideal(
     p: ArrayLike,
     ideal: ArrayLike,
     y: ArrayLike,
@@ -234,7 +234,7 @@ def bound_excess(
         "recall": lambda y, score, _: metrics.recall_at_fpr(y, score, rate),
     }
     samples = {name: [] for name in statistics}
-    for i in metrics.resample_groups(pair, num, seed):
+    for i in metrics.cluster_bootstrap(pair, num, seed):
         for name, of in statistics.items():
             samples[name].append(of(y[i], p[i], 0.5) - of(y[i], ideal[i], 0.0))
     result = {}
@@ -279,7 +279,7 @@ def completeness(
     }
 
 
-def reachable_dchi2(
+def prefix_dchi2(
     lightcurves: LightCurves,
     fractions: Sequence[float] = FRACTIONS,
     *,
@@ -307,13 +307,13 @@ def reachable_dchi2(
     result = np.empty((binaries.size, len(fractions)))
     for start in range(0, binaries.size, chunk):
         rows = binaries[start : start + chunk]
-        own, single, binary = both_curves(lightcurves, rows, partner)
+        own, single, binary = pair_curves(lightcurves, rows, partner)
         twin = lightcurves.params[partner[rows]][:, columns]
         delta = binary - np.asarray(own.m_base, dtype=float)[:, None]
         weight = np.isfinite(own.X) / np.asarray(own.sigmas(), dtype=float) ** 2
         against_twin = weight * (binary - single) ** 2
         blended = bool((twin[:, 3] < 1).any())
-        prefixes = [within(own.times(), fraction) for fraction in fractions]
+        prefixes = [until_fraction(own.times(), fraction) for fraction in fractions]
         fits = fit_prefixes(
             torch.as_tensor(np.array(own.times()), device=device),
             torch.as_tensor(delta, device=device),

@@ -21,13 +21,13 @@ __all__ = [
     "bootstrap",
     "brier",
     "confusion_matrix",
-    "dchi2_at_half_recall",
+    "dchi2_50",
     "ece",
     "pr_curve",
     "recall_at_fpr",
     "recall_by_dchi2",
     "reliability",
-    "resample_groups",
+    "cluster_bootstrap",
     "roc_auc",
     "roc_curve",
     "threshold_at_fpr",
@@ -245,20 +245,20 @@ def recall_by_dchi2(y: ArrayLike, p: ArrayLike, dchi2: ArrayLike, rate: float) -
                 "high": float(high),
                 "binaries": int(found.sum()),
                 "twins": int((rows & ~y).sum()),
-                "recall": share(p[found] > threshold[found]),
+                "recall": fraction(p[found] > threshold[found]),
                 "threshold_from": "bin" if own[rows].any() else "pooled",
-                "recall_pooled": share(p[found] > pooled),
+                "recall_pooled": fraction(p[found] > pooled),
             }
         )
     return rows_out
 
 
-def share(hits: NDArray) -> float:
+def fraction(hits: NDArray) -> float:
     """Mean of booleans; NaN for none."""
     return float(hits.mean()) if hits.size else float("nan")
 
 
-def rising_fit(hits: NDArray) -> NDArray:
+def isotonic_regression(hits: NDArray) -> NDArray:
     """Isotonic (never falling) least-squares fit to `hits` in their order, (n,): pool adjacent
     violators.
     """
@@ -274,7 +274,7 @@ def rising_fit(hits: NDArray) -> NDArray:
     return np.repeat(level, weight)
 
 
-def dchi2_at_half_recall(y: ArrayLike, p: ArrayLike, dchi2: ArrayLike, rate: float = 0.01) -> float:
+def dchi2_50(y: ArrayLike, p: ArrayLike, dchi2: ArrayLike, rate: float = 0.01) -> float:
     """Delta-chi2 from which on half of the binaries are found, by an isotonic fit of found against
     delta-chi2.
 
@@ -286,12 +286,12 @@ def dchi2_at_half_recall(y: ArrayLike, p: ArrayLike, dchi2: ArrayLike, rate: flo
     threshold, _ = bin_thresholds(y, p, dchi2, rate)
     order = np.flatnonzero(y & np.isfinite(dchi2))
     order = order[np.argsort(dchi2[order], kind="stable")]
-    fit = rising_fit(p[order] > threshold[order])
+    fit = isotonic_regression(p[order] > threshold[order])
     reached = np.flatnonzero(fit >= 0.5)
     return float(dchi2[order[reached[0]]]) if reached.size else float("inf")
 
 
-def resample_groups(pair: ArrayLike, num: int, seed: int) -> Iterator[NDArray]:
+def cluster_bootstrap(pair: ArrayLike, num: int, seed: int) -> Iterator[NDArray]:
     """Row indices of `num` bootstrap samples of whole pairs; a row without a pair (-1) is alone."""
     pair = np.asarray(pair).astype(np.int64).copy()
     alone = pair < 0
@@ -302,8 +302,8 @@ def resample_groups(pair: ArrayLike, num: int, seed: int) -> Iterator[NDArray]:
     for _ in range(num):
         drawn = rng.integers(start.size, size=start.size)
         length = size[drawn]
-        within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-        yield order[np.repeat(start[drawn], length) + within]
+        until_fraction = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+        yield order[np.repeat(start[drawn], length) + until_fraction]
 
 
 def bootstrap(
@@ -328,7 +328,7 @@ def bootstrap(
         `value`, `low`, `high`; an interval is NaN if no resample held both classes.
     """
     columns = [np.asarray(c) for c in columns]
-    values = [statistic(*(c[i] for c in columns)) for i in resample_groups(pair, num, seed)]
+    values = [statistic(*(c[i] for c in columns)) for i in cluster_bootstrap(pair, num, seed)]
     values = np.array([v for v in values if not np.isnan(v)])
     low = high = float("nan")
     if values.size:  # a method that picks a value, so that an infinite one does no harm

@@ -20,7 +20,7 @@ __all__ = [
     "alerts_by_peak",
     "onsets",
     "proportion",
-    "proportion_of",
+    "wilson_interval",
     "refit_prefixes",
 ]
 
@@ -38,7 +38,7 @@ def refit_prefixes(
     chosen = np.flatnonzero(np.isin(curves.pair, pairs) & (curves.pair >= 0))
     if not chosen.size:
         return np.empty(0, int), np.empty((0, len(PREFIXES)))
-    at, dchi2 = limits.reachable_dchi2(curves.rows(chosen), PREFIXES)
+    at, dchi2 = limits.prefix_dchi2(curves.rows(chosen), PREFIXES)
     return chosen[at], dchi2
 
 
@@ -63,24 +63,24 @@ def add_reachable(windows: Mapping[str, dict], curves: LightCurves, num: int) ->
 
 
 def alerts_by_peak(curves: LightCurves, first_alert: NDArray) -> dict[str, float]:
-    """`before_peak`: share of the alerts on binaries (n,) [day] before the twin's peak."""
+    """`before_peak`: fraction of the alerts on binaries (n,) [day] before the twin's peak."""
     pairs = limits.partner_rows(curves)
     rows = (curves.y == 1) & (pairs >= 0) & np.isfinite(first_alert)
-    return {"before_peak": metrics.share(first_alert[rows] < curves.param("t0")[pairs[rows]])}
+    return {"before_peak": metrics.fraction(first_alert[rows] < curves.param("t0")[pairs[rows]])}
 
 
 def proportion(hits: ArrayLike) -> dict[str, float]:
     """Share of true entries with its 95 % Wilson interval."""
     hits = np.asarray(hits, dtype=bool)
-    return proportion_of(metrics.share(hits), hits.size)
+    return wilson_interval(metrics.fraction(hits), hits.size)
 
 
-def proportion_of(share: float, count: int) -> dict[str, float]:
-    """A share of `count` events with its 95 % Wilson interval (Wilson 1927)."""
+def wilson_interval(fraction: float, count: int) -> dict[str, float]:
+    """A fraction of `count` events with its 95 % Wilson interval (Wilson 1927)."""
     if count == 0:
         return {"value": float("nan"), "low": float("nan"), "high": float("nan")}
     z = float(ndtri(0.975))
     scale = 1 + z**2 / count
-    centre = (share + z**2 / (2 * count)) / scale
-    half = z / scale * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return {"value": share, "low": float(centre - half), "high": float(centre + half)}
+    centre = (fraction + z**2 / (2 * count)) / scale
+    half = z / scale * np.sqrt(fraction * (1 - fraction) / count + z**2 / (4 * count**2))
+    return {"value": fraction, "low": float(centre - half), "high": float(centre + half)}

@@ -16,13 +16,13 @@ from lensml.lensing import pspl_delta_mag
 from lensml.network import BIN, observed_epochs, prior_fits, update_fits
 from lensml.simulation import LightCurves
 
-__all__ = ["ideal_season", "reachable_season"]
+__all__ = ["llr_series", "profile_llr_series"]
 
 ROWS = 64  # whose prefixes are refitted together
 PASSES = 2  # of a refit; after one, some rows are still on the way to the minimum
 
 
-def ideal_season(curves: LightCurves) -> NDArray:
+def llr_series(curves: LightCurves) -> NDArray:
     """Realised log-likelihood ratio, binary over twin, up to each observed epoch, (n, T).
 
     NaN where nothing was observed and for rows without a partner; the last value of a row is
@@ -37,7 +37,7 @@ def ideal_season(curves: LightCurves) -> NDArray:
     matched = np.flatnonzero(partner >= 0)
     for start in range(0, matched.size, limits.CHUNK):
         rows = matched[start : start + limits.CHUNK]
-        own, single, binary = limits.both_curves(curves, rows, partner)
+        own, single, binary = limits.pair_curves(curves, rows, partner)
         seen = np.isfinite(own.X)
         data = np.where(seen, own.X, single)
         term = limits.log_density(data, own, binary) - limits.log_density(data, own, single)
@@ -45,8 +45,8 @@ def ideal_season(curves: LightCurves) -> NDArray:
     return ratio
 
 
-def reachable_season(curves: LightCurves, *, progress: bool = False) -> NDArray:
-    """`ideal_season` with the best single lens of each prefix in the twin's place, (n, T).
+def profile_llr_series(curves: LightCurves, *, progress: bool = False) -> NDArray:
+    """`llr_series` with the best single lens of each prefix in the twin's place, (n, T).
 
     It is the bound less what a fit to the prefix gains over the twin, in half a chi-squared. Every
     BIN observed epochs the prefix is refitted to the data, begun where the last refit ended; an
@@ -56,12 +56,12 @@ def reachable_season(curves: LightCurves, *, progress: bool = False) -> NDArray:
     Raises:
         InputError: If the set has no noise-free magnification.
     """
-    ratio = ideal_season(curves)
+    ratio = llr_series(curves)
     partner = limits.partner_rows(curves)
     matched = np.flatnonzero(partner >= 0)
     for start in tqdm(range(0, matched.size, ROWS), "refit prefixes", disable=not progress):
         rows = matched[start : start + ROWS]
-        own, single, _ = limits.both_curves(curves, rows, partner)
+        own, single, _ = limits.pair_curves(curves, rows, partner)
         observed = observed_epochs(own.X, own.sigmas(), own.times(), own.m_base)
         twin = np.asarray(own.m_base, dtype=float)[:, None] - single
         twin = torch.as_tensor(twin).gather(1, observed.index)

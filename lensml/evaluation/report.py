@@ -19,21 +19,21 @@ from lensml.network import Network, predict_proba
 from lensml.simulation import LightCurves, Survey, reobserve
 
 __all__ = [
-    "HOPELESS",
-    "Scored",
-    "check_bound",
-    "check_falling",
-    "found",
-    "information_kept",
+    "DCHI2_UNDETECTABLE",
+    "Scores",
+    "assert_below_ideal",
+    "assert_falling",
+    "detected",
+    "dchi2_retained",
     "kept_table",
     "key",
-    "loss",
+    "loss_by_cause",
     "percent",
     "millimag",
     "score",
     "share_beyond",
     "shares_table",
-    "shortfall",
+    "gap_to_ideal",
     "summary",
     "table",
     "under_surveys",
@@ -41,13 +41,15 @@ __all__ = [
 ]
 
 CHUNK = 2048  # rows whose calls at every epoch are held at a time
-HOPELESS = float(ndtri(0.99) ** 2)  # delta-chi2 below which the ideal finds under half at 1 % false
+DCHI2_UNDETECTABLE = float(
+    ndtri(0.99) ** 2
+)  # delta-chi2 below which the ideal finds under half at 1 % false
 Interval = dict[str, float]
 STATISTICS: dict[str, Callable[..., float]] = {  # of class, score, probability, delta-chi2
     "roc_auc": lambda y, s, p, d: metrics.roc_auc(y, s),
     "balanced_accuracy": lambda y, s, p, d: metrics.balanced_accuracy(y, p),
     "recall_at_1pct": lambda y, s, p, d: metrics.recall_at_fpr(y, s, 0.01),
-    "dchi2_at_half_recall": lambda y, s, p, d: metrics.dchi2_at_half_recall(y, s, d),
+    "dchi2_at_half_recall": lambda y, s, p, d: metrics.dchi2_50(y, s, d),
 }
 HEADINGS = {
     "roc_auc": "ROC area",
@@ -58,7 +60,7 @@ HEADINGS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored:
+class Scores:
     """What network and ideal observer say about every row at the end of its window."""
 
     y: NDArray  # (n,) class
@@ -74,7 +76,7 @@ class Scored:
         return np.asarray(self.y) == 1
 
 
-def score(network: Network, curves: LightCurves) -> Scored:
+def score(network: Network, curves: LightCurves) -> Scores:
     """Call every row of a matched set once, at the end; on a GPU if there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     calls = []
@@ -82,7 +84,7 @@ def score(network: Network, curves: LightCurves) -> Scored:
         rows = curves.rows(slice(start, start + CHUNK))
         epochs = predict_proba(network, rows, device=device)
         calls.append(early.at_fractions(epochs, rows.times(), (1.0,))[:, 0])
-    return Scored(
+    return Scores(
         y=curves.y,
         pair=curves.pair,
         dchi2=curves.dchi2,
@@ -94,7 +96,7 @@ def score(network: Network, curves: LightCurves) -> Scored:
 
 def under_surveys(
     network: Network, curves: LightCurves, surveys: Mapping[str, Survey], seed: int
-) -> dict[str, Scored]:
+) -> dict[str, Scores]:
     """Score the same events, with the same random numbers, through each survey.
 
     With one seed the surveys differ in nothing but themselves: the epochs left at 40 % missing are
@@ -103,14 +105,14 @@ def under_surveys(
     return {k: score(network, reobserve(curves, v, seed)) for k, v in surveys.items()}
 
 
-def summary(scored: Scored, *, num: int, seed: int = 0) -> dict[str, Any]:
+def summary(scored: Scores, *, num: int, seed: int = 0) -> dict[str, Any]:
     """Headline numbers of network and ideal observer, with intervals over pairs, and the bound.
 
     Returns:
         `pairs`; `epochs`, the mean number observed; `network` and `ideal`, each with the four
         `STATISTICS` as {"value", "low", "high"}; `bound_z`, the largest excess of the network over
         the realised ideal observer in bootstrap standard errors; `hopeless`, the share of binaries
-        below `HOPELESS`.
+        below `DCHI2_UNDETECTABLE`.
     """
     sides = {
         "network": (scored.p, scored.p),
@@ -124,9 +126,13 @@ def summary(scored: Scored, *, num: int, seed: int = 0) -> dict[str, Any]:
             k: metrics.bootstrap(of, columns, scored.pair, num=num, seed=seed)
             for k, of in STATISTICS.items()
         }
-    excess = limits.bound_excess(scored.p, scored.ideal, scored.y, scored.pair, num=num, seed=seed)
+    excess = limits.excess_over_ideal(
+        scored.p, scored.ideal, scored.y, scored.pair, num=num, seed=seed
+    )
     result |= worst(excess)
-    result["hopeless"] = share_beyond(binaries, (HOPELESS,), num=num, seed=seed, below=True)[0]
+    result["hopeless"] = share_beyond(
+        binaries, (DCHI2_UNDETECTABLE,), num=num, seed=seed, below=True
+    )[0]
     return result
 
 
@@ -140,27 +146,29 @@ def share_beyond(
     return [metrics.bootstrap(np.mean, [hit], alone, num=num, seed=seed) for hit in sides]
 
 
-def hopeless_by(
+def undetectable_by_group(
     strengths: Mapping[str, NDArray], groups: Mapping[str, NDArray], *, num: int, seed: int = 0
 ) -> dict[str, dict[str, Interval]]:
     """Share of hopeless binaries by condition (delta-chi2 (P,)) and group (mask (P,))."""
     return {
         condition: {
-            group: share_beyond(dchi2[mask], (HOPELESS,), num=num, seed=seed, below=True)[0]
+            group: share_beyond(dchi2[mask], (DCHI2_UNDETECTABLE,), num=num, seed=seed, below=True)[
+                0
+            ]
             for group, mask in groups.items()
         }
         for condition, dchi2 in strengths.items()
     }
 
 
-def found(y: ArrayLike, rank: ArrayLike, rate: float = 0.01) -> NDArray:
+def detected(y: ArrayLike, rank: ArrayLike, rate: float = 0.01) -> NDArray:
     """Whether each binary ranks above the threshold that `rate` of the singles pass, (P,) bool."""
     binary, rank = np.asarray(y) == 1, np.asarray(rank)
     return rank[binary] > metrics.threshold_at_fpr(rank[~binary], rate)
 
 
-def loss(
-    before: Scored, after: Scored, *, statistic: str = "roc_auc", num: int, seed: int = 0
+def loss_by_cause(
+    before: Scores, after: Scores, *, statistic: str = "roc_auc", num: int, seed: int = 0
 ) -> dict[str, Interval]:
     """What a worse survey costs on the same events, split by whose fault it is.
 
@@ -197,8 +205,8 @@ def loss(
     }
 
 
-def shortfall(
-    scored: Scored, statistic: str = "recall_at_1pct", *, num: int, seed: int = 0
+def gap_to_ideal(
+    scored: Scores, statistic: str = "recall_at_1pct", *, num: int, seed: int = 0
 ) -> Interval:
     """Ideal observer less network on the same rows, with its paired interval over pairs."""
     of = STATISTICS[statistic]
@@ -210,7 +218,7 @@ def shortfall(
     return metrics.bootstrap(gap, columns, scored.pair, num=num, seed=seed)
 
 
-def information_kept(before: Scored, after: Scored, level: float = 25.0) -> dict[str, float]:
+def dchi2_retained(before: Scores, after: Scores, level: float = 25.0) -> dict[str, float]:
     """What share of its delta-chi2 a visible anomaly keeps in a worse survey of the same events.
 
     Returns:
@@ -228,7 +236,7 @@ def information_kept(before: Scored, after: Scored, level: float = 25.0) -> dict
 
 
 def kept_table(kept: Mapping[str, Mapping[str, float]]) -> Comparison:
-    """`information_kept` of several surveys, one row each, for display."""
+    """`dchi2_retained` of several surveys, one row each, for display."""
     headings = ["", "epochs kept", "delta-chi2 kept, median", "16 %", "84 %", "binaries"]
     rows = [[name, *map(format_number, plain(row).values())] for name, row in kept.items()]
     return Comparison(headings, rows, "Shares of what the first survey has.")
@@ -269,11 +277,11 @@ def key(name: str) -> str:
 
 
 def worst(excess: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The largest of the excesses that `limits.bound_excess` gives, as `check_bound` reads it."""
+    """The largest excess of `limits.excess_over_ideal`, as `assert_below_ideal` reads it."""
     return {"bound_z": max(e["z"] for e in excess.values())}
 
 
-def check_bound(summaries: Mapping[str, Mapping[str, Any]], limit: float = 3.0) -> None:
+def assert_below_ideal(summaries: Mapping[str, Mapping[str, Any]], limit: float = 3.0) -> None:
     """Stop if any condition lies above the realised ideal observer: that would be a leak."""
     for name, row in summaries.items():
         assert row["bound_z"] <= limit, (
@@ -281,8 +289,8 @@ def check_bound(summaries: Mapping[str, Mapping[str, Any]], limit: float = 3.0) 
         )
 
 
-def check_falling(
-    scored: Mapping[str, Scored],
+def assert_falling(
+    scored: Mapping[str, Scores],
     *,
     statistic: str = "roc_auc",
     num: int,
@@ -302,7 +310,9 @@ def check_falling(
     """
     names, steps = list(scored), {}
     for better, worse in zip(names[:-1], names[1:], strict=True):
-        fall = loss(scored[better], scored[worse], statistic=statistic, num=num, seed=seed)["total"]
+        fall = loss_by_cause(
+            scored[better], scored[worse], statistic=statistic, num=num, seed=seed
+        )["total"]
         error = (fall["high"] - fall["low"]) / (2 * ndtri(0.975))
         z = -fall["value"] / error if error > 0 else np.sign(-fall["value"]) * np.inf
         z = 0.0 if fall["value"] == 0 else float(z)

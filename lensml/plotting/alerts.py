@@ -70,7 +70,7 @@ def purity_by_prevalence(
     by_name: Mapping[str, Sequence[Mapping]],
     marks: Sequence[float] = (0.01, 0.1),
 ) -> Figure:
-    """Outputs of `alerts.burden` at each prevalence, by name of the policy; `marks` are dotted."""
+    """`alert_rate_and_purity` at each prevalence, by name of the policy; `marks` are dotted."""
     figure, row = canvas(3.0, 1, 2)
     panels = {"alerts_per_1000": "alerts per 1000 events", "purity": "share of alerts binary"}
     for axes, (key, label) in zip(row[0], panels.items(), strict=True):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from lensml import evaluation
-from lensml.evaluation import proportion_of
+from lensml.evaluation import wilson_interval
 from lensml.experiments import Comparison, format_number, plain
 from lensml.plotting import scores as plots
 
@@ -45,7 +45,7 @@ def recall_by_method(compared: Mapping[str, Mapping], rate: float = 0.01) -> Fig
         rows = compared[name]["recall_by_dchi2"]
         filled = [i for i, row in enumerate(rows) if row["binaries"]]
         place = np.array(filled) + 0.1 * (k - (len(compared) - 1) / 2)
-        shown = [proportion_of(rows[i]["recall"], rows[i]["binaries"]) for i in filled]
+        shown = [wilson_interval(rows[i]["recall"], rows[i]["binaries"]) for i in filled]
         value, low, high = (np.array([s[key] for s in shown]) for key in ("value", "low", "high"))
         pooled = np.array([rows[i]["threshold_from"] != "bin" for i in filled], dtype=bool)
         marker = look.pop("marker")
@@ -104,7 +104,7 @@ def method_table(compared: Mapping[str, Mapping[str, Any]]) -> Comparison:
 
 
 def fixed_table(fixed: Mapping[str, Mapping[str, Any]]) -> Comparison:
-    """One row a rule, `anomaly.at_fixed_thresholds`."""
+    """One row a rule, `anomaly.score_at_fixed_thresholds`."""
     bins = next(iter(fixed.values()))["recall_by_dchi2"]
     headings = ["template called if", "false positives", "recall", *(row["bin"] for row in bins)]
     rows = []
@@ -117,7 +117,7 @@ def fixed_table(fixed: Mapping[str, Mapping[str, Any]]) -> Comparison:
 
 
 def verdict(beaten: Sequence[Mapping[str, Any]], above: float = 25.0) -> str:
-    """Where the network is not better, in words: `classical.where_beaten`."""
+    """Where the network is not better, in words: `classical.bins_where_worse`."""
     start = rf"Above $\Delta\chi^2$ = {above:g}"
     if not beaten:
         return f"{start} no classical method finds more than the network in any bin."

@@ -32,11 +32,11 @@ def test_a_threshold_holds_its_rate_on_fresh_single_lenses(rate):
     rng = np.random.default_rng(1)
 
     def peaks(n):
-        return early.season_peak(1 / (1 + np.exp(-np.cumsum(rng.normal(size=(n, 50)), axis=1))))
+        return early.max_probability(1 / (1 + np.exp(-np.cumsum(rng.normal(size=(n, 50)), axis=1))))
 
-    policy = alerts.calibrate(peaks(20_000), rate)
+    policy = alerts.set_threshold(peaks(20_000), rate)
     assert policy.passed == 20_000 * rate and policy.singles == 20_000
-    got = alerts.measure(policy, peaks(20_000))
+    got = alerts.false_alarm_report(policy, peaks(20_000))
     assert got["false_alarms"]["low"] <= rate <= got["false_alarms"]["high"]
     assert got["false_alarms"]["of"] == got["set_on"] == 20_000
     assert got["expected"]["low"] < rate < got["expected"]["high"]
@@ -44,7 +44,7 @@ def test_a_threshold_holds_its_rate_on_fresh_single_lenses(rate):
 
 def test_the_expected_rate_covers_the_rates_that_thresholds_turn_out_to_have():
     rng = np.random.default_rng(2)
-    policies = [alerts.calibrate(rng.random(300), 0.01) for _ in range(2000)]
+    policies = [alerts.set_threshold(rng.random(300), 0.01) for _ in range(2000)]
     true = np.array([1 - p.threshold for p in policies])  # of uniform scores
     expected = policies[0].expected_rate
     assert true.mean() == pytest.approx(expected["value"], rel=0.05)
@@ -53,11 +53,11 @@ def test_the_expected_rate_covers_the_rates_that_thresholds_turn_out_to_have():
 
 
 def test_too_few_single_lenses_say_that_they_cannot_show_the_rate():
-    policy = alerts.calibrate(np.linspace(0.1, 0.9, 48), 0.001)
+    policy = alerts.set_threshold(np.linspace(0.1, 0.9, 48), 0.001)
     assert policy.threshold == 0.9 and policy.passed == 0
     assert policy.expected_rate["high"] > 0.05
     with pytest.raises(ValueError, match="0 single lenses"):
-        alerts.calibrate([], 0.01)
+        alerts.set_threshold([], 0.01)
 
 
 def test_exact_interval_of_a_share_has_its_tails():
@@ -72,7 +72,7 @@ def test_later_data_change_no_alert_that_was_given(network):
     curves = toy_set(20, num_epochs=96)
     cut = replace(curves, **{k: getattr(curves, k)[:, :60] for k in ("X", "magnification")})
     cut = replace(cut, time=curves.time[:60])
-    threshold = float(np.median(early.season_peak(predict_proba(network, cut))))
+    threshold = float(np.median(early.max_probability(predict_proba(network, cut))))
     before = alerts.season_peaks(network, cut, [threshold]).first_alert[:, 0]
     after = alerts.season_peaks(network, curves, [threshold]).first_alert[:, 0]
     given = np.isfinite(before)
@@ -85,10 +85,10 @@ def test_chunks_give_what_the_whole_set_gives(network):
     curves = toy_set(25, num_epochs=60)
     p = predict_proba(network, curves)
     got = alerts.season_peaks(network, curves, [0.4, 0.6], chunk=7)
-    np.testing.assert_allclose(got.peak, early.season_peak(p), atol=1e-6)
+    np.testing.assert_allclose(got.peak, early.max_probability(p), atol=1e-6)
     np.testing.assert_allclose(got.final, early.at_fractions(p, curves.times())[:, -1], atol=1e-6)
     assert got.first_alert.shape == (50, 2)
-    policy = alerts.calibrate(got.peak[curves.y == 0], 0.1)
+    policy = alerts.set_threshold(got.peak[curves.y == 0], 0.1)
     assert policy.first_alert(p, curves.times()).shape == (50,)
     assert alerts.season_peaks(network, curves, chunk=50).first_alert.shape == (50, 0)
 
@@ -96,13 +96,13 @@ def test_chunks_give_what_the_whole_set_gives(network):
 def test_lag_counts_what_it_says():
     alert = np.array([5.0, 3.0, NAN, 9.0, 7.0, NAN])
     onset = np.array([2.0, 4.0, 1.0, 4.0, NAN, NAN])
-    got = alerts.lag_summary(alert, onset)
+    got = alerts.latency_summary(alert, onset)
     assert got["detected"]["value"] == pytest.approx(4 / 6) and got["detected"]["of"] == 6
     assert (got["detected_with_onset"]["hits"], got["detected_with_onset"]["of"]) == (3, 4)
     assert (got["premature"]["hits"], got["premature"]["of"]) == (1, 3)
     assert got["median_lag"]["value"] == 4.0  # of 3 and 5
     assert got["median_lag_of_all"]["value"] == 4.0  # of -1, 3, 5 and never
-    nobody = alerts.lag_summary([NAN, NAN], [1.0, 2.0])
+    nobody = alerts.latency_summary([NAN, NAN], [1.0, 2.0])
     assert nobody["median_lag_of_all"]["value"] == np.inf
     assert np.isnan(nobody["median_lag"]["value"]) and np.isnan(nobody["premature"]["value"])
 
@@ -112,7 +112,7 @@ def test_lags_are_compared_on_binaries_that_both_alerted():
     ideal = rng.uniform(0, 50, 400)
     network = ideal + rng.exponential(6.0, 400) - 1
     network[:100], ideal[50:150] = NAN, NAN
-    got = alerts.lag_table(network, ideal)
+    got = alerts.paired_latency(network, ideal)
     assert [got[k] for k in ("both", "network_only", "ideal_only", "neither")] == [250, 50, 50, 50]
     middle, mean = got["median_difference"], got["mean_difference"]
     assert middle["low"] < 6 * np.log(2) - 1 < middle["high"]
@@ -122,9 +122,9 @@ def test_lags_are_compared_on_binaries_that_both_alerted():
 
 def test_the_ideal_observer_against_itself_has_no_lag():
     curves = toy_set(200, num_epochs=60, bump=3.0)
-    same = limits.ideal_probability(ideal.ideal_season(curves))
+    same = limits.ideal_probability(ideal.llr_series(curves))
     onset = np.full(len(curves), NAN)
-    report, binaries = alerts.against_ideal(curves, same, onset, rate=0.05, num_refitted=40)
+    report, binaries = alerts.compare_with_ideal(curves, same, onset, rate=0.05, num_refitted=40)
     assert report["network"]["threshold"] == report["ideal"]["threshold"]
     assert report["difference"]["median_difference"] == {"value": 0, "low": 0, "high": 0}
     assert report["network"]["set_on"] == report["network"]["false_alarms"]["of"] == 100
@@ -138,10 +138,10 @@ def test_the_ideal_observer_against_itself_has_no_lag():
 def test_a_delayed_observer_lags_by_its_delay():
     curves = toy_set(400, num_epochs=121, bump=3.0, sigma=0.02)  # an epoch every 200 / 120 days
     curves = replace(curves, X=np.where(np.isnan(curves.X), curves.noise_free(), curves.X))
-    bound = limits.ideal_probability(ideal.ideal_season(curves))
+    bound = limits.ideal_probability(ideal.llr_series(curves))
     late = np.hstack([np.full((len(bound), 3), 0.5), bound[:, :-3]])
     onset = np.full(len(curves), NAN)
-    report, _ = alerts.against_ideal(curves, late, onset, rate=0.05, num_refitted=40)
+    report, _ = alerts.compare_with_ideal(curves, late, onset, rate=0.05, num_refitted=40)
     assert report["difference"]["median_difference"]["value"] == pytest.approx(5.0)
 
 
@@ -155,12 +155,12 @@ def test_purity_of_a_counted_population_is_what_the_formula_says():
     rng = np.random.default_rng(5)
     binary = rng.random(200_000) < 0.1
     alert = rng.random(binary.size) < np.where(binary, 0.4, 0.01)
-    got = alerts.burden(
+    got = alerts.alert_rate_and_purity(
         alerts.counted(rng.random(5000) < 0.01), alerts.counted(rng.random(2000) < 0.4), 0.1
     )
     assert got["alerts_per_1000"]["low"] < 1000 * alert.mean() < got["alerts_per_1000"]["high"]
     assert got["purity"]["low"] < binary[alert].mean() < got["purity"]["high"]
-    exact = alerts.burden(
+    exact = alerts.alert_rate_and_purity(
         {"value": 0.01, "hits": 10, "of": 1000}, {"value": 0.5, "hits": 50, "of": 100}, 0.01
     )
     assert exact["alerts_per_1000"]["value"] == pytest.approx(14.9)
@@ -168,7 +168,11 @@ def test_purity_of_a_counted_population_is_what_the_formula_says():
 
 
 def test_no_false_alarm_yet_is_not_certainty():
-    got = alerts.burden(alerts.counted([False] * 50), alerts.counted([True] * 10), 0.01)
+    got = alerts.alert_rate_and_purity(
+        alerts.counted([False] * 50), alerts.counted([True] * 10), 0.01
+    )
     assert got["purity"]["value"] == 1 and got["purity"]["low"] < 0.5
-    none = alerts.burden(alerts.counted([False] * 9), alerts.counted([False] * 9), 0.1)
+    none = alerts.alert_rate_and_purity(
+        alerts.counted([False] * 9), alerts.counted([False] * 9), 0.1
+    )
     assert np.isnan(none["purity"]["value"])

@@ -123,12 +123,12 @@ def test_the_scan_finds_anomalies_but_nothing_beyond_the_ideal_observer(curves, 
     ideal = limits.ideal_log_ratio(curves)
     score = searched.scan_score[:, FRACTIONS.index(1.0)]
     assert metrics.roc_auc(curves.y, score) > 0.75
-    assert limits.bound_excess(score, ideal, curves.y, curves.pair)["roc_auc"]["z"] < 3
+    assert limits.excess_over_ideal(score, ideal, curves.y, curves.pair)["roc_auc"]["z"] < 3
 
 
 def test_stricter_rules_call_fewer(curves, searched):
     scan = searched.scans[-1]
-    found = anomaly.at_fixed_thresholds(scan, curves.y, curves.dchi2)
+    found = anomaly.score_at_fixed_thresholds(scan, curves.y, curves.dchi2)
     strict, both, loose, looser, own = found.values()
     for a, b in ((strict, both), (both, loose), (loose, looser)):
         assert a["recall"] <= b["recall"] and a["false_positives"] <= b["false_positives"]

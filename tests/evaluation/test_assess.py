@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sets import toy_set
 
-from lensml.evaluation.assess import assess, check_bound, headline, prose, table
+from lensml.evaluation.assess import assert_below_ideal, assess, headline, prose, table
 from lensml.evaluation.metrics import roc_auc
 from lensml.simulation import save
 
@@ -29,10 +29,10 @@ def test_the_headline_holds_intervals_and_the_ideal_beside_them(scored):
 
 
 def test_a_number_above_the_ideal_observer_is_refused():
-    check_bound({"bound_excess": None})
-    check_bound({"bound_excess": {"roc_auc": {"z": 2.9}}})
+    assert_below_ideal({"bound_excess": None})
+    assert_below_ideal({"bound_excess": {"roc_auc": {"z": 2.9}}})
     with pytest.raises(AssertionError, match="roc_auc lies 3.1 sigma above the ideal"):
-        check_bound({"bound_excess": {"roc_auc": {"z": 3.1}}})
+        assert_below_ideal({"bound_excess": {"roc_auc": {"z": 3.1}}})
 
 
 def test_prose_prints_numbers_and_fails_on_an_unknown_name():

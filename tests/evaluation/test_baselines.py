@@ -23,7 +23,7 @@ def fitted(curves):
 
 
 def test_scalars_are_those_of_the_observed_curve(curves):
-    got = baselines.shortcut_scalars(curves)
+    got = baselines.summary_statistics(curves)
     delta = curves.X - curves.m_base[:, None]
     np.testing.assert_allclose(got["peak"], np.nanmin(delta, axis=1))
     np.testing.assert_allclose(got["median"], np.nanmedian(delta, axis=1))
@@ -34,21 +34,21 @@ def test_scalars_are_those_of_the_observed_curve(curves):
 
 def test_a_row_without_data_has_finite_scalars(curves):
     empty = replace(curves, X=np.full_like(curves.X, np.nan)).rows(slice(3))
-    assert all(np.isfinite(values).all() for values in baselines.shortcut_scalars(empty).values())
+    assert all(np.isfinite(values).all() for values in baselines.summary_statistics(empty).values())
 
 
 def test_auditor_finds_a_planted_shortcut_and_nothing_else():
     honest = toy_set(150, bump=1e-4)
-    found = baselines.audit_shortcuts(honest, num_bootstrap=100)
+    found = baselines.shortcut_probe(honest, num_bootstrap=100)
     for name, auc in found.items():
         error = max((auc["high"] - auc["low"]) / 3.92, 1e-3)
         assert abs(auc["value"] - 0.5) < 4.5 * error, name
     X = honest.X.copy()
     X[honest.y == 1, :10] = np.nan  # binaries begin later
-    leak = baselines.audit_shortcuts(replace(honest, X=X), num_bootstrap=100)
+    leak = baselines.shortcut_probe(replace(honest, X=X), num_bootstrap=100)
     assert leak["first epoch"]["value"] > 0.95 and leak["all together"]["low"] > 0.9
     with pytest.raises(ValueError, match="`folds`"):
-        baselines.audit_shortcuts(honest.rows(honest.pair < 3))
+        baselines.shortcut_probe(honest.rows(honest.pair < 3))
 
 
 def test_refit_of_a_twin_leaves_noise_only(curves, fitted):
@@ -73,7 +73,7 @@ def test_classical_scores_see_anomalies_but_not_beyond_the_ideal_observer(curves
     for score in (baselines.pspl_refit_score, baselines.residual_scan_score):
         values = score(curves, fitted)
         assert metrics.roc_auc(curves.y, values) > 0.75
-        excess = limits.bound_excess(values, ideal, curves.y, curves.pair)
+        excess = limits.excess_over_ideal(values, ideal, curves.y, curves.pair)
         assert excess["roc_auc"]["z"] < 3
 
 

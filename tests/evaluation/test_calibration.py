@@ -85,10 +85,10 @@ def test_the_gradient_finds_what_platt_scaling_finds():
 def test_prevalence_is_bayes_formula_and_certainty_stays():
     p = np.array([0.0, 1e-9, 0.2, 0.5, 0.9, 1.0])
     direct = 0.01 * p / 0.3 / (0.01 * p / 0.3 + 0.99 * (1 - p) / 0.7)
-    np.testing.assert_allclose(calibration.at_prevalence(p, 0.01, 0.3), direct, rtol=1e-12)
-    np.testing.assert_allclose(calibration.at_prevalence(p, 0.3, 0.3), p, rtol=1e-12)
-    assert calibration.at_prevalence([0.0, 1.0], 1e-6).tolist() == [0, 1]
-    back = calibration.at_prevalence(calibration.at_prevalence(p, 0.01), 0.5, 0.01)
+    np.testing.assert_allclose(calibration.prior_shift(p, 0.01, 0.3), direct, rtol=1e-12)
+    np.testing.assert_allclose(calibration.prior_shift(p, 0.3, 0.3), p, rtol=1e-12)
+    assert calibration.prior_shift([0.0, 1.0], 1e-6).tolist() == [0, 1]
+    back = calibration.prior_shift(calibration.prior_shift(p, 0.01), 0.5, 0.01)
     np.testing.assert_allclose(back, p, rtol=1e-9)
 
 
@@ -97,7 +97,7 @@ def test_calls_are_calibrated_in_a_population_of_one_binary_in_a_hundred():
     y = rng.random(400_000) < 0.01
     x = rng.normal(y * 2.0)
     balanced = norm.pdf(x, 2) / (norm.pdf(x, 2) + norm.pdf(x))  # what equal classes teach
-    rare = calibration.at_prevalence(balanced, 0.01)
+    rare = calibration.prior_shift(balanced, 0.01)
     assert metrics.ece(y, balanced, debiased=True) > 0.1
     assert metrics.ece(y, rare, debiased=True) < 0.001
     assert rare.mean() == pytest.approx(0.01, abs=6e-4)
@@ -106,13 +106,13 @@ def test_calls_are_calibrated_in_a_population_of_one_binary_in_a_hundred():
 @pytest.mark.parametrize("bad", [0, 1, -0.1])
 def test_a_prevalence_that_is_no_share_is_named(bad):
     with pytest.raises(ValueError, match=f"`prevalence` is {bad}"):
-        calibration.at_prevalence(0.5, bad)
+        calibration.prior_shift(0.5, bad)
 
 
 def test_a_sample_has_the_share_of_binaries_asked_for():
     y = np.tile([0, 1], 500)
     for share in (0.1, 0.5, 0.9):
-        rows = calibration.rows_at_prevalence(y, share, seed=1)
+        rows = calibration.resample_to_prevalence(y, share, seed=1)
         assert y[rows].mean() == pytest.approx(share, abs=0.001)
         assert np.unique(rows).size == rows.size >= 500 and (np.diff(rows) > 0).all()
 
@@ -174,7 +174,7 @@ def test_floor_is_what_perfect_calls_score_on_rows_by_themselves():
     rng = np.random.default_rng(10)
     p, alone = rng.random(500), np.full(500, -1)
     draws = [rng.random(500) < p for _ in range(400)]
-    floor = np.mean([calibration.expected_floor(y, p, alone) for y in draws])
+    floor = np.mean([calibration.ece_noise_floor(y, p, alone) for y in draws])
     assert floor == pytest.approx(np.mean([metrics.ece(y, p) for y in draws]), rel=0.03)
     assert floor > 0.02
 
@@ -184,7 +184,7 @@ def test_floor_and_debiased_error_know_that_one_row_of_a_pair_is_binary(dchi2):
     """Log-likelihood ratios of pairs are normal, +-D/2 with variance D: both calls are perfect."""
     rng, pair, y = np.random.default_rng(12), np.repeat(np.arange(400), 2), np.tile([0, 1], 400)
     calls = [expit((y - 0.5) * dchi2 + rng.normal(size=800) * dchi2**0.5) for _ in range(200)]
-    floor = np.mean([calibration.expected_floor(y, p, pair) for p in calls])
+    floor = np.mean([calibration.ece_noise_floor(y, p, pair) for p in calls])
     assert floor == pytest.approx(np.mean([metrics.ece(y, p) for p in calls]), rel=0.1)
     noise = [calibration.bin_noise(y, p, pair) for p in calls]
     square = [np.nansum(n * (gap**2 - variance)) / n.sum() for gap, variance, n in noise]
@@ -198,8 +198,8 @@ def test_a_pair_in_one_bin_has_no_noise_to_take_out():
     assert got["ece_debiased_pairs"]["value"] == pytest.approx(0.05)
     assert got["ece_debiased"]["value"] == pytest.approx(metrics.ece(y, p, debiased=True))
     assert got["ece_debiased"]["value"] == pytest.approx(np.sqrt(0.05**2 - 0.25 / 199))
-    assert calibration.expected_floor(y, p, pair) == pytest.approx(0, abs=1e-12)
-    assert calibration.expected_floor(y, p, np.full(200, -1)) > 0.02
+    assert calibration.ece_noise_floor(y, p, pair) == pytest.approx(0, abs=1e-12)
+    assert calibration.ece_noise_floor(y, p, np.full(200, -1)) > 0.02
 
 
 def test_intervals_of_the_debiased_error_hold_the_truth():

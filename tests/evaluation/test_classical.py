@@ -32,7 +32,7 @@ def test_every_method_ranks_binaries_above_singles_but_not_beyond_the_ideal(curv
     ]  # fmt: skip
     for name, score in scores.items():
         assert metrics.roc_auc(curves.y, score) > 0.65, name
-        excess = limits.bound_excess(score, ideal, curves.y, curves.pair)
+        excess = limits.excess_over_ideal(score, ideal, curves.y, curves.pair)
         assert excess["roc_auc"]["z"] < 3, name
 
 
@@ -80,24 +80,24 @@ def test_comparison_is_that_of_metrics(curves, scores):
 
 def test_bins_are_named_in_which_the_network_finds_less():
     y, dchi2, pair, good, bad = planted()
-    beaten = classical.where_beaten(bad, {"good": good}, y, dchi2, pair, num=100)
+    beaten = classical.bins_where_worse(bad, {"good": good}, y, dchi2, pair, num=100)
     certain = {row["bin"] for row in beaten if row["certain"]}
     assert certain == {"75-160", "160-500"}
     for row in beaten:
         assert row["difference"]["value"] == pytest.approx(row["other"] - row["network"])
         assert row["difference"]["low"] <= row["difference"]["value"]
-    winner = classical.where_beaten(good, {"bad": bad}, y, dchi2, pair, num=100)
+    winner = classical.bins_where_worse(good, {"bad": bad}, y, dchi2, pair, num=100)
     assert not any(row["certain"] for row in winner)
 
 
 def test_a_method_does_not_beat_itself():
     y, dchi2, pair, good, _ = planted()
-    assert classical.where_beaten(good, {"twin": good}, y, dchi2, pair, num=20) == []
+    assert classical.bins_where_worse(good, {"twin": good}, y, dchi2, pair, num=20) == []
 
 
 def test_three_binaries_are_too_few_to_be_certain():
     y, pair = np.tile([0, 1], 3), np.repeat(np.arange(3), 2)
     dchi2 = np.full(6, 100.0)
     good, bad = y * 10.0, np.array([1.0, 0.0] * 3)
-    (row,) = classical.where_beaten(bad, {"good": good}, y, dchi2, pair, num=50)
+    (row,) = classical.bins_where_worse(bad, {"good": good}, y, dchi2, pair, num=50)
     assert row["difference"]["low"] == 1 and not row["certain"]

@@ -61,7 +61,7 @@ def test_first_alert_is_the_first_epoch_above():
     np.testing.assert_array_equal(
         early.first_alert(p, np.arange(5.0) * 2, 0.5), np.array([4.0, NAN, NAN])
     )
-    np.testing.assert_array_equal(early.season_peak(p), [0.9, 0.5, 0.5])
+    np.testing.assert_array_equal(early.max_probability(p), [0.9, 0.5, 0.5])
 
 
 def test_onset_is_interpolated_where_delta_chi2_passes_the_level():
@@ -90,11 +90,11 @@ def test_summary_counts_what_it_says():
 
 
 def test_halves_keep_pairs_together():
-    half = early.half_of_pairs([4, 4, 7, 7, -1, -1])
+    half = early.calibration_half([4, 4, 7, 7, -1, -1])
     assert half.tolist() == [True, True, False, False, True, True]
 
 
 def test_halves_of_lone_rows_hold_both_classes():
-    half = early.half_of_pairs([-1] * 8)
+    half = early.calibration_half([-1] * 8)
     label = np.tile([0, 1], 4)
     assert half[label == 0].sum() == half[label == 1].sum() == 2

@@ -11,7 +11,7 @@ from sets import toy_set
 from lensml.evaluation import early_detection as early
 from lensml.evaluation import ideal_observer as limits
 from lensml.evaluation import metrics
-from lensml.evaluation.evaluate import evaluate, plain, refuse_seen_events, summary
+from lensml.evaluation.evaluate import check_unseen, evaluate, plain, summary
 from lensml.network import Network, NetworkConfig, predict_proba, save_network
 from lensml.paths import InputError
 from lensml.simulation import FRACTIONS, save
@@ -150,12 +150,12 @@ def test_events_of_training_and_validation_are_refused(run, first, refused, tmp_
         "validated_on": [{"preset": "toy", "seed": 1, "first": 10, "stop": 12}],
     }
     if not refused:
-        return refuse_seen_events(curves, config, tmp_path)
+        return check_unseen(curves, config, tmp_path)
     with pytest.raises(InputError, match="of its 5 events .*train|of its 5 events .*validated"):
-        refuse_seen_events(curves, config, tmp_path)
+        check_unseen(curves, config, tmp_path)
     other = replace(curves, meta={**curves.meta, "seed": 2})
-    refuse_seen_events(other, config, tmp_path)
-    refuse_seen_events(replace(curves, meta={**curves.meta, "preset": "else"}), config, tmp_path)
+    check_unseen(other, config, tmp_path)
+    check_unseen(replace(curves, meta={**curves.meta, "preset": "else"}), config, tmp_path)
 
 
 def test_refusal_names_the_way_out_and_writes_nothing(run, tmp_path):

@@ -146,14 +146,14 @@ def test_a_leak_stands_out_and_an_honest_network_does_not():
     noise = np.random.default_rng(3).normal(size=y.size)
     honest = limits.ideal_probability(ratio + 0.5 * noise)
     leak = limits.ideal_probability(ratio + 0.4 * (y - 0.5))  # knows the class beside the data
-    for excess in limits.bound_excess(honest, ratio, y, pair).values():
+    for excess in limits.excess_over_ideal(honest, ratio, y, pair).values():
         assert excess["z"] < 3 and excess["standard_error"] > 0
-    found = limits.bound_excess(leak, ratio, y, pair)
+    found = limits.excess_over_ideal(leak, ratio, y, pair)
     assert all(found[name]["z"] > 3 for name in ("roc_auc", "balanced_accuracy"))
     assert found["roc_auc"]["excess"] == pytest.approx(
         metrics.roc_auc(y, leak) - metrics.roc_auc(y, ratio)
     )
-    same = limits.bound_excess(limits.ideal_probability(ratio), ratio, y, pair)
+    same = limits.excess_over_ideal(limits.ideal_probability(ratio), ratio, y, pair)
     assert all(row["excess"] == 0 and row["z"] == 0 for row in same.values())
 
 
@@ -161,7 +161,7 @@ def test_excess_ignores_rows_without_an_ideal():
     ratio, y, pair = normal_ratio(np.full(100, 4.0))
     p = limits.ideal_probability(ratio)
     extended = [np.append(a, b) for a, b in ((p, 0.9), (ratio, np.nan), (y, 0), (pair, -1))]
-    assert limits.bound_excess(*extended) == limits.bound_excess(p, ratio, y, pair)
+    assert limits.excess_over_ideal(*extended) == limits.excess_over_ideal(p, ratio, y, pair)
 
 
 def test_completeness_of_the_ideal_observer_rises_through_one_half():
@@ -178,12 +178,12 @@ def test_completeness_of_the_ideal_observer_rises_through_one_half():
 
 def test_reachable_mark_lies_between_nothing_and_the_bound():
     curves = toy_set(24, bump=1.0)
-    rows, reachable = limits.reachable_dchi2(curves)
+    rows, reachable = limits.prefix_dchi2(curves)
     assert (curves.y[rows] == 1).all() and reachable.shape == (24, 7)
     clean, partner = curves.noise_free(), limits.partner_rows(curves)
     terms = ((clean - clean[partner]) / 0.05) ** 2 * np.isfinite(curves.X)
     for k, fraction in enumerate(limits.FRACTIONS):
-        bound = terms[rows][:, limits.within(curves.time, fraction)].sum(axis=1)
+        bound = terms[rows][:, limits.until_fraction(curves.time, fraction)].sum(axis=1)
         assert (reachable[:, k] <= bound * (1 + 1e-9)).all()
     early, late = reachable[:, 3], reachable[:, -1]
     assert (early <= late * 1.01 + 0.1).all()  # more data cannot fit better
@@ -196,10 +196,10 @@ def test_reachable_mark_is_the_best_single_lens_of_the_prefix():
     from lensml.lensing import point_lens_magnification
 
     curves = toy_set(4, bump=1.0, seed=3)
-    rows, reachable = limits.reachable_dchi2(curves, [0.6])
+    rows, reachable = limits.prefix_dchi2(curves, [0.6])
     clean = curves.noise_free()
     for row, got in zip(rows, reachable[:, 0], strict=True):
-        seen = limits.within(curves.time, 0.6) & np.isfinite(curves.X[row])
+        seen = limits.until_fraction(curves.time, 0.6) & np.isfinite(curves.X[row])
         t, m = curves.time[seen], clean[row, seen]
 
         def chi2(x, t=t, m=m):
@@ -217,5 +217,5 @@ def test_reachable_mark_is_the_best_single_lens_of_the_prefix():
 
 def test_the_last_epoch_belongs_to_the_whole_window():
     times = np.array([0.1, 0.3, 0.7])  # 0.1 + (0.7 - 0.1) rounds to less than 0.7
-    assert limits.within(times, 1.0).all()
-    assert limits.within(times, 0.5).tolist() == [True, True, False]
+    assert limits.until_fraction(times, 1.0).all()
+    assert limits.until_fraction(times, 0.5).tolist() == [True, True, False]

@@ -141,7 +141,7 @@ def test_rounding_below_zero_belongs_to_the_first_bin():
 def test_isotonic_fit_agrees_with_scikit_learn():
     hits = np.random.default_rng(3).uniform(size=200) < np.linspace(0, 1, 200)
     expected = IsotonicRegression().fit_transform(np.arange(200), hits)
-    np.testing.assert_allclose(metrics.rising_fit(hits), expected, atol=1e-12)
+    np.testing.assert_allclose(metrics.isotonic_regression(hits), expected, atol=1e-12)
 
 
 def test_ideal_observer_finds_half_at_its_closed_form():
@@ -154,9 +154,9 @@ def test_ideal_observer_finds_half_at_its_closed_form():
     pooled = norm.cdf(-(grid[:, None] + small[::20] / 2) / np.sqrt(small[::20])).mean(axis=1)
     threshold = grid[np.searchsorted(-pooled, -0.01)]
     half = 2 * threshold  # the binaries' ratio has mean D/2
-    assert metrics.dchi2_at_half_recall(y, ratio, rows) == pytest.approx(half, rel=0.15)
+    assert metrics.dchi2_50(y, ratio, rows) == pytest.approx(half, rel=0.15)
     flat = np.zeros(y.size)
-    assert metrics.dchi2_at_half_recall(y, flat, rows) == np.inf
+    assert metrics.dchi2_50(y, flat, rows) == np.inf
 
 
 def test_bootstrap_interval_has_the_width_of_the_pairs():
@@ -174,11 +174,11 @@ def test_bootstrap_interval_has_the_width_of_the_pairs():
 
 def test_resampling_keeps_pairs_together_and_single_rows_apart():
     pair = np.array([7, -1, 7, 3, -1, 3])
-    for rows in metrics.resample_groups(pair, 50, seed=0):
+    for rows in metrics.cluster_bootstrap(pair, 50, seed=0):
         count = np.bincount(rows, minlength=6)
         assert count[0] == count[2] and count[3] == count[5]
         assert count[0] + count[1] + count[3] + count[4] == 4  # four groups are drawn
-    counts = [np.bincount(r, minlength=6) for r in metrics.resample_groups(pair, 50, seed=0)]
+    counts = [np.bincount(r, minlength=6) for r in metrics.cluster_bootstrap(pair, 50, seed=0)]
     assert any(c[1] != c[4] for c in counts)
 
 

@@ -15,7 +15,7 @@ from lensml.lensing import fit_pspl, point_lens_magnification
 def test_the_ideal_season_ends_with_the_ideal_ratio(monkeypatch):
     monkeypatch.setattr(limits, "CHUNK", 7)
     curves = toy_set(20, bump=2.0)
-    season = ideal.ideal_season(curves)
+    season = ideal.llr_series(curves)
     assert (np.isfinite(season) == np.isfinite(curves.X)).all()
     steps = np.arange(season.shape[1])
     last = np.where(np.isfinite(season), steps, -1).max(axis=1)
@@ -31,16 +31,16 @@ def test_the_ideal_season_ignores_the_future_and_rows_without_a_partner():
     curves = toy_set(6)
     wild = curves.X.copy()
     wild[:, 70:] += 3.0
-    season, changed = ideal.ideal_season(curves), ideal.ideal_season(replace(curves, X=wild))
+    season, changed = ideal.llr_series(curves), ideal.llr_series(replace(curves, X=wild))
     np.testing.assert_array_equal(season[:, :70], changed[:, :70])
     assert np.nanmax(np.abs(season[:, 70:] - changed[:, 70:])) > 1
     alone = curves.rows(~((curves.pair == 2) & (curves.y == 1)))
-    assert np.isnan(ideal.ideal_season(alone)[alone.pair == 2]).all()
+    assert np.isnan(ideal.llr_series(alone)[alone.pair == 2]).all()
 
 
 def test_no_more_twins_exceed_a_ratio_than_villes_inequality_allows():
     curves = toy_set(3000, num_epochs=60, bump=1.0)
-    peak = np.nanmax(ideal.ideal_season(curves)[curves.y == 0], axis=1)
+    peak = np.nanmax(ideal.llr_series(curves)[curves.y == 0], axis=1)
     for odds in (10, 100):
         alarms = alerts.counted(peak > np.log(odds))
         assert alarms["low"] <= 1 / odds
@@ -50,7 +50,7 @@ def test_no_more_twins_exceed_a_ratio_than_villes_inequality_allows():
 def test_what_is_reachable_is_the_bound_less_what_a_fit_of_the_prefix_gains():
     """Against a fit from many starts to the data of the last prefix that was refitted."""
     curves = toy_set(12, num_epochs=121, bump=2.0, sigma=0.05, shuffle=False)
-    bound, reachable = ideal.ideal_season(curves), ideal.reachable_season(curves)
+    bound, reachable = ideal.llr_series(curves), ideal.profile_llr_series(curves)
     assert np.all((reachable <= bound + 1e-9)[np.isfinite(bound)])
     for row in range(len(curves)):
         seen = np.flatnonzero(np.isfinite(curves.X[row]))
@@ -80,6 +80,6 @@ def test_another_single_lens_fools_the_bound_and_not_a_refit():
     noise = 0.05 * np.random.default_rng(1).standard_normal(curves.X.shape)
     data = np.where(np.isfinite(curves.X), curves.noise_free() + noise, np.nan)
     curves = replace(curves, X=data.astype(np.float32))
-    bound, reachable = ideal.ideal_season(curves)[1::2], ideal.reachable_season(curves)[1::2]
+    bound, reachable = ideal.llr_series(curves)[1::2], ideal.profile_llr_series(curves)[1::2]
     assert np.nanmax(bound, axis=1).min() > 50
     assert np.nanmax(reachable) < 3

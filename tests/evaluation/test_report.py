@@ -9,7 +9,7 @@ from sets import toy_set
 
 from lensml.evaluation import report as compare
 from lensml.evaluation.ideal_observer import ideal_log_ratio
-from lensml.evaluation.report import Scored
+from lensml.evaluation.report import Scores
 from lensml.network import Network, NetworkConfig
 from lensml.simulation import Survey
 
@@ -21,41 +21,41 @@ def scored(sigma=0.1, blur=1.0, pairs=150, seed=3):
     p = ratio + blur * np.random.default_rng(seed).standard_normal(ratio.size)
     p = 1 / (1 + np.exp(-np.clip(p, -500, 500)))
     epochs = np.isfinite(curves.X).sum(axis=1)
-    return Scored(y=curves.y, pair=curves.pair, dchi2=curves.dchi2, epochs=epochs, p=p, ideal=ratio)
+    return Scores(y=curves.y, pair=curves.pair, dchi2=curves.dchi2, epochs=epochs, p=p, ideal=ratio)
 
 
 def test_what_is_lost_is_lost_by_the_data_or_by_the_network():
-    parts = compare.loss(scored(0.02), scored(0.2, blur=3.0), num=40)
+    parts = compare.loss_by_cause(scored(0.02), scored(0.2, blur=3.0), num=40)
     total = parts["data"]["value"] + parts["network"]["value"]
     assert parts["total"]["value"] == pytest.approx(total)
     assert parts["data"]["low"] > 0  # ten times the noise costs anybody something
 
 
 def test_the_same_survey_twice_loses_exactly_nothing():
-    parts = compare.loss(scored(), scored(), num=20)
+    parts = compare.loss_by_cause(scored(), scored(), num=20)
     assert {part[k] for part in parts.values() for k in part} == {0.0}
 
 
 def test_losses_of_different_events_are_refused():
     one = scored()
     with pytest.raises(ValueError, match="same events"):
-        compare.loss(one, replace(one, pair=one.pair[::-1]), num=5)
+        compare.loss_by_cause(one, replace(one, pair=one.pair[::-1]), num=5)
 
 
 def test_more_noise_with_a_better_score_stops_the_run():
     clear, noisy = scored(0.02), scored(0.3)
-    steps = compare.check_falling({"clear": clear, "noisy": noisy}, num=40)
+    steps = compare.assert_falling({"clear": clear, "noisy": noisy}, num=40)
     assert steps["clear -> noisy"] < 0
     with pytest.raises(AssertionError, match="from noisy to clear"):
-        compare.check_falling({"noisy": noisy, "clear": clear}, num=40)
+        compare.assert_falling({"noisy": noisy, "clear": clear}, num=40)
 
 
 def test_a_network_that_knows_the_answer_stops_the_run():
     honest = scored(0.3)
-    compare.check_bound({"honest": compare.summary(honest, num=40)})
+    compare.assert_below_ideal({"honest": compare.summary(honest, num=40)})
     cheat = replace(honest, p=np.where(honest.y == 1, 0.9, 0.1))
     with pytest.raises(AssertionError, match="cheat: the network is .* above the ideal"):
-        compare.check_bound({"cheat": compare.summary(cheat, num=40)})
+        compare.assert_below_ideal({"cheat": compare.summary(cheat, num=40)})
 
 
 def test_every_survey_sees_the_same_events_and_fewer_epochs_never_say_more():
@@ -74,7 +74,7 @@ def test_every_survey_sees_the_same_events_and_fewer_epochs_never_say_more():
 def test_half_of_the_anomalies_at_the_hopeless_level_are_found_by_the_ideal_observer():
     from lensml.evaluation.ideal_observer import ideal_recall
 
-    assert ideal_recall(compare.HOPELESS, 0.01) == pytest.approx(0.5)
+    assert ideal_recall(compare.DCHI2_UNDETECTABLE, 0.01) == pytest.approx(0.5)
 
 
 def test_shares_above_and_below_a_level_add_up():
@@ -96,7 +96,7 @@ def test_names_of_conditions_become_keys():
 def test_fewer_epochs_keep_their_share_of_the_information():
     full = scored(0.02)
     half = replace(full, dchi2=full.dchi2 / 2, epochs=full.epochs / 2)
-    kept = compare.information_kept(full, half)
+    kept = compare.dchi2_retained(full, half)
     assert kept["median"] == kept["p16"] == pytest.approx(0.5)
     assert kept["epochs"] == pytest.approx(0.5) and kept["binaries"] > 0
 
@@ -105,20 +105,20 @@ def test_the_shortfall_is_the_ideal_less_the_network():
     s = scored(blur=3.0)
     row = compare.summary(s, num=5)
     gap = row["ideal"]["roc_auc"]["value"] - row["network"]["roc_auc"]["value"]
-    assert compare.shortfall(s, "roc_auc", num=5)["value"] == pytest.approx(gap)
+    assert compare.gap_to_ideal(s, "roc_auc", num=5)["value"] == pytest.approx(gap)
 
 
 def test_hopeless_shares_are_counted_within_each_group():
     dchi2 = np.array([1.0, 2.0, 100.0, 200.0])
     near = np.array([True, True, False, False])
-    shares = compare.hopeless_by({"0.1 mag": dchi2}, {"near": near, "far": ~near}, num=5)
+    shares = compare.undetectable_by_group({"0.1 mag": dchi2}, {"near": near, "far": ~near}, num=5)
     assert shares["0.1 mag"]["near"]["value"] == 1 and shares["0.1 mag"]["far"]["value"] == 0
 
 
 def test_found_takes_its_threshold_from_the_singles():
     y = np.array([0] * 100 + [1, 1])
     rank = np.array([*np.linspace(0, 1, 100), 0.995, 0.5])
-    assert compare.found(y, rank).tolist() == [True, False]
+    assert compare.detected(y, rank).tolist() == [True, False]
 
 
 def test_the_table_has_a_line_for_each_observer():

@@ -27,7 +27,7 @@ def figures():
             {"distinct": {"network": share, "reachable": share + 0.2}}, EDGES
         ),
         "burden": alert_plots.purity_by_prevalence(
-            prevalence, {"1 %": [evaluation.burden(*rates, x) for x in prevalence]}
+            prevalence, {"1 %": [evaluation.alert_rate_and_purity(*rates, x) for x in prevalence]}
         ),
         "reliability": alert_plots.reliability_at_fractions(y, {"before": p, "after": p**0.9}),
     }

@@ -13,7 +13,7 @@ from lensml.simulation import FRACTIONS
 def contest():
     y, dchi2, pair, good, bad = planted()
     scores = {"network": bad, "anomaly templates": good, "ideal observer": good + 1e-3 * bad}
-    beaten = evaluation.where_beaten(bad, {"anomaly templates": good}, y, dchi2, pair, num=60)
+    beaten = evaluation.bins_where_worse(bad, {"anomaly templates": good}, y, dchi2, pair, num=60)
     return evaluation.compare(scores, y, dchi2, pair, num=40), beaten
 
 
