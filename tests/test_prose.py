@@ -23,14 +23,19 @@ ALLOWED = {  # (file, word): why it stays
     ("lensml/network/checkpoint.py", "consult"): "tensor names of older runs",
     ("lensml/network/checkpoint.py", "opinion"): "configuration key of older runs",
 }
-PENDING = ("lensml/", "book/", "notebooks/", "tests/", "benchmarks/")  # not rewritten yet
+PENDING = (  # not rewritten yet
+    *("lensml/", "notebooks/", "tests/", "benchmarks/", "book/scripts/", "book/log.md"),
+    *("book/performance.md", "book/research_guide.md", "book/results.md", "book/setup.md"),
+    *("book/status.md", "book/troubleshooting.md"),
+)
 MAX_LINE = 140
 SENTENCE_END = re.compile(r"""(?<=[\w)\]*`$%"}>])[.!?]["*)_]*\s+(?=[A-Z`$*"\[(])""")
 ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|vs|et al|cf|Fig|No|[A-Z])\.\s")
 
 
 def words(text: str) -> list[str]:
-    """Words of a text in lower case, identifiers taken apart at `_` and at capitals."""
+    """Words of a text in lower case, identifiers taken apart; names of stored numbers left out."""
+    text = re.sub(r"\{\{ \w+ \}\}|<!-- \w+ -->", "", text)
     text = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", text)
     return re.findall(r"[a-z]+", text.lower())
 
