@@ -11,7 +11,10 @@ __getattr__, __dir__, __all__ = exports(
         "innovation_features one_thread refit_and_map residual_inputs"
     ),
     model="CausalBlock Network NetworkConfig PATCH_SIZE causal_upsample",
-    checkpoint="CONFIG MODEL load_network load_tensors save_network save_tensors weights_hash",
+    checkpoint=(
+        "CONFIG MODEL current_config current_tensor_name load_network load_tensors save_network "
+        "save_tensors weights_hash"
+    ),
     inference=(
         "BASELINE_MAX BASELINE_MIN bf16_supported causal_baseline classify find_device is_finite "
         "predict_proba"

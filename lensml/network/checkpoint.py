@@ -79,7 +79,7 @@ def _folder(run: Path | str | None) -> Path:
     return run.with_suffix("") if run.suffix in (".pt", ".pth") else run
 
 
-def current_names(network: dict) -> dict:
+def current_config(network: dict) -> dict:
     """A network's configuration under today's names; runs from before refits had none of them."""
     renamed = {CONFIG_KEYS.get(key, key): value for key, value in network.items()}
     return {"embedding_channels": 0} | renamed
@@ -115,7 +115,7 @@ def load_network(
             "and without --model the shipped weights are used"
         )
     tensors, notes = load_tensors(folder / MODEL)
-    network = Network(NetworkConfig(**current_names(notes["network"])))
+    network = Network(NetworkConfig(**current_config(notes["network"])))
     network.load_state_dict({current_tensor_name(k): x for k, x in tensors.items()})
     config = folder / CONFIG
     return network.to(device).eval(), json.loads(config.read_text()) if config.exists() else notes

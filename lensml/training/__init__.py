@@ -5,8 +5,8 @@ from lensml._exports import exports
 __getattr__, __dir__, __all__ = exports(
     __name__,
     data="TrainingData load_training_data",
-    sampler="TrainingConfig",
-    trainer="Trainer",
+    sampler="BatchPlan BatchSampler TrainingConfig",
+    trainer="Trainer training_loss",
     run="train tune_allocator",
-    recipes="recipe_sets run_recipe shipped_recipe",
+    recipes="TrainingRecipe recipe_sets run_recipe shipped_recipe",
 )

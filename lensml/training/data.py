@@ -1,4 +1,4 @@
-"""Training data that stays on the device: clean curves, filled shard by shard, split by pair."""
+"""Training data on the device: noise-free curves, loaded shard by shard, split by pair."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,21 +17,21 @@ __all__ = ["TrainingData", "load_training_data"]
 class TrainingData:
     """P pairs as 2 P rows (single lens, binary) on T epochs, all on one device."""
 
-    labels: Tensor  # (2 P,) float32; NaN = a row that is not learned from
+    labels: Tensor  # (2 P,) float32; NaN = a row outside the loss
     time: Tensor  # (T,) float64 [day]
     survey: Survey  # how the first set was observed
     train_pairs: np.ndarray  # places of pairs, not events
     validation_pairs: np.ndarray
     trained_on: list[dict]  # {"preset", "seed", "first", "stop"}
     validated_on: list[dict]
-    blended: Tensor  # (2 P,) bool: whether the row's survey leaves f_s open
+    blended: Tensor  # (2 P,) bool: whether f_s is free in the row's refits
     clean: Tensor | None = None  # (2 P, T) float32, noise-free magnitude minus baseline
     observed: tuple[Tensor, Tensor] | None = None  # delta_mag (NaN = gap) and sigma, (2 P, T)
 
     def curriculum_order(self) -> np.ndarray:
-        """Training pairs by falling distance between their two clean curves.
+        """Training pairs in the order in which a curriculum admits them, (P_train,).
 
-        The order in which a curriculum admits them; without clean curves, as they are.
+        By falling distance between the two noise-free curves; unchanged where a set has none.
         """
         if self.clean is None:
             return self.train_pairs
@@ -46,10 +46,10 @@ class TrainingData:
         return len(self.time)
 
     def as_observed(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`(delta_mag, sigma, seen)` of rows of a set that carries no magnifications."""
+        """`(delta_mag, sigma, observed)` of rows of a set without magnifications, each (B, T)."""
         delta, sigma = (x[rows] for x in self.observed)
-        seen = torch.isfinite(delta)
-        return delta.nan_to_num(), sigma, seen
+        observed = torch.isfinite(delta)
+        return delta.nan_to_num(), sigma, observed
 
 
 def survey_of(meta: dict) -> Survey:
@@ -85,12 +85,12 @@ def _ranges(preset: str, seed: int, events: np.ndarray) -> list[dict]:
 def load_training_data(
     paths: list[Path], validation_fraction: float, device: torch.device
 ) -> TrainingData:
-    """Load sets for training; the last share of each set's events is kept for validation.
+    """Load sets for training; the last events of each set are kept for validation.
 
-    A set without any binary holds impostors, each behind the single lens it resembles most: they
-    are learned from, that single lens is not, and none is kept for validation.
+    A set without any binary holds contaminants, each after the single lens that fits it best: only
+    the contaminants enter the loss, with label 0, and none is kept for validation.
 
-    Memory: one shard beside the resident rows, 4 bytes an epoch (8 without magnifications).
+    Memory: all rows, 4 bytes an epoch (8 without magnifications), and one shard.
 
     Raises:
         InputError: If the sets do not share their epochs, or are not made of pairs.
@@ -123,11 +123,11 @@ def load_training_data(
             if sigmas is not None:
                 sigmas[place] = torch.from_numpy(np.array(shard.sigmas())).to(device)
             blended[place] = shard.blended
-            told = shard.y.astype(np.float32)
+            label = shard.y.astype(np.float32)
             contaminants = not shard.y.any()
             if contaminants:
-                told[::2] = np.nan
-            labels[place] = torch.from_numpy(told).to(device)
+                label[::2] = np.nan
+            labels[place] = torch.from_numpy(label).to(device)
             pairs = np.arange(len(shard) // 2) + row // 2
             late = (pairs - begun // 2 >= held_back) & (not contaminants)
             train.append(pairs[~late])

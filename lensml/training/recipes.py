@@ -1,4 +1,4 @@
-"""The one network for all cadences, gaps and errors: its events, its surveys, its recipe."""
+"""Recipe of the shipped network, one for all cadences, gaps and errors: sets, surveys, settings."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ __all__ = ["GENERAL_SURVEYS", "TrainingRecipe", "shipped_recipe", "recipe_sets",
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
-    """Training sets and recipe of the one network for all cadences, gaps and errors."""
+    """Training sets and settings of a network."""
 
     sets: dict[str, Simulation]
-    contaminants: dict[str, int]  # arm -> events that are no binary, learned from as such
+    contaminants: dict[str, int]  # kind -> number of events; class 0
     training: TrainingConfig
 
 
-# The thesis' grid with gaps; the same thinned to coarser cadences with nights and a season's gap;
-# and what real surveys add: photon-limited errors that are quoted too small, outliers, and a
-# baseline known only from a finite number of epochs.
+# The thesis' grid with gaps; the same at coarser cadences with nights and a seasonal gap; and what
+# real surveys add: photon noise with errors quoted too small, outliers, and a baseline known only
+# from a finite number of epochs.
 COARSE = {"missing_fraction": (0.05, 0.4), "keep_every": (1, 24), "night": (0.3, 1.0)}
 REAL = {
     "photon_noise": True,
@@ -38,44 +38,43 @@ GENERAL_SURVEYS = (
 
 
 def shipped_recipe(size: str = "full", seed: int = 0, *, times: float = 1.0) -> TrainingRecipe:
-    """The network that ships with the package; `training.log` beside its weights has the cost.
+    """Recipe of the network that ships with the package; `weights/training.log` has its cost.
 
-    At `full` from scratch, under a curriculum. Below, training goes on from `weights/first_stage`,
-    which has seen as many events before; its own log is beside it. `times` multiplies the number
-    of events.
+    At `full` it starts from random weights, with a curriculum. At the smaller sizes it fine-tunes
+    `weights/first_stage`, which was trained on as many events before (its log is beside it).
+    `times` multiplies the number of events.
     """
     check_size(size)
-    share = times * {"smoke": 0.002, "desk": 1.0, "full": 20.0}[size]
+    fraction = times * {"smoke": 0.002, "desk": 1.0, "full": 20.0}[size]
     counts = {"distinct": 5000, "baseline": 16000, "stellar": 10000, "planetary": 7000}
     sets = {
-        name: Simulation(preset=name, num_pairs=int(n * share), seed=31416, shard_size=2000)
+        name: Simulation(preset=name, num_pairs=int(n * fraction), seed=31416, shard_size=2000)
         for name, n in counts.items()
     }
     for name, n in {"baseline": 6000, "stellar": 3000, "distinct": 2000}.items():
         sets[f"{name}_blended"] = Simulation(
             preset=name,
-            num_pairs=int(n * share),
+            num_pairs=int(n * fraction),
             seed=27183,
             shard_size=1000,
             blending=(0.1, 1.0),
         )
-    arms = {
+    kinds = {
         "finite_source": 500,
         "parallax": 500,
-        "binary_source": 100,  # two bumps look the same behind two lenses: more of them hide those
+        "binary_source": 100,  # more of them hide wide binaries, whose curves have two bumps too
         "variable_baseline": 700,
     }
     training = TrainingConfig(
         epochs={"smoke": 1, "desk": 1, "full": 50}[size],
         batch_size={"smoke": 32, "desk": 128, "full": 1024}[size],
         validation_fraction=0.02 / max(1.0, times),
-        compile=False,  # the number of refits differs from step to step
         surveys=GENERAL_SURVEYS,
         curriculum=0.4 if size == "full" else 0.0,
         start_from=None if size == "full" else "first_stage",
         seed=seed,
     )
-    contaminants = {name: max(2, int(n * share)) for name, n in arms.items()}
+    contaminants = {name: max(2, int(n * fraction)) for name, n in kinds.items()}
     return TrainingRecipe(sets=sets, contaminants=contaminants, training=training)
 
 
@@ -104,12 +103,12 @@ def recipe_sets(
         for name, simulation in recipe.sets.items()
         if wanted(name)
     ]
-    for arm, num in recipe.contaminants.items():
-        path = data / f"train_impostor_{arm}_{num}.npz"
-        if wanted(arm):
+    for kind, num in recipe.contaminants.items():
+        path = data / f"train_impostor_{kind}_{num}.npz"
+        if wanted(kind):
             folders.append(path)
             if not path.exists():
-                save(path, contaminant_training_set(arm, num, 31416))
+                save(path, contaminant_training_set(kind, num, 31416))
     return folders
 
 

@@ -1,11 +1,10 @@
-"""Main job 2: train a network into a run folder, on the CPU, one GPU or several."""
+"""Train a network into a run folder, on the CPU, one GPU, several GPUs or several nodes."""
 
 import ctypes
 import json
 import logging
 import os
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -14,21 +13,16 @@ import torch.distributed as dist
 from lensml.network import CONFIG, find_device, load_network
 from lensml.paths import InputError, atomic_path, git_commit
 from lensml.training.data import TrainingData, load_training_data
-from lensml.training.trainer import (
-    HISTORY,
-    LAST,
-    NAMED_WEIGHTS,
-    Trainer,
-    TrainingConfig,
-)
+from lensml.training.sampler import TrainingConfig, current_settings
+from lensml.training.trainer import HISTORY, LAST, NAMED_WEIGHTS, Trainer
 
-__all__ = ["TrainingConfig", "train"]
+__all__ = ["run_folder", "train", "tune_allocator"]
 
 log = logging.getLogger(__name__)
 
 
 def _loop(run: Trainer, first: int) -> None:
-    board = _tensorboard(run.run) if run.rank == 0 else None
+    board = _tensorboard(run.run) if run.sampler.rank == 0 else None
     for epoch in range(first, run.config.max_epochs or run.config.epochs):
         started = time.perf_counter()
         loss, rate = run.train_epoch(epoch)
@@ -36,7 +30,7 @@ def _loop(run: Trainer, first: int) -> None:
         seconds = time.perf_counter() - started
         values = (epoch + 1, loss, validation_loss, auc, rate, round(seconds, 2))
         run.history.append(dict(zip(HISTORY, values, strict=True)))
-        if run.rank == 0:
+        if run.sampler.rank == 0:
             run.save(epoch)
             log.info(
                 "epoch %d: loss %.4f, validation %.4f, AUC %.4f, %.0f s",
@@ -83,7 +77,7 @@ def train(
             metrics.json, history.csv, training.log.
         config: What to do.
         name: Label of the experiment, kept with the run.
-        resume: Take up a killed run; it ends with the same bits as one that was not killed.
+        resume: Continue a killed run; it ends with the same bits as one that was not killed.
 
     Returns:
         The run folder.
@@ -94,7 +88,7 @@ def train(
     run = run_folder(output)
     paths = [Path(p) for p in ([data] if isinstance(data, str | Path) else data)]
     described = {"experiment_name": name, "data": [p.name for p in paths]}
-    described["training"] = json.loads(json.dumps(asdict(config)))
+    described["training"] = config.describe()
     if config.start_from:  # a run is known by its name, wherever it lies
         described["training"]["start_from"] = Path(config.start_from).name
     _check_folder(run, described, resume)
@@ -113,8 +107,12 @@ def _check_folder(run: Path, described: dict, resume: bool) -> None:
         )
     if (run / CONFIG).exists() and resume:
         found = json.loads((run / CONFIG).read_text())
-        if found["training"] != described["training"]:
-            raise InputError(f"{run}: was begun with other settings; give the same to resume it")
+        earlier, now = current_settings(found["training"]), described["training"]
+        if other := sorted(k for k in now if earlier.get(k) != now[k]):
+            raise InputError(
+                f"{run}: was begun with other settings ({', '.join(other)}); give the same to "
+                "resume it, or another --output"
+            )
     run.mkdir(parents=True, exist_ok=True)
 
 
@@ -159,14 +157,14 @@ def _process(paths: list[Path], run: Path, config: TrainingConfig, described: di
     log.setLevel(logging.INFO)
     started = time.perf_counter()
     try:
-        resident = load_training_data(paths, config.validation_fraction, device)
-        state = Trainer(config, resident, run, device)
+        data = load_training_data(paths, config.validation_fraction, device)
+        state = Trainer(config, data, run, device)
         first = state.restore() if (run / LAST).exists() else 0
-        if state.rank == 0:
-            _write_config(run, described, config.start_from, resident, device)
+        if state.sampler.rank == 0:
+            _write_config(run, described, config.start_from, data, device)
             log.info("%d parameters on %s", state.network.num_parameters, device)
         _loop(state, first)
-        if state.rank == 0:
+        if state.sampler.rank == 0:
             _write_metrics(run, state, time.perf_counter() - started)
     except torch.OutOfMemoryError:
         raise InputError(

@@ -1,12 +1,13 @@
-"""One process' share of training: loss, epochs, what is saved to resume.
+"""One process of a training run: loss, steps, epochs, validation, what is saved to resume.
 
 Every random number follows from (seed, epoch, step), so a killed run resumes to the same bits, and
 several processes with the same global batch follow the trajectory of one.
+
+Axes: B rows, L epochs of a batch.
 """
 
 import csv
 import math
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from lensml.evaluation import roc_auc
 from lensml.network import (
     Network,
     ResidualInputs,
     bf16_supported,
+    current_tensor_name,
     load_network,
     load_tensors,
     save_network,
@@ -31,9 +32,9 @@ from lensml.network import (
 from lensml.paths import WEIGHTS, atomic_path
 from lensml.seeds import derived_seed
 from lensml.training.data import TrainingData
-from lensml.training.sampler import BatchSampler, TrainingConfig
+from lensml.training.sampler import BatchPlan, BatchSampler, TrainingConfig
 
-__all__ = ["HISTORY", "LAST", "Trainer", "TrainingConfig"]
+__all__ = ["HISTORY", "LAST", "NAMED_WEIGHTS", "Trainer", "training_loss"]
 
 LAST = "last.safetensors"
 NAMED_WEIGHTS = {"shipped": None, "first_stage": WEIGHTS / "first_stage"}  # values of `start_from`
@@ -49,14 +50,18 @@ def _learning_rate(config: TrainingConfig, progress: float) -> float:
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * turn)))
 
 
-def _loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-    """Cross entropy at every epoch, later ones count more; each curve weighs the same.
+def training_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """Cross entropy over epochs, mean over curves; later epochs weigh more.
 
-    Uniform weights would spend most of the gradient on epochs before anything has happened. Rows
-    whose label is NaN do not count.
+    Uniform weights would spend most of the gradient on epochs before the event.
+
+    Args:
+        logits: Of P(binary) at every epoch, (B, L).
+        labels: 0 or 1, (B,); rows with NaN do not count.
+        valid: Which epochs are observed, (B, L) bool.
     """
-    told = torch.isfinite(labels)
-    labels, valid = labels.nan_to_num(), valid & told[:, None]
+    labelled = torch.isfinite(labels)
+    labels, valid = labels.nan_to_num(), valid & labelled[:, None]
     position = torch.cumsum(valid, dim=1) / valid.sum(1, keepdim=True).clamp_min(1)
     weight = valid * (0.2 + position**2)
     each = F.binary_cross_entropy_with_logits(
@@ -68,43 +73,55 @@ def _loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
 def _network_from(config: TrainingConfig) -> Network:
     """The network of `config.network` with the weights of `config.start_from` where it has them.
 
-    What it has beside them, refits that the other knew nothing of, begins without a say.
+    A residual branch that those weights lack starts with an output of zero.
     """
-    before = load_network(NAMED_WEIGHTS.get(config.start_from, config.start_from))[0]
-    if before.config.embedding_channels or not config.network.embedding_channels:
-        return before
-    network = Network(replace(before.config, embedding_channels=config.network.embedding_channels))
-    network.load_state_dict(before.state_dict(), strict=False)
+    earlier = load_network(NAMED_WEIGHTS.get(config.start_from, config.start_from))[0]
+    if earlier.config.embedding_channels or not config.network.embedding_channels:
+        return earlier
+    network = Network(replace(earlier.config, embedding_channels=config.network.embedding_channels))
+    network.load_state_dict(earlier.state_dict(), strict=False)
     return network
 
 
-class Trainer(BatchSampler):
-    """State of one process of a training run."""
+def _optimizer(network: Network, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW; biases and gains are not decayed."""
+    decayed = [p for p in network.parameters() if p.dim() > 1]
+    plain = [p for p in network.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        groups,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+
+
+def _last_auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """ROC AUC of the two classes; NaN if only one is there."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(labels, scores)) if len(set(labels)) == 2 else math.nan
+
+
+class Trainer:
+    """One process of a training run; `run` is the folder it writes to."""
 
     def __init__(
         self, config: TrainingConfig, data: TrainingData, run: Path, device: torch.device
     ) -> None:
-        super().__init__(config, data, device)
-        self.run = run
+        self.config, self.data, self.run, self.device = config, data, run, device
         torch.manual_seed(derived_seed(config.seed, "weights"))
         if config.start_from:
             self.network = _network_from(config).to(device)
         else:
             self.network = Network(config.network).to(device)
+        self.sampler = BatchSampler(config, data, self.network, device)
         self.model = self.network
-        if self.world > 1:
+        if self.sampler.world > 1:
             ids = [device] if device.type == "cuda" else None
             self.model = torch.nn.parallel.DistributedDataParallel(self.network, device_ids=ids)
-        decayed = [p for p in self.network.parameters() if p.dim() > 1]
-        plain = [p for p in self.network.parameters() if p.dim() <= 1]
-        groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(
-            groups,
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            betas=(0.9, 0.98),
-            fused=True,
-        )
+        self.optimizer = _optimizer(self.network, config)
         use_bf16 = config.mixed_precision and bf16_supported(device)
         self.cast = torch.autocast(device.type, torch.bfloat16) if use_bf16 else nullcontext()
         self.history: list[dict] = []
@@ -129,24 +146,20 @@ class Trainer(BatchSampler):
         A CPU takes some rows at a time: the memory of activations no longer grows with the batch.
         """
         rows, at_once = len(labels), self.rows_at_once(features)
-
-        def by(model: Callable) -> Tensor:
-            self.optimizer.zero_grad(set_to_none=True)  # of an attempt that failed half-way, too
-            loss = torch.zeros((), device=self.device)
-            for first in range(0, rows, at_once):
-                part = slice(first, first + at_once)
-                last = part.stop >= rows
-                later = nullcontext() if last or self.world == 1 else self.model.no_sync()
-                with later:
-                    with self.cast:
-                        logits = model(features[part], refits and refits.rows(part))
-                    share = len(logits) / rows
-                    mean = _loss(logits, labels[part], valid[part]) * share
-                    mean.backward()
-                loss += mean.detach()
-            return loss
-
-        return self.attempt(by, self.model)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self.device)
+        for first in range(0, rows, at_once):
+            part = slice(first, first + at_once)
+            # Processes exchange gradients once, with the last part.
+            last = part.stop >= rows or self.sampler.world == 1
+            with nullcontext() if last else self.model.no_sync():
+                with self.cast:
+                    logits = self.model(features[part], refits and refits.rows(part))
+                fraction = len(logits) / rows
+                mean = training_loss(logits, labels[part], valid[part]) * fraction
+                mean.backward()
+            loss += mean.detach()
+        return loss
 
     @staticmethod
     def rows_at_once(features: Tensor) -> int:
@@ -156,58 +169,56 @@ class Trainer(BatchSampler):
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """One pass over the training pairs; mean loss and the last learning rate."""
-        config, read = self.config, []
+        config, sampler, read = self.config, self.sampler, []
         chooser = np.random.default_rng([derived_seed(config.seed, "epoch", epoch)])
         order = torch.from_numpy(chooser.permutation(self.data.train_pairs)).to(self.device)
         self.model.train()
-        bar = tqdm(range(self.steps), f"epoch {epoch + 1}/{config.epochs}", disable=self.rank > 0)
+        label = f"epoch {epoch + 1}/{config.epochs}"
+        bar = tqdm(range(sampler.steps), label, disable=sampler.rank > 0)
         waiting: list[tuple] = []
         for step in bar:
             if not waiting:
-                ahead = range(step, min(step + self.batches_at_once, self.steps))
-                wanted = [self.wanted(epoch, k, order, chooser) for k in ahead]
-                waiting = self.batches(wanted)
+                ahead = range(step, min(step + sampler.batches_at_once, sampler.steps))
+                waiting = sampler.batches([sampler.plan(epoch, k, order, chooser) for k in ahead])
             for group in self.optimizer.param_groups:
-                rate = group["lr"] = _learning_rate(config, self.progress(epoch, step))
+                rate = group["lr"] = _learning_rate(config, sampler.progress(epoch, step))
             loss = self.step(*waiting.pop(0))
-            if step % 10 == 0 or step == self.steps - 1:  # elsewhere nobody waits for the device
+            if step % 10 == 0 or step == sampler.steps - 1:  # reading waits for the device
                 read.append(float(loss))
                 bar.set_postfix(loss=f"{read[-1]:.4f}")
         return self.mean_over_processes(sum(read) / len(read)), rate
 
     def mean_over_processes(self, value: float) -> float:
-        """Mean of a number over all processes; their shares of a batch are equal."""
-        if self.world == 1:
+        """Mean of a number over all processes, whose parts of a batch are equal."""
+        if self.sampler.world == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
-        return float(total) / self.world
+        return float(total) / self.sampler.world
 
     @torch.no_grad()
     def validate(self) -> tuple[float, float]:
         """Loss and AUC at the last epoch on the validation pairs, under fixed noise, in float32."""
         self.network.eval()
         chooser = np.random.default_rng([derived_seed(self.config.seed, "validation")])
-        losses, scores, labels_seen = [], [], []
+        losses, scores, labels_of = [], [], []
         for first in range(0, len(self.data.validation_pairs), 256):
             pairs = torch.from_numpy(self.data.validation_pairs[first : first + 256])
             seed = derived_seed(self.config.seed, "validation", first)
-            rank, world, self.rank, self.world = self.rank, self.world, 0, 1
-            features, labels, valid, refits = self.batch(
-                pairs.to(self.device), seed, self.survey_of(chooser, 1.0)
-            )
-            self.rank, self.world = rank, world
+            survey = self.sampler.draw_survey(chooser, 1.0)
+            plan = BatchPlan(pairs.to(self.device), seed, survey)
+            features, labels, valid, refits = self.sampler.batch(plan, whole=True)
             at_once = self.rows_at_once(features)
             parts = [slice(k, k + at_once) for k in range(0, len(features), at_once)]
             logits = torch.cat(
                 [self.network(features[k], refits and refits.rows(k)) for k in parts]
             )
-            losses.append(float(_loss(logits, labels, valid)) * len(pairs))
+            losses.append(float(training_loss(logits, labels, valid)) * len(pairs))
             last = (valid.sum(1) - 1).clamp_min(0)[:, None]
             scores.append(logits.gather(1, last)[:, 0].cpu().numpy())
-            labels_seen.append(labels.cpu().numpy())
+            labels_of.append(labels.cpu().numpy())
         loss = sum(losses) / max(len(self.data.validation_pairs), 1)
-        return loss, roc_auc(np.concatenate(labels_seen), np.concatenate(scores))
+        return loss, _last_auc(np.concatenate(labels_of), np.concatenate(scores))
 
     def save(self, epoch: int) -> None:
         """Best weights first, then the state to resume from; each atomically."""
@@ -227,10 +238,10 @@ class Trainer(BatchSampler):
                 writer.writerows(self.history)
 
     def restore(self) -> int:
-        """Take up the last finished epoch; the number of the next one."""
+        """Load the state after the last finished epoch; the number of the next one."""
         tensors, notes = load_tensors(self.run / LAST)
         own = {k[8:]: v for k, v in tensors.items() if k.startswith("network.")}
-        self.network.load_state_dict(own)
+        self.network.load_state_dict({current_tensor_name(k): v for k, v in own.items()})
         state: dict[int, dict] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
@@ -244,7 +255,7 @@ class Trainer(BatchSampler):
     def should_stop(self) -> bool:
         """Whether the validation loss has not improved for `patience` epochs.
 
-        Not before the ceiling of errors has risen: until then the loss of the full task may wait.
+        Never while the curriculum still raises the errors.
         """
         losses = [row["validation_loss"] for row in self.history]
         rising = len(losses) < self.config.curriculum * self.config.epochs

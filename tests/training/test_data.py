@@ -1,4 +1,4 @@
-"""Training data on the device: pairs stay pairs, and the run knows whom it has seen."""
+"""Training data on the device: pairs stay together, and a run records which events it used."""
 
 import numpy as np
 import pytest
@@ -23,14 +23,14 @@ def sets(tmp_path_factory):
     return folder
 
 
-def test_rows_in_any_order_give_the_same_resident_set(sets):
+def test_row_order_does_not_change_the_training_data(sets):
     plain = load_training_data([sets / "shards"], 0.25, CPU)
     mixed = load_training_data([sets / "shuffled.npz"], 0.25, CPU)
     torch.testing.assert_close(plain.clean, mixed.clean, rtol=0, atol=0)
     assert plain.labels.tolist() == [0, 1] * 20 == mixed.labels.tolist()
 
 
-def test_the_last_events_are_held_back_and_remembered(sets):
+def test_the_last_events_are_held_back_and_recorded(sets):
     data = load_training_data([sets / "shards"], 0.25, CPU)
     seen = {i for r in data.trained_on for i in range(r["first"], r["stop"])}
     held = {i for r in data.validated_on for i in range(r["first"], r["stop"])}
@@ -50,8 +50,8 @@ def test_binaries_without_their_single_lens_are_refused(sets):
         load_training_data([sets / "lonely.npz"], 0.25, CPU)
 
 
-def test_impostors_are_learned_from_and_their_single_lenses_are_not(tmp_path):
-    path = save(tmp_path / "impostors.npz", contaminant_training_set("binary_source", 12, 3))
+def test_contaminants_enter_the_loss_and_their_single_lenses_do_not(tmp_path):
+    path = save(tmp_path / "contaminants.npz", contaminant_training_set("binary_source", 12, 3))
     data = load_training_data([path], 0.25, CPU)
     assert torch.isnan(data.labels[::2]).all() and (data.labels[1::2] == 0).all()
     assert len(data.train_pairs) == 12 and not len(data.validation_pairs)
@@ -61,7 +61,7 @@ def test_impostors_are_learned_from_and_their_single_lenses_are_not(tmp_path):
     assert not data.blended.any()
 
 
-def test_a_set_says_whether_its_survey_leaves_the_blend_open(tmp_path):
+def test_a_set_records_whether_its_blending_is_free(tmp_path):
     sim = Simulation(num_pairs=4, seed=5, blending=(0.2, 0.9))
     simulate(tmp_path / "blended.npz", sim, workers=1, progress=False)
     simulate(tmp_path / "plain.npz", Simulation(num_pairs=4, seed=6), workers=1, progress=False)

@@ -8,9 +8,10 @@ import pytest
 from lensml.network import load_network
 from lensml.paths import InputError
 from lensml.training.recipes import GENERAL_SURVEYS, recipe_sets, shipped_recipe
+from lensml.training.sampler import current_settings
 
 
-def test_more_events_leave_the_mixture_as_it_is():
+def test_more_events_keep_the_mixture():
     once, four = shipped_recipe("desk"), shipped_recipe("desk", times=4)
     for name, simulation in once.sets.items():
         assert four.sets[name] == replace(simulation, num_pairs=4 * simulation.num_pairs)
@@ -18,7 +19,7 @@ def test_more_events_leave_the_mixture_as_it_is():
     assert once.training.validation_fraction == 4 * four.training.validation_fraction
 
 
-def test_sets_can_be_made_one_by_one_and_are_found_again(tmp_path):
+def test_sets_can_be_made_one_by_one_and_are_reused(tmp_path):
     recipe = shipped_recipe("smoke")
     made = recipe_sets(recipe, tmp_path, workers=1, only=["planetary", "binary_source"])
     assert [p.name for p in made] == ["train_planetary_14", "train_impostor_binary_source_2.npz"]
@@ -41,12 +42,12 @@ def test_an_unknown_set_is_refused(tmp_path):
 def test_the_shipped_weights_were_made_by_this_recipe():
     recipe, config = shipped_recipe("desk", times=4), load_network()[1]
     given = replace(recipe.training, epochs=8, batch_size=1024)
-    assert config["training"] == json.loads(json.dumps(asdict(given)))
+    assert current_settings(config["training"]) == given.describe()
     assert config["training"]["surveys"] == json.loads(
         json.dumps([(w, asdict(s)) for w, s in GENERAL_SURVEYS])
     )
-    arms = [f"train_impostor_{arm}_{num}.npz" for arm, num in recipe.contaminants.items()]
-    assert config["data"] == [*(f"train_{name}" for name in recipe.sets), *arms]
+    kinds = [f"train_impostor_{kind}_{num}.npz" for kind, num in recipe.contaminants.items()]
+    assert config["data"] == [*(f"train_{name}" for name in recipe.sets), *kinds]
     last = {(r["preset"], r["seed"]): r["stop"] for r in config["validated_on"]}
     for simulation in recipe.sets.values():
         assert last[simulation.preset, simulation.seed] == simulation.num_pairs

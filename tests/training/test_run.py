@@ -1,4 +1,4 @@
-"""Job 2: it learns, it resumes to the same bits, and two processes are as good as one."""
+"""Training lowers the loss, resumes to the same bits, and two processes train as one does."""
 
 import csv
 import json
@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from lensml.network import NetworkConfig, load_network, load_tensors, predict_proba
+from lensml.network import NetworkConfig, load_network, load_tensors, predict_proba, save_tensors
+from lensml.network.checkpoint import CONFIG_KEYS, LAYERS, MAP_LAYERS
 from lensml.paths import InputError
 from lensml.simulation import Simulation, Survey, load, save, simulate
 from lensml.training.data import load_training_data
-from lensml.training.run import TrainingConfig, train
+from lensml.training.run import train
+from lensml.training.sampler import SETTINGS, BatchPlan, TrainingConfig
 from lensml.training.trainer import Trainer
 
 SMALL = NetworkConfig(stem_channels=8, channels=16, num_levels=4, encoder_blocks=1)
@@ -36,8 +38,8 @@ import os, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from lensml.network.model import NetworkConfig
-from lensml.training.run import TrainingConfig, train
+from lensml.network import NetworkConfig
+from lensml.training import TrainingConfig, train
 network = NetworkConfig(stem_channels=8, channels=16, num_levels=4, encoder_blocks=1)
 config = TrainingConfig(epochs={epochs}, batch_size=16, learning_rate={rate},
                         start_from={start!r}, network=network, curriculum=0.0,
@@ -217,6 +219,31 @@ def test_a_finished_or_begun_run_is_not_overwritten(data, reference):
     assert {p: p.read_bytes() for p in reference.iterdir() if p.is_file()} == before
 
 
+def test_a_run_of_an_older_version_resumes_under_its_own_names(data, tmp_path):
+    """Settings and tensors had other names, and `compile` was a setting."""
+    whole = train(data, tmp_path / "whole", replace(CONFIG, epochs=2))
+    run = train(data, tmp_path / "run", replace(CONFIG, epochs=2, max_epochs=1))
+    older = {new: old for old, new in (SETTINGS | CONFIG_KEYS).items()}
+    config = json.loads((run / "config.json").read_text())
+    settings = {older.get(k, k): v for k, v in config["training"].items()} | {"compile": None}
+    settings["network"] = {older.get(k, k): v for k, v in settings["network"].items()}
+    settings["stop_after"] = None  # killed after one epoch
+    (run / "config.json").write_text(json.dumps(config | {"training": settings}))
+    layers = {f"network.{new}": f"network.{old}" for old, new in LAYERS.items()}
+    maps = {f"network.expert.{new}": f"network.expert.{old}" for old, new in MAP_LAYERS.items()}
+    tensors, notes = load_tensors(run / "last.safetensors")
+    for names, depth in ((layers, 2), (maps, 3)):
+        for name in list(tensors):
+            first, rest = name.split(".")[:depth], name.split(".")[depth:]
+            old = names.get(".".join(first), ".".join(first))
+            tensors[".".join([old, *rest])] = tensors.pop(name)
+    assert "network.expert.say.weight" in tensors
+    save_tensors(run / "last.safetensors", tensors, notes)
+    with pytest.raises(InputError, match=r"other settings \(seed\)"):
+        train(data, run, replace(CONFIG, epochs=2, seed=1), resume=True)
+    assert_same_bits(train(data, run, replace(CONFIG, epochs=2), resume=True), whole)
+
+
 def test_a_set_without_magnifications_is_trained_on_as_it_was_observed(data, tmp_path):
     bare = replace(load(data), magnification=None)
     run = train(save(tmp_path / "bare.npz", bare), tmp_path / "run", replace(CONFIG, epochs=1))
@@ -245,12 +272,12 @@ def test_noise_is_fresh_at_every_step_and_the_same_in_a_rerun(data, tmp_path):
     resident = load_training_data([data], 0.1, torch.device("cpu"))
     state = Trainer(CONFIG, resident, tmp_path, torch.device("cpu"))
     pairs = torch.arange(8)
-    one, again, other = (state.batch(pairs, seed, EASY)[0] for seed in (1, 1, 2))
+    one, again, other = (state.sampler.batch(BatchPlan(pairs, seed, EASY))[0] for seed in (1, 1, 2))
     assert torch.equal(one, again)
     assert one.shape[0] == 16 and not torch.equal(one[:, :50], other[:, :50])
 
 
-def test_training_improves_what_the_network_says(data, reference):
+def test_training_raises_the_probabilities_of_binaries(data, reference):
     """Beyond the loss: binaries get the larger probabilities on the training set's own curves."""
     network = load_network(reference)[0]
     curves = load(data)

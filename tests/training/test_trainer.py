@@ -1,6 +1,5 @@
-"""The loop's schedules, and what it says when memory runs out."""
+"""Batches, loss, schedules and one step of training."""
 
-import logging
 from dataclasses import replace
 
 import pytest
@@ -9,12 +8,12 @@ import torch
 from lensml.network import NUM_FEATURES, Network, NetworkConfig
 from lensml.paths import InputError
 from lensml.simulation import Simulation, Survey, simulate
-from lensml.training import run as training
-from lensml.training import sampler as batches
-from lensml.training import trainer as loop
+from lensml.training import run as run_module
+from lensml.training import sampler as sampler_module
+from lensml.training import trainer as trainer_module
 from lensml.training.data import TrainingData
-from lensml.training.sampler import _survey_now
-from lensml.training.trainer import Trainer, TrainingConfig, _learning_rate, _loss
+from lensml.training.sampler import BatchPlan, TrainingConfig, _survey_now
+from lensml.training.trainer import Trainer, _learning_rate, training_loss
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_hundredth():
@@ -38,7 +37,7 @@ def test_padding_has_no_part_in_the_loss():
     valid = torch.tensor([[True] * 4 + [False] * 2, [True] * 6])
     changed = logits.clone()
     changed[0, 4:] += 9
-    assert _loss(logits, labels, valid) == _loss(changed, labels, valid)
+    assert training_loss(logits, labels, valid) == training_loss(changed, labels, valid)
 
 
 def test_a_row_without_a_label_has_no_part_in_the_loss():
@@ -46,8 +45,8 @@ def test_a_row_without_a_label_has_no_part_in_the_loss():
     labels = torch.tensor([0.0, torch.nan, 1.0])
     changed = logits.clone()
     changed[1] += 9
-    assert torch.isfinite(_loss(logits, labels, valid))
-    assert _loss(logits, labels, valid) == _loss(changed, labels, valid)
+    assert torch.isfinite(training_loss(logits, labels, valid))
+    assert training_loss(logits, labels, valid) == training_loss(changed, labels, valid)
 
 
 def test_out_of_memory_names_the_batch_size_to_try(tmp_path, monkeypatch):
@@ -56,14 +55,15 @@ def test_out_of_memory_names_the_batch_size_to_try(tmp_path, monkeypatch):
     def explode(*_):
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(training, "load_training_data", explode)
+    monkeypatch.setattr(run_module, "load_training_data", explode)
     with pytest.raises(InputError, match="--batch_size 64 does not fit.*try --batch_size 32"):
-        training.train(tmp_path / "a.npz", tmp_path / "run", TrainingConfig(batch_size=64))
+        run_module.train(tmp_path / "a.npz", tmp_path / "run", TrainingConfig(batch_size=64))
 
 
 CPU = torch.device("cpu")
 SURVEY = Survey(num_epochs=150, sigma=0.02)
 SHORT = replace(SURVEY, missing_fraction=0.6)
+PLAN = BatchPlan(torch.arange(6), 0, SURVEY)
 CONFIG = TrainingConfig(
     batch_size=12,
     mixed_precision=False,
@@ -94,7 +94,7 @@ def run(tmp_path):
 
 
 def gradients(run):
-    batch = run.batch(torch.arange(6), 0, SURVEY)
+    batch = run.sampler.batch(PLAN)
     loss = run.gradients(*batch)
     return [loss, *(p.grad.clone() for p in run.network.parameters())]
 
@@ -106,74 +106,21 @@ def assert_alike(ours, theirs):
 
 @pytest.mark.parametrize("rows_at_once", [1, 5, 12])
 def test_rows_in_parts_give_the_gradient_of_the_whole(run, rows_at_once, monkeypatch):
-    features = run.batch(torch.arange(6), 0, SURVEY)[0]
+    features = run.sampler.batch(PLAN)[0]
     assert run.rows_at_once(features) == len(features)
     whole = gradients(run)
-    monkeypatch.setattr(loop, "EPOCHS_AT_ONCE", rows_at_once * features.shape[1] + 7)
+    monkeypatch.setattr(trainer_module, "EPOCHS_AT_ONCE", rows_at_once * features.shape[1] + 7)
     assert run.rows_at_once(features) == rows_at_once
     assert_alike(gradients(run), whole)
 
 
 def test_batches_are_padded_to_few_lengths_and_padding_changes_no_gradient(run, monkeypatch):
-    features = run.batch(torch.arange(6), 0, SURVEY)[0]
+    features = run.sampler.batch(PLAN)[0]
     assert features.shape == (12, 128, NUM_FEATURES)
     padded = gradients(run)
-    monkeypatch.setattr(batches, "LENGTH_STEP", 1)
-    assert run.batch(torch.arange(6), 0, SURVEY)[0].shape[1] < 128
+    monkeypatch.setattr(sampler_module, "LENGTH_STEP", 1)
+    assert run.sampler.batch(PLAN)[0].shape[1] < 128
     assert_alike(gradients(run), padded)
-
-
-def test_compiled_steps_are_the_plain_ones(run, monkeypatch):
-    """Traced and differentiated ahead of time; without inductor's minutes of C++."""
-    plain, compiler = gradients(run), torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f: compiler(f, backend="aot_eager"))
-    run.compiling = True
-    assert_alike(gradients(run), plain)
-    assert run.compiling and len(run.compiled) == 2  # features and network
-
-
-def test_a_compiler_that_fails_costs_one_line_and_nothing_else(run, monkeypatch, caplog):
-    plain = gradients(run)
-
-    def broken(_):
-        def fail(*_):
-            raise RuntimeError("no compiler here\nand much more")
-
-        return fail
-
-    monkeypatch.setattr(torch, "compile", broken)
-    run.compiling = True
-    with caplog.at_level(logging.WARNING):
-        ours = gradients(run)
-    assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
-    assert [r.message for r in caplog.records] == [
-        "torch.compile failed (no compiler here); training goes on without it"
-    ]
-
-
-def test_a_compiler_that_fails_half_way_leaves_no_half_gradient(run, monkeypatch):
-    length = run.batch(torch.arange(6), 0, SURVEY)[0].shape[1]
-    monkeypatch.setattr(loop, "EPOCHS_AT_ONCE", 4 * length)
-    plain, taken = gradients(run), []
-
-    def compiler(model):
-        def once(*arguments):
-            taken.append(model)
-            if taken.count(run.model) > 1:
-                raise RuntimeError("no memory for a second graph")
-            return model(*arguments)
-
-        return once
-
-    monkeypatch.setattr(torch, "compile", compiler)
-    run.compiling = True
-    assert all(torch.equal(a, b) for a, b in zip(gradients(run), plain, strict=True))
-    assert taken.count(run.model) == 2 and not run.compiling
-
-
-def test_a_cpu_compiles_only_when_told_to(run):
-    assert not run.compiling
-    assert Trainer(replace(CONFIG, compile=True), run.data, run.run, CPU).compiling
 
 
 def test_one_step_follows_the_textbook(run):
@@ -181,7 +128,7 @@ def test_one_step_follows_the_textbook(run):
     run.optimizer.param_groups[0]["lr"] = 1e-3
     run.optimizer.param_groups[0]["weight_decay"] = 0.0
     before = run.network.downsample[0].weight.detach().clone()
-    run.step(*run.batch(torch.arange(6), 0, SURVEY))
+    run.step(*run.sampler.batch(PLAN))
     gradient = run.network.downsample[0].weight.grad
     moved = run.network.downsample[0].weight.detach() - before
     expected = -1e-3 * gradient / (gradient.abs() + 1e-8)
@@ -190,23 +137,26 @@ def test_one_step_follows_the_textbook(run):
     assert torch.stack(norms).norm() <= run.config.grad_clip_norm * 1.001
 
 
-def test_some_unblended_pairs_are_not_told_that_they_are(run):
-    pairs = torch.arange(6)
-    run.config = replace(CONFIG, hide_blending_fraction=0.5)
+def test_f_s_is_free_for_some_unblended_pairs_in_training(run):
+    sampler = run.sampler
+    sampler.config = replace(CONFIG, hide_blending_fraction=0.5)
     run.network.train()
-    told = torch.stack([~run.blended(pairs, seed, SURVEY) for seed in range(200)]).float()
-    assert 0.4 < told.mean() < 0.6
-    assert torch.equal(told[:, ::2], told[:, 1::2])  # a pair is told alike
+    plans = [PLAN._replace(seed=seed) for seed in range(200)]
+    fixed = torch.stack([~sampler.free_blending(plan) for plan in plans]).float()
+    assert 0.4 < fixed.mean() < 0.6
+    assert torch.equal(fixed[:, ::2], fixed[:, 1::2])  # both rows of a pair alike
     run.network.eval()
-    assert not run.blended(pairs, 0, SURVEY).any()
-    assert run.blended(pairs, 0, replace(SURVEY, baseline_error=0.2)).all()
+    assert not sampler.free_blending(PLAN).any()
+    uncertain = replace(SURVEY, baseline_error=0.2)
+    assert sampler.free_blending(PLAN._replace(survey=uncertain)).all()
 
 
 def test_batches_made_together_are_those_made_one_by_one(run):
-    wanted = [(torch.arange(3), 7, SURVEY), (torch.tensor([5, 1, 4]), 8, SHORT)]
-    run.network = Network(replace(run.config.network, embedding_channels=8)).eval()
-    for got, one in zip(run.batches(wanted), wanted, strict=True):
-        features, labels, valid, refits = run.batch(*one)
+    plans = [BatchPlan(torch.arange(3), 7, SURVEY), BatchPlan(torch.tensor([5, 1, 4]), 8, SHORT)]
+    sampler = run.sampler
+    sampler.network = Network(replace(run.config.network, embedding_channels=8)).eval()
+    for got, plan in zip(sampler.batches(plans), plans, strict=True):
+        features, labels, valid, refits = sampler.batch(plan)
         length, num = features.shape[1], refits.maps.shape[1]
         assert torch.equal(got[0][:, :length], features) and not got[0][:, length:].any()
         assert torch.equal(got[1], labels)
@@ -217,13 +167,27 @@ def test_batches_made_together_are_those_made_one_by_one(run):
         assert torch.equal(got[3].active_refit[:, :length][valid], refits.active_refit[valid])
 
 
-def test_an_epoch_of_batches_made_together_sees_every_pair_once(run, monkeypatch):
-    run.config, taken, made = replace(CONFIG, curriculum=0.0), [], []
-    run.batches_at_once, run.pairs_per_batch, run.steps = 2, 2, 3
-    together = run.batches
-    monkeypatch.setattr(run, "batches", lambda wanted: made.append(wanted) or together(wanted))
+def test_an_epoch_of_batches_made_together_takes_every_pair_once(run, monkeypatch):
+    run.config = run.sampler.config = replace(CONFIG, curriculum=0.0)
+    sampler, taken, made = run.sampler, [], []
+    sampler.batches_at_once, sampler.pairs_per_batch, sampler.steps = 2, 2, 3
+    together = sampler.batches
+    monkeypatch.setattr(sampler, "batches", lambda plans: made.append(plans) or together(plans))
     monkeypatch.setattr(run, "step", lambda *batch: taken.append(batch) or torch.zeros(()))
     run.train_epoch(0)
-    assert len(taken) == run.steps == sum(map(len, made)) and len(made) == -(-run.steps // 2)
-    pairs = torch.cat([pairs for wanted in made for pairs, *_ in wanted])
-    assert len(pairs.unique()) == len(pairs) == run.steps * run.pairs_per_batch
+    assert len(taken) == sampler.steps == sum(map(len, made)) and len(made) == 2
+    pairs = torch.cat([plan.pairs for plans in made for plan in plans])
+    assert len(pairs.unique()) == len(pairs) == sampler.steps * sampler.pairs_per_batch
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_each_of_two_processes_takes_its_half_of_a_batch_and_validates_all_of_it(run, rank):
+    sampler = run.sampler
+    features, labels, valid, _ = sampler.batch(PLAN)
+    sampler.rank, sampler.world = rank, 2
+    half = sampler.batch(PLAN)
+    own = slice(6 * rank, 6 * rank + 6)
+    assert torch.equal(half[1], labels[own])
+    width = min(half[0].shape[1], features.shape[1])
+    assert torch.equal(half[0][:, :width], features[own, :width])
+    assert torch.equal(sampler.batch(PLAN, whole=True)[0], features)
