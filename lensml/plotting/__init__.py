@@ -4,11 +4,14 @@ from lensml._exports import exports
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
+    style="BINARY COLOURS DOTTED IDEAL SINGLE canvas coloured few_ticks styled",
     scores=(
-        "BINARY SINGLE scores_by_phase recall_by_u0 bars canvas completeness_curve confusion "
-        "early_detection growth history recall_map recall_by_dchi2 reliability roc_and_pr styled"
+        "bars completeness_curve confusion early_detection growth history recall_by_dchi2 "
+        "recall_by_method recall_by_u0 recall_map roc_and_pr scores_by_fraction scores_by_phase"
     ),
-    alerts="alerts_by_phase purity_by_prevalence alert_latency reliability_at_fractions",
+    alerts=(
+        "alert_latency alerts_by_phase purity_by_prevalence reliability reliability_at_fractions"
+    ),
     events="contaminants gallery prior_histograms real_event",
-    classical_plots="scores_by_fraction fixed_table method_table recall_by_method verdict",
+    classical_plots="fixed_table method_table verdict",
 )

@@ -1,14 +1,19 @@
-"""Pictures of events: light curves, caustics, priors, real photometry. Style as in `plots`."""
+"""Figures of events: light curves, contaminants, priors, real photometry."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from lensml.plotting.scores import BINARY, COLOURS, MARK, SINGLE, SYMBOLS, canvas, few_ticks, styled
+from lensml.plotting.style import BINARY, COLOURS, DOTTED, SINGLE, canvas, few_ticks, styled
 
-__all__ = ["caustics_and_track", "gallery", "contaminants", "prior_histograms", "real_event"]
+__all__ = ["gallery", "contaminants", "prior_histograms", "real_event"]
+
+SYMBOLS = dict(
+    t0="$t_0$ [d]", u0="$u_0$", tE=r"$t_\mathrm{E}$ [d]", rho=r"$\rho$", alpha=r"$\alpha$ [rad]"
+)
 
 
 @styled
@@ -64,43 +69,20 @@ def contaminants(
 
 
 @styled
-def caustics_and_track(
-    caustics: Sequence[NDArray], track: NDArray, lenses: ArrayLike = (), title: str = ""
-) -> Figure:
-    """Caustic curves (2, K), the source's track (2, T) and lens positions (2,) on the axis."""
-    figure, ((axes,),) = canvas(3.4, width=3.6)
-    for curve in caustics:
-        axes.plot(*curve, ".", ms=1, color=BINARY)
-    axes.plot(*track, color=SINGLE)
-    axes.plot(lenses, np.zeros(len(lenses)), "k+", ms=8)
-    k, arrow = track.shape[1] // 2, {"arrowstyle": "->", "color": SINGLE}
-    axes.annotate("", track[:, k + 1], track[:, k], arrowprops=arrow)
-    reach = 0.3 + max(0.7, *(np.abs(c).max() for c in [*caustics, lenses] if np.size(c)), 0)
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=title)
-    axes.set(xlabel=r"$x$ [$\theta_\mathrm{E}$]", ylabel=r"$y$ [$\theta_\mathrm{E}$]")
-    return figure
-
-
-@styled
 def prior_histograms(samples: Mapping[str, Mapping[str, ArrayLike]]) -> Figure:
     """Distributions of parameters, {set: {parameter: values}}; logarithmic bins where usual."""
     names = list(dict.fromkeys(name for columns in samples.values() for name in columns))
-    tall = -(-len(names) // 4)
-    figure, grid = canvas(2.0 * tall, tall, min(4, len(names)))
+    figure, grid = canvas(2.0 * -(-len(names) // 4), -(-len(names) // 4), min(4, len(names)))
+    options = {"bins": 30, "stat": "probability", "common_norm": False, "fill": False}
     for axes, name in zip(grid.flat, names, strict=False):
         values = {k: np.asarray(v[name]) for k, v in samples.items() if name in v}
-        whole = np.concatenate([v[np.isfinite(v)] for v in values.values()])
         log = name in ("tE", "rho", "s", "q")
-        edges = (np.geomspace if log else np.linspace)(whole.min(), whole.max() + 1e-12, 31)
-        for label, v in values.items():
-            axes.hist(v, edges, weights=np.full(v.size, 1 / v.size), histtype="step", label=label)
-        axes.set(
-            xlabel=SYMBOLS.get(name, f"${name}$"), yticks=[], xscale="log" if log else "linear"
-        )
+        sns.histplot(values, element="step", log_scale=log, legend=name == names[0],
+                     palette=list(COLOURS[: len(values)]), ax=axes, **options)  # fmt: skip
+        axes.set(xlabel=SYMBOLS.get(name, f"${name}$"), ylabel="", yticks=[])
         few_ticks(axes.xaxis) if log else None
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
-    grid[0, 0].legend()
     return figure
 
 
@@ -134,7 +116,7 @@ def real_event(
     call.step(time, p, where="post", color=BINARY)
     call.set(ylim=(-0.03, 1.03), ylabel="P(binary)", xlabel="time [d]")
     if threshold is not None:
-        call.axhline(threshold, label="alert threshold", **MARK)
+        call.axhline(threshold, label="alert threshold", **DOTTED)
         call.legend(loc="upper left")
     faint, bright = np.quantile(mag, 0.995), min(mag.min(), model.min())
     room = 0.08 * (faint - bright) + 0.02  # outliers and their bars may leave the picture

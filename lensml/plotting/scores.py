@@ -1,87 +1,45 @@
-"""Numbers in, figure out: one style for the whole book. Reads no file, trains nothing.
+"""Figures of scores: ROC, recall by delta-chi2 and by method, early detection, maps, costs."""
 
-Colours are Okabe and Ito's, told apart by colour-blind readers. The ideal observer is always black
-and dashed, what is reachable on a prefix grey and dash-dotted, marks set by others dotted. A number
-may be given as a float or as an interval {"value", "low", "high"}, which is then drawn. "By name"
-is a mapping from the label in the legend.
-"""
+from collections.abc import Mapping, Sequence
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import Any
-
-import matplotlib
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from lensml import evaluation
-from lensml.evaluation import ideal_recall
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-SINGLE, BINARY = COLOURS[:2]
-IDEAL = {"color": "black", "linestyle": "--", "linewidth": 1.3}
-REACHABLE = {"color": "0.45", "linestyle": "-.", "linewidth": 1.3}
-MARK = {"color": "0.6", "linestyle": ":", "linewidth": 1.0}
-# Delta-chi2 at which others call an event anomalous; sources in book/references.bib.
-OTHERS = {"RTModel": 36.0, "AnomalyFinder": 75.0, "easyAnomalyFinder": 80.0}
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "0.92",
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "lines.linewidth": 1.5,
-}
-WIDTH = 7.2  # of a book column [inch]
-SYMBOLS = dict(
-    t0="$t_0$ [d]", u0="$u_0$", tE=r"$t_\mathrm{E}$ [d]", rho=r"$\rho$", alpha=r"$\alpha$ [rad]"
+from lensml.evaluation import ideal_recall, wilson_interval
+from lensml.plotting.style import (
+    COLOURS,
+    DOTTED,
+    IDEAL,
+    PUBLISHED_THRESHOLDS,
+    REFIT_LIMITED,
+    binomial_error,
+    canvas,
+    coloured,
+    few_ticks,
+    line_with_band,
+    numbers,
+    styled,
 )
 
-
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draw in the book's style, whatever the settings outside."""
-
-    @wraps(draw)
-    def wrapper(*args, **kwargs) -> Figure:
-        with matplotlib.rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return wrapper
-
-
-def canvas(height: float, *shape: int, width: float = WIDTH, **options) -> tuple[Figure, NDArray]:
-    """A figure and its grid of axes, always an array (rows, columns)."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(*(shape or (1, 1)), squeeze=False, **options)
-
-
-def coloured(by_name: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
-    """Name, value and colour of each entry; colours come round again after the last."""
-    return [(name, x, COLOURS[k % len(COLOURS)]) for k, (name, x) in enumerate(by_name.items())]
-
-
-def numbers(values: Sequence) -> NDArray:
-    """The value of each number or interval; NaN for None."""
-    plain = [v["value"] if isinstance(v, Mapping) else v for v in values]
-    return np.array([np.nan if v is None else v for v in plain], dtype=float)
-
-
-def few_ticks(axis: Axis) -> None:
-    """Label a logarithmic axis in plain digits: at 1, 3, 10, ..., or at decades if it is long."""
-    low, high = axis.get_view_interval()
-    long = high > 1000 * max(low, 1e-300)
-    axis.set_major_locator(LogLocator(subs=(1,) if long else (1, 3), numticks=4 if long else 8))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_formatter(NullFormatter())
+__all__ = [
+    "bars",
+    "completeness_curve",
+    "confusion",
+    "early_detection",
+    "growth",
+    "history",
+    "recall_by_dchi2",
+    "recall_by_method",
+    "recall_by_u0",
+    "recall_map",
+    "roc_and_pr",
+    "scores_by_fraction",
+    "scores_by_phase",
+]
 
 
 @styled
@@ -106,7 +64,7 @@ def roc_and_pr(
         roc.step(false, true, where="post", label=f"{name}, AUC {auc:.3f}", **look)
         pr.plot(*evaluation.pr_curve(y, p), label=f"{name}, AP {ap:.3f}", **look)
     x = np.geomspace(lowest, 1, 100)
-    roc.plot(x, x, label="chance", **MARK)
+    roc.plot(x, x, label="chance", **DOTTED)
     roc.set(xscale="log", xlim=(lowest, 1), ylim=(0, 1.01))
     roc.set(xlabel="false-positive rate", ylabel="recall (true-positive rate)")
     pr.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="recall", ylabel="precision")
@@ -116,48 +74,27 @@ def roc_and_pr(
 
 @styled
 def confusion(matrix: ArrayLike, ideal: ArrayLike | None = None) -> Figure:
-    """Counts (2, 2) and shares of each true class, threshold 0.5; the ideal observer beside."""
+    """Counts (2, 2) and fractions of each true class, threshold 0.5; the ideal observer beside."""
     panels = [("network", matrix)] + ([("ideal observer", ideal)] if ideal is not None else [])
     figure, (row,) = canvas(2.9, 1, len(panels), width=3.3 * len(panels))
     for axes, (name, counts) in zip(row, panels, strict=True):
         counts = np.asarray(counts)
-        share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        for i, j in np.ndindex(2, 2):
-            look = {"color": "white" if share[i, j] > 0.55 else "black", "ha": "center"}
-            axes.text(j, i, f"{share[i, j]:.1%}\n{counts[i, j]:,}", va="center", **look)
-        names = ["single", "binary"]
-        axes.set(xticks=[0, 1], yticks=[0, 1], xticklabels=names, yticklabels=names, title=name)
-        axes.set(xlabel="called", ylabel="true")
-        axes.grid(False)
+        fraction = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        cells = [f"{f:.1%}\n{n:,}" for f, n in zip(fraction.flat, counts.flat, strict=True)]
+        ticks = dict.fromkeys(("xticklabels", "yticklabels"), ["single", "binary"])
+        text = {"annot": np.reshape(cells, (2, 2)), "fmt": ""}
+        look = {"cmap": "Blues", "vmin": 0, "vmax": 1, "cbar": False, "square": True}
+        sns.heatmap(fraction, ax=axes, **text, **ticks, **look)
+        axes.set(title=name, xlabel="predicted", ylabel="true")
     return figure
 
 
-@styled
-def reliability(bins: Mapping) -> Figure:
-    """Observed over predicted frequency (`metrics.reliability`, one or by name) and its rows."""
-    several = {"network": bins} if "predicted" in bins else bins
-    figure, column = canvas(4.2, 2, 1, width=4.2, sharex=True, height_ratios=[3, 1])
-    top, bottom = column[:, 0]
-    top.plot([0, 1], [0, 1], label="calibrated, as the ideal observer is", **IDEAL)
-    for name, r, colour in coloured(several):
-        observed = np.asarray(r["observed"])
-        error = np.maximum([observed - r["low"], np.asarray(r["high"]) - observed], 0)
-        top.errorbar(r["predicted"], observed, error, fmt="o-", ms=4, color=colour, label=name)
-        bottom.plot(r["predicted"], r["count"], "o-", ms=3, color=colour)
-    top.set(ylabel="share that is binary", ylim=(-0.02, 1.02))
-    top.legend(loc="upper left")
-    bottom.set(xlabel="P(binary)", ylabel="rows", yscale="log", xlim=(0, 1))
-    few_ticks(bottom.yaxis)
-    return figure
-
-
-def dchi2_axis(axes: Axes, marks: Mapping[str, float], rate: float) -> None:
-    """Logarithmic axis of delta-chi2 with the closed-form ideal and marks set by others."""
+def dchi2_axis(axes: Axes, thresholds: Mapping[str, float], rate: float) -> None:
+    """Logarithmic axis of delta-chi2 with the ideal recall in closed form and thresholds."""
     x = np.geomspace(1, 1e5, 300)
     axes.plot(x, ideal_recall(x, rate), label=f"ideal, own twin at {100 * rate:g} %", **IDEAL)
-    for k, (name, value) in enumerate(marks.items()):
-        axes.axvline(value, **MARK)
+    for k, (name, value) in enumerate(thresholds.items()):
+        axes.axvline(value, **DOTTED)
         axes.text(value * 1.06, 0.02 + 0.075 * k, name, fontsize=7, color="0.35")
     axes.set(xscale="log", xlim=(1, 1e5), ylim=(0, 1.02), ylabel="recall")
     axes.set_xlabel(r"$\Delta\chi^2$ of the binary against its twin")
@@ -168,39 +105,112 @@ def dchi2_axis(axes: Axes, marks: Mapping[str, float], rate: float) -> None:
 def recall_by_dchi2(
     tables: Mapping[str, Sequence[Mapping]],
     ideal: Sequence[Mapping] | None = None,
-    marks: Mapping[str, float] = OTHERS,
+    thresholds: Mapping[str, float] = PUBLISHED_THRESHOLDS,
     rate: float = 0.01,
 ) -> Figure:
-    """Rows of `metrics.recall_by_dchi2` by name; hollow where the threshold is the pooled one."""
+    """Rows of `evaluation.recall_by_dchi2` by name; hollow where the threshold is the pooled one.
+
+    Bars are binomial standard errors; `rate` is that of false positives.
+    """
     figure, ((axes,),) = canvas(3.6)
     drawn = coloured(tables)
     drawn += [] if ideal is None else [("ideal observer, same rows", ideal, "black")]
     for k, (name, rows, colour) in enumerate(drawn):
         rows = [r for r in rows if r["binaries"]]
+        # At the geometric middle of its bin, a little apart for each name.
         middle = [np.sqrt(max(r["low"], 1) * min(r["high"] or 1e5, 1e5)) for r in rows]
         x = np.array(middle) * (1 + 0.06 * (k - (len(drawn) - 1) / 2))
         y, n = numbers([r["recall"] for r in rows]), np.array([r["binaries"] for r in rows])
-        error = np.sqrt(np.maximum(y * (1 - y), 0.25 / n) / n)
-        axes.errorbar(x, y, error, color=colour, lw=0.8, elinewidth=1)
+        axes.errorbar(x, y, binomial_error(y, n), color=colour, lw=0.8, elinewidth=1)
         own = np.array([r["threshold_from"] == "bin" for r in rows], dtype=bool)
         look = {"marker": "s" if colour == "black" else "o", "color": colour, "ls": "", "ms": 5}
         axes.plot(x[~own], y[~own], mfc="white", label=None if own.any() else name, **look)
         axes.plot(x[own], y[own], label=name if own.any() else None, **look)
-    dchi2_axis(axes, marks, rate)
+    dchi2_axis(axes, thresholds, rate)
     return figure
 
 
 @styled
 def completeness_curve(
-    curves: Mapping[str, Mapping], marks: Mapping[str, float] = OTHERS, rate: float = 0.01
+    curves: Mapping[str, Mapping],
+    thresholds: Mapping[str, float] = PUBLISHED_THRESHOLDS,
+    rate: float = 0.01,
 ) -> Figure:
-    """Completeness over delta-chi2, outputs of `limits.completeness` by name."""
+    """Recall over delta-chi2, outputs of `evaluation.completeness` by name."""
     figure, ((axes,),) = canvas(3.6)
     for name, c, colour in coloured(curves):
         axes.plot(c["dchi2"], c["recall"], "o-", ms=3, color=colour, label=name)
         axes.fill_between(c["dchi2"], c["low"], c["high"], color=colour, alpha=0.2, lw=0)
-    axes.axhline(0.5, **MARK)
-    dchi2_axis(axes, marks, rate)
+    axes.axhline(0.5, **DOTTED)
+    dchi2_axis(axes, thresholds, rate)
+    return figure
+
+
+def method_looks(names: Sequence[str]) -> dict[str, dict]:
+    """Colour, marker and line of each method: network thick, ideal observer black and dashed."""
+    others = [n for n in names if n not in ("network", "ideal observer")]
+    result = {"network": {"color": COLOURS[0], "marker": "o", "lw": 2.0}}
+    for k, name in enumerate(others):
+        colour = COLOURS[1 + k % (len(COLOURS) - 1)]
+        result[name] = {"color": colour, "marker": "sD^v<>"[k % 6], "lw": 1.0}
+    result["ideal observer"] = IDEAL | {"marker": "_"}
+    return {name: result[name] for name in names}
+
+
+@styled
+def recall_by_method(compared: Mapping[str, Mapping], rate: float = 0.01) -> Figure:
+    """Recall in bins of delta-chi2 and delta-chi2 at 50 % recall of `evaluation.compare`'s methods.
+
+    Bars are 95 % Wilson intervals on the left and bootstrap intervals on the right; symbols are
+    hollow where the bin has too few twins for a threshold of its own.
+    """
+    figure, ((left, right),) = canvas(3.4, 1, 2, width_ratios=[2.4, 1])
+    for k, (name, look) in enumerate(method_looks(list(compared)).items()):
+        rows = compared[name]["recall_by_dchi2"]
+        filled = [i for i, row in enumerate(rows) if row["binaries"]]
+        place = np.array(filled) + 0.1 * (k - (len(compared) - 1) / 2)
+        shown = [wilson_interval(rows[i]["recall"], rows[i]["binaries"]) for i in filled]
+        value, low, high = (np.array([s[key] for s in shown]) for key in ("value", "low", "high"))
+        pooled = np.array([rows[i]["threshold_from"] != "bin" for i in filled], dtype=bool)
+        dots = {"color": look["color"], "ls": "", "marker": look.pop("marker"), "ms": 4.5}
+        left.plot(place, value, label=name, **look)
+        left.vlines(place, low, high, color=look["color"], lw=0.8)
+        left.plot(place[pooled], value[pooled], mfc="white", **dots)
+        left.plot(place[~pooled], value[~pooled], **dots)
+        half = compared[name]["dchi2_at_half_recall"]
+        if np.isfinite(half["value"]):
+            low = half["low"] if np.isfinite(half["low"]) else half["value"]
+            high = half["high"] if np.isfinite(half["high"]) else 1e5
+            right.plot([low, high], [-k, -k], color=look["color"], lw=1.2)
+            right.plot(half["value"], -k, **dots)
+    bins = [row["bin"] for row in next(iter(compared.values()))["recall_by_dchi2"]]
+    left.set(xlabel=r"$\Delta\chi^2$", ylabel=f"recall at {100 * rate:g} % false positives")
+    left.set(xticks=range(len(bins)), ylim=(-0.02, 1.03))
+    left.set_xticklabels(bins, rotation=30)
+    left.legend(loc="lower right")
+    right.axvline(25, **DOTTED)
+    right.set(xscale="log", xlabel=r"$\Delta\chi^2$ at 50 % recall")
+    right.set(yticks=-np.arange(len(compared)), yticklabels=list(compared))
+    few_ticks(right.xaxis)
+    return figure
+
+
+@styled
+def scores_by_fraction(
+    scores: Mapping[str, ArrayLike], y: ArrayLike, fractions: Sequence[float], rate: float = 0.01
+) -> Figure:
+    """ROC AUC and recall at pooled false positives of scores (n, F), by method."""
+    figure, ((left, right),) = canvas(2.9, 1, 2)
+    x = [100 * f for f in fractions]
+    for name, look in method_looks(list(scores)).items():
+        columns = np.asarray(scores[name], dtype=float).T
+        left.plot(x, [evaluation.roc_auc(y, p) for p in columns], ms=4, label=name, **look)
+        right.plot(x, [evaluation.recall_at_fpr(y, p, rate) for p in columns], ms=4, **look)
+    left.set(ylabel="ROC AUC")
+    right.set(ylabel=f"recall at {100 * rate:g} % false positives", ylim=(0, None))
+    for axes in (left, right):
+        axes.set(xlabel="fraction of the window [%]", xlim=(0, 103))
+    left.legend()
     return figure
 
 
@@ -208,40 +218,36 @@ def completeness_curve(
 def early_detection(
     by_name: Mapping[str, Mapping[str, Mapping]], score: str = "balanced_accuracy"
 ) -> Figure:
-    """A score over the share of the window seen: `early_detection` of `metrics.json`, by name.
+    """A score over the fraction of the window: `early_detection` of `metrics.json`, by name.
 
-    Drawn beside it, where known: the bound, and what is reachable after a refit to the prefix.
+    Drawn beside it, where known: the oracle bound and the refit-limited bound.
     """
     figure, ((axes,),) = canvas(3.2, width=5.4)
-    labels = {"ideal": "bound: both curves known", "reachable": "reachable: refit to the prefix"}
-    looks = {"ideal": IDEAL, "reachable": REACHABLE}
+    labels = {"ideal": "oracle bound (both curves known)", "reachable": "refit-limited bound"}
+    looks = {"ideal": IDEAL, "reachable": REFIT_LIMITED}
     for name, by_fraction, colour in coloured(by_name):
         x, rows = [100 * float(f) for f in by_fraction], list(by_fraction.values())
-        values = [r[score] for r in rows]
-        axes.plot(x, numbers(values), "o-", ms=3.5, color=colour, label=name)
-        if all(isinstance(v, Mapping) and v["low"] is not None for v in values):
-            low, high = ([v[k] for v in values] for k in ("low", "high"))
-            axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
+        line_with_band(axes, x, [r[score] for r in rows], color=colour, label=name)
         for kind, look in looks.items():
             if all(r.get(kind) for r in rows):  # in the network's colour if there are several
                 look = look | ({"color": colour} if len(by_name) > 1 else {})
                 axes.plot(x, [r[kind][score] for r in rows], label=labels.pop(kind, None), **look)
-    axes.axhline(0.5, **MARK)
-    axes.set(xlabel="share of the window seen [%]", ylabel=score.replace("_", " "), xlim=(0, 101))
+    axes.axhline(0.5, **DOTTED)
+    axes.set(xlabel="fraction of the window [%]", ylabel=score.replace("_", " "), xlim=(0, 101))
     axes.legend()
     return figure
 
 
 @styled
 def scores_by_phase(by_name: Mapping[str, Mapping[str, Sequence]]) -> Figure:
-    """Calls by event phase, outputs of `evaluate.against_phase` by name."""
+    """Balanced accuracy, recall and false positives by event phase (`against_phase`), by name."""
     figure, ((axes,),) = canvas(3.2, width=5.4)
     for name, c, colour in coloured(by_name):
         for key, look in (("balanced_accuracy", "o-"), ("recall", "-"), ("false_positives", ":")):
             label = f"{name}: {key.replace('_', ' ')}"
             axes.plot(c["phase"], numbers(c[key]), look, ms=3, lw=1.1, color=colour, label=label)
-    axes.axvline(0, **MARK)
-    axes.set(xlabel=r"phase $(t - t_0) / t_\mathrm{E}$", ylabel="share", ylim=(0, 1.02))
+    axes.axvline(0, **DOTTED)
+    axes.set(xlabel=r"phase $(t - t_0) / t_\mathrm{E}$", ylabel="fraction", ylim=(0, 1.02))
     axes.legend()
     return figure
 
@@ -259,15 +265,15 @@ def topology_borders(axes: Axes) -> None:
 def recall_map(
     s: ArrayLike, q: ArrayLike, found: ArrayLike, ideal: ArrayLike | None = None, bins: int = 14
 ) -> Figure:
-    """Share of binaries `found` by the network, and by the ideal observer, over log s and log q."""
+    """Recall over log s and log q: `found` (n,) by the network, `ideal` by the ideal observer."""
     panels = [("network", found)] + ([("ideal observer", ideal)] if ideal is not None else [])
     figure, (row,) = canvas(3.2, 1, len(panels), width=3.6 * len(panels), sharey=True)
     edges = [np.geomspace(np.min(x) * 0.999, np.max(x) * 1.001, bins + 1) for x in (s, q)]
     total = np.histogram2d(s, q, edges)[0]
     for axes, (name, hits) in zip(row, panels, strict=True):
         hit = np.histogram2d(s, q, edges, weights=np.asarray(hits, dtype=float))[0]
-        share = np.divide(hit, total, out=np.full_like(hit, np.nan), where=total > 0)
-        mesh = axes.pcolormesh(*edges, share.T, vmin=0, vmax=1, cmap="cividis", rasterized=True)
+        recall = np.divide(hit, total, out=np.full_like(hit, np.nan), where=total > 0)
+        mesh = axes.pcolormesh(*edges, recall.T, vmin=0, vmax=1, cmap="cividis", rasterized=True)
         topology_borders(axes)
         axes.set(xscale="log", yscale="log", xlabel="separation $s$", title=name)
         axes.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]])
@@ -280,7 +286,7 @@ def recall_map(
 
 @styled
 def recall_by_u0(u0: ArrayLike, found: ArrayLike, ideal: ArrayLike | None = None) -> Figure:
-    """Share of binaries found in up to ten equally filled bins of u0, with binomial errors."""
+    """Recall in up to ten equally filled bins of u0, with binomial standard errors."""
     u0 = np.asarray(u0)
     order = np.array_split(np.argsort(u0), max(1, min(10, u0.size // 5)))
     x, n = [np.median(u0[i]) for i in order], np.array([i.size for i in order])
@@ -289,24 +295,11 @@ def recall_by_u0(u0: ArrayLike, found: ArrayLike, ideal: ArrayLike | None = None
     for name, (hits, look) in drawn.items():
         if hits is not None:
             y = np.array([np.mean(np.asarray(hits)[i]) for i in order])
-            error = np.sqrt(np.maximum(y * (1 - y), 0.25 / n) / n)
-            axes.errorbar(x, y, error, marker="o", ms=3.5, label=name, **look)
-    axes.set(xlabel="impact parameter $u_0$", ylabel="recall at 1 % false", ylim=(0, 1.02))
+            axes.errorbar(x, y, binomial_error(y, n), marker="o", ms=3.5, label=name, **look)
+    axes.set(
+        xlabel="impact parameter $u_0$", ylabel="recall at 1 % false positives", ylim=(0, 1.02)
+    )
     axes.legend()
-    return figure
-
-
-@styled
-def history(columns: Mapping[str, Sequence[float]], x: str = "epoch") -> Figure:
-    """Training history: losses in one panel, every other column of `history.csv` in a second."""
-    drawn = [c for c in columns if c != x]
-    groups = [[c for c in drawn if "loss" in c], [c for c in drawn if "loss" not in c]]
-    groups = [group for group in groups if group]
-    figure, (row,) = canvas(2.8, 1, len(groups), width=3.6 * len(groups))
-    for axes, group in zip(row, groups, strict=True):
-        for name in group:
-            axes.plot(columns[x], columns[name], label=name.replace("_", " "))
-        axes.set_xlabel(x), axes.legend()
     return figure
 
 
@@ -335,6 +328,20 @@ def bars(
 
 
 @styled
+def history(columns: Mapping[str, Sequence[float]], x: str = "epoch") -> Figure:
+    """Training history: losses in one panel, every other column of `history.csv` in a second."""
+    drawn = [c for c in columns if c != x]
+    groups = [[c for c in drawn if "loss" in c], [c for c in drawn if "loss" not in c]]
+    groups = [group for group in groups if group]
+    figure, (row,) = canvas(2.8, 1, len(groups), width=3.6 * len(groups))
+    for axes, group in zip(row, groups, strict=True):
+        for name in group:
+            axes.plot(columns[x], columns[name], label=name.replace("_", " "))
+        axes.set_xlabel(x), axes.legend()
+    return figure
+
+
+@styled
 def growth(panels: Mapping[str, Mapping[str, Mapping]], label: str = "time") -> Figure:
     """Cost against size in logarithms, each by name and relative to that of its smallest size.
 
@@ -354,7 +361,7 @@ def growth(panels: Mapping[str, Mapping[str, Mapping]], label: str = "time") -> 
                 axes.plot(np.full(len(each), size), each, ".", ms=3, color=colour, alpha=0.5)
             ends += [sizes.min(), sizes.max()]
         low, high = min(ends), max(ends)
-        axes.plot([low, high], [1, high / low], label="in proportion", **MARK)
+        axes.plot([low, high], [1, high / low], label="in proportion", **DOTTED)
         axes.set(xscale="log", yscale="log", xlabel=what)
         few_ticks(axes.xaxis), few_ticks(axes.yaxis)
         axes.legend()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lensml import evaluation
-from lensml.plotting import alerts as alert_plots
+from lensml.plotting import alerts as plots
 
 NAN = np.nan
 EDGES = np.linspace(-3, 3, 13)
@@ -16,20 +16,23 @@ def figures():
     onset = rng.uniform(-30, 30, 200)
     ideal = onset + rng.normal(0, 5, 200)
     network = np.where(rng.random(200) < 0.8, ideal + rng.exponential(5, 200), NAN)
-    share = np.linspace(0, 0.6, EDGES.size)
+    found = np.linspace(0, 0.6, EDGES.size)
     prevalence = np.geomspace(0.003, 0.5, 20)
     rates = evaluation.counted(np.arange(1000) < 9), evaluation.counted(np.arange(1000) < 300)
     y = np.tile([0, 1], 500)
     p = np.clip(rng.normal(0.4 + 0.2 * y, 0.15), 0, 1)[:, None].repeat(7, axis=1)
     return {
-        "lags": alert_plots.alert_latency(network, ideal, onset),
-        "phase": alert_plots.alerts_by_phase(
-            {"distinct": {"network": share, "reachable": share + 0.2}}, EDGES
+        "latency": plots.alert_latency(network, ideal, onset),
+        "phase": plots.alerts_by_phase(
+            {"distinct": {"network": found, "reachable": found + 0.2}}, EDGES
         ),
-        "burden": alert_plots.purity_by_prevalence(
+        "purity": plots.purity_by_prevalence(
             prevalence, {"1 %": [evaluation.alert_rate_and_purity(*rates, x) for x in prevalence]}
         ),
-        "reliability": alert_plots.reliability_at_fractions(y, {"before": p, "after": p**0.9}),
+        "reliability": plots.reliability(evaluation.reliability(y, p[:, 0])),
+        "reliability_at_fractions": plots.reliability_at_fractions(
+            y, {"before": p, "after": p**0.9}
+        ),
     }
 
 
@@ -39,28 +42,28 @@ def test_every_figure_renders(figures, tmp_path):
         assert (tmp_path / f"{name}.svg").stat().st_size > 5000
 
 
-def test_the_share_alerted_ends_at_what_was_detected(figures):
-    lines = {line.get_label(): line for line in figures["lags"].axes[0].lines}
-    assert lines["reachable"].get_ydata()[-1] == 1
+def test_detected_fraction_ends_at_all_that_were_detected(figures):
+    lines = {line.get_label(): line for line in figures["latency"].axes[0].lines}
+    assert lines["refit-limited observer"].get_ydata()[-1] == 1
     assert 0.7 < lines["network"].get_ydata()[-1] < 0.9
-    assert lines["reachable"].get_linestyle() == "--"
+    assert lines["refit-limited observer"].get_linestyle() == "--"
 
 
-def test_nobody_alerted_is_drawn_too():
-    figure = alert_plots.alert_latency([NAN, NAN], [NAN, 1.0], [NAN, 0.0])
+def test_a_network_without_alerts_is_drawn_at_zero():
+    figure = plots.alert_latency([NAN, NAN], [NAN, 1.0], [NAN, 0.0])
     assert figure.axes[0].lines[0].get_ydata().max() == 0
 
 
 def test_purity_rises_with_prevalence(figures):
-    purity = figures["burden"].axes[1].lines[0].get_ydata()
+    purity = figures["purity"].axes[1].lines[0].get_ydata()
     assert (np.diff(purity) > 0).all() and 0 < purity[0] < purity[-1] < 1
 
 
 def test_each_fraction_has_its_panel(figures):
-    titles = [axes.get_title() for axes in figures["reliability"].axes]
+    titles = [axes.get_title() for axes in figures["reliability_at_fractions"].axes]
     assert titles[0] == "10 % of the window" and titles[6] == "100 % of the window"
 
 
-def test_phase_draws_network_and_what_is_reachable(figures):
+def test_phase_draws_network_and_refit_limited_observer(figures):
     labels = [line.get_label() for line in figures["phase"].axes[0].lines]
-    assert labels[:2] == ["distinct", "distinct: reachable"]
+    assert labels[:2] == ["distinct", "distinct: refit-limited observer"]

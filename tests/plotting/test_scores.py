@@ -2,14 +2,15 @@
 
 import io
 
-import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from sets import planted
 
 from lensml import evaluation
-from lensml.plotting import events as pictures
 from lensml.plotting import scores as plots
+from lensml.plotting.style import PUBLISHED_THRESHOLDS
+from lensml.simulation import FRACTIONS
 
 RNG = np.random.default_rng(0)
 Y = np.tile([0, 1], 60)
@@ -17,7 +18,6 @@ DCHI2 = np.repeat(10 ** RNG.uniform(-1, 4, 60), 2)
 RATIO = (Y - 0.5) * DCHI2 + np.sqrt(DCHI2) * RNG.normal(size=120)
 P = evaluation.ideal_probability(0.5 * RATIO)
 TABLE = evaluation.recall_by_dchi2(Y, P, DCHI2, 0.01)
-TIMES = np.linspace(-100, 100, 50)
 WINDOW = {
     f: {
         "balanced_accuracy": {"value": 0.5 + k / 20, "low": 0.45, "high": 0.95},
@@ -35,27 +35,16 @@ PHASE = {
 
 
 def drawn() -> dict[str, Figure]:
-    square = np.array([[-0.5, 0.5, 0.5], [0.0, 0.5, -0.5]])
-    curves = RNG.normal(18, 0.1, (4, 2, 50))
     s, q, found = 10 ** RNG.uniform(-1, 1, 60), 10 ** RNG.uniform(-3, 0, 60), P[1::2] > 0.5
     return {
         "roc_and_pr": plots.roc_and_pr({"network": (Y, P)}, Y, RATIO),
         "confusion": plots.confusion([[5, 1], [2, 4]], [[6, 0], [0, 6]]),
-        "reliability": plots.reliability(evaluation.reliability(Y, P)),
         "recall_by_dchi2": plots.recall_by_dchi2({"network": TABLE}, TABLE),
         "completeness": plots.completeness_curve({"network": evaluation.completeness(Y, P, DCHI2)}),
         "early_detection": plots.early_detection({"network": WINDOW}),
         "against_phase": plots.scores_by_phase({"network": PHASE}),
         "map_s_q": plots.recall_map(s, q, found, found),
         "against_u0": plots.recall_by_u0(RNG.uniform(size=60), found, found),
-        "gallery": pictures.gallery(TIMES, curves, curves, np.full(4, 0.1), list("abcd")),
-        "caustics": pictures.caustics_and_track(
-            [square], np.array([TIMES, TIMES]) / 50, [-0.5, 0.5]
-        ),
-        "priors": pictures.prior_histograms({"a": {"s": s, "u0": q}, "b": {"s": s}}),
-        "real_event": pictures.real_event(
-            TIMES, curves[0, 0], np.full(50, 0.1), curves[0, 1], np.full(50, 0.4), threshold=0.9
-        ),
         "history": plots.history({"epoch": [1, 2], "loss": [0.7, 0.6], "auc": [0.5, 0.6]}),
         "growth": plots.growth(
             {"events": {"stream": {"10": [1.0, 1.2], "100": [9.0]}}, "epochs": {"a": {"5": 2.0}}}
@@ -86,17 +75,17 @@ def test_roc_draws_network_and_ideal_observer(figures):
     np.testing.assert_allclose(line(roc, "network").get_ydata(), evaluation.roc_curve(Y, P)[1])
 
 
-def test_confusion_shows_share_of_the_true_class_and_counts(figures):
+def test_confusion_shows_fraction_of_the_true_class_and_counts(figures):
     texts = [t.get_text() for t in figures["confusion"].axes[0].texts]
     assert texts == ["83.3%\n5", "16.7%\n1", "33.3%\n2", "66.7%\n4"]
     assert len(figures["confusion"].axes) == 2
 
 
-def test_early_detection_draws_bound_and_reachable(figures):
+def test_early_detection_draws_oracle_and_refit_limited_bounds(figures):
     axes = figures["early_detection"].axes[0]
     np.testing.assert_allclose(line(axes, "network").get_xydata()[1], [50, 0.55])
-    np.testing.assert_allclose(line(axes, "bound").get_ydata(), [0.6, 0.65, 0.7])
-    np.testing.assert_allclose(line(axes, "reachable").get_ydata(), [0.55, 0.6, 0.65])
+    np.testing.assert_allclose(line(axes, "oracle bound").get_ydata(), [0.6, 0.65, 0.7])
+    np.testing.assert_allclose(line(axes, "refit-limited bound").get_ydata(), [0.55, 0.6, 0.65])
 
 
 def test_bins_without_own_threshold_are_hollow(figures):
@@ -106,15 +95,15 @@ def test_bins_without_own_threshold_are_hollow(figures):
     ideal = line(axes, "ideal, own twin")
     half = np.interp(0.5, ideal.get_ydata(), ideal.get_xdata())
     assert half == pytest.approx(2.3263**2, rel=0.05)
-    for value in plots.OTHERS.values():
+    for value in PUBLISHED_THRESHOLDS.values():
         assert any(np.allclose(x.get_xdata(), value) for x in axes.lines)
 
 
-def test_map_share_is_found_over_all():
+def test_map_shows_found_over_all():
     s, q = np.array([0.5, 0.5, 2.0, 2.0]), np.array([0.01, 0.01, 0.1, 0.1])
     mesh = plots.recall_map(s, q, [1, 0, 1, 1], bins=2).axes[0].collections[0]
-    share = np.ma.filled(mesh.get_array().reshape(2, 2), np.nan)
-    np.testing.assert_array_equal(share, [[0.5, np.nan], [np.nan, 1.0]])
+    recall = np.ma.filled(mesh.get_array().reshape(2, 2), np.nan)
+    np.testing.assert_array_equal(recall, [[0.5, np.nan], [np.nan, 1.0]])
 
 
 def test_topology_borders_are_where_caustics_merge():
@@ -129,20 +118,36 @@ def test_topology_borders_are_where_caustics_merge():
         assert topology(s * 0.99, q) == "resonant" and topology(s * 1.01, q) == "wide"
 
 
-def test_style_stays_inside_the_figure(figures):
-    assert matplotlib.rcParams["axes.spines.top"] is True
-    assert not figures["bars"].axes[0].spines["top"].get_visible()
-
-
-def test_unobserved_epochs_are_left_out_of_a_real_event():
-    mag = np.full(50, 18.0)
-    mag[::2] = np.nan
-    figure = pictures.real_event(TIMES, mag, np.full(50, 0.1), mag, np.full(50, 0.4), start=0.0)
-    kept = figure.axes[2].lines[0].get_xdata()
-    np.testing.assert_array_equal(kept, TIMES[1::2][TIMES[1::2] >= 0])
-
-
 def test_growth_is_relative_to_the_median_of_the_smallest_size(figures):
     axes = figures["growth"].axes[0]
     np.testing.assert_allclose(line(axes, "stream").get_ydata(), [1.0, 9.0 / 1.1])
     np.testing.assert_allclose(line(axes, "in proportion").get_ydata(), [1, 10])
+
+
+@pytest.fixture(scope="module")
+def compared():
+    y, dchi2, pair, good, bad = planted()
+    scores = {"network": bad, "anomaly templates": good, "ideal observer": good + 1e-3 * bad}
+    return evaluation.compare(scores, y, dchi2, pair, num=40)
+
+
+def test_every_method_is_drawn_in_every_filled_bin(compared):
+    left, right = plots.recall_by_method(compared).axes
+    assert [t.get_text() for t in left.get_legend().get_texts()] == list(compared)
+    assert [t.get_text() for t in right.get_yticklabels()] == list(compared)
+    filled = sum(row["binaries"] > 0 for row in compared["network"]["recall_by_dchi2"])
+    assert len(left.lines[0].get_xdata()) == filled
+
+
+def test_half_recall_that_is_never_reached_leaves_its_line_empty(compared):
+    never = {name: dict(row) for name, row in compared.items()}
+    never["network"]["dchi2_at_half_recall"] = dict.fromkeys(("value", "low", "high"), np.inf)
+    right = plots.recall_by_method(never).axes[1]
+    assert len(right.lines) == 2 * (len(never) - 1) + 1
+
+
+def test_scores_over_the_window_are_drawn_by_method():
+    y, _, _, good, bad = planted()
+    scores = {"network": np.tile(bad[:, None], 7), "ideal observer": np.tile(good[:, None], 7)}
+    auc, recall = plots.scores_by_fraction(scores, y, FRACTIONS).axes
+    assert [len(axes.lines) for axes in (auc, recall)] == [2, 2]
