@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _preflight(_: argparse.Namespace) -> int:
-    from lensml.experiments.preflight import preflight
+    from lensml.experiments import preflight
 
     report = preflight()
     for name, value in report["facts"].items():
@@ -183,9 +183,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _book(args: argparse.Namespace) -> int:
-    from lensml.experiments.book import book
+    from lensml.experiments import make_book
 
-    book(args.size, args.workers)
+    make_book(args.size, args.workers)
     return OK
 
 

@@ -25,10 +25,9 @@ __getattr__, __dir__, __all__ = exports(
         "latency_summary season_peaks set_threshold"
     ),
     evaluate="check_unseen predict",
-    assess="headline prose",
+    assess="headline",
     report=(
-        "assert_below_ideal assert_falling dchi2_retained detected gap_to_ideal kept_table key "
-        "loss_by_cause millimag names_of percent score share_beyond shares_table slug summary "
-        "under_surveys undetectable_by_group worst"
+        "assert_below_ideal assert_falling dchi2_retained detected gap_to_ideal loss_by_cause "
+        "score share_beyond summary under_surveys undetectable_by_group worst"
     ),
 )

@@ -1,7 +1,6 @@
 """One network on one set, as a chapter needs it: the numbers, and the rows to look at."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ from numpy.typing import NDArray
 
 from lensml.evaluation.evaluate import check_unseen, predict, summary
 from lensml.evaluation.ideal_observer import ideal_log_ratio
-from lensml.experiments import flatten, format_number, plain
 from lensml.network import load_network
 from lensml.simulation import LightCurves, load
 
-__all__ = ["Assessment", "assess", "assert_below_ideal", "headline", "prose", "table"]
+__all__ = ["Assessment", "assess", "assert_below_ideal", "headline"]
 
 HEADLINE = (
     "balanced_accuracy",
@@ -78,27 +76,3 @@ def headline(report: Mapping[str, Any]) -> dict[str, Any]:
     if report["bound_excess"]:
         chosen["above_ideal_in_sigma"] = {k: v["z"] for k, v in report["bound_excess"].items()}
     return chosen
-
-
-def prose(text: str, numbers: Mapping[str, Any]):
-    """Markdown whose every ``{{ name }}`` is a number of the chapter, as the book prints it.
-
-    Raises:
-        KeyError: If the chapter has no such number.
-    """
-    from IPython.display import Markdown
-
-    flat = flatten(plain(numbers))
-    return Markdown(re.sub(r"\{\{ (\w+) \}\}", lambda m: format_number(flat[m[1]]), text))
-
-
-def table(rows: Mapping[str, Mapping[str, Any]], columns: Sequence[str]):
-    """Markdown table of numbers or intervals: one row a name; a dash where there is none."""
-    from IPython.display import Markdown
-
-    lines = [" | ".join(["", *(c.replace("_", " ") for c in columns)])]
-    lines.append("|".join(["---"] * (len(columns) + 1)))
-    for name, row in rows.items():
-        cells = (format_number(plain(row[c])) if c in row else "-" for c in columns)
-        lines.append(" | ".join([name, *cells]))
-    return Markdown("\n".join(f"| {line} |" for line in lines))

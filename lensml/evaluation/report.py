@@ -1,7 +1,6 @@
 """The same events under several conditions: network and ideal observer side by side, and what
 each of them loses. Axes: n rows, P pairs."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,6 @@ from scipy.special import ndtri
 from lensml.evaluation import early_detection as early
 from lensml.evaluation import ideal_observer as limits
 from lensml.evaluation import metrics
-from lensml.experiments import Comparison, format_number, plain
 from lensml.network import Network, predict_proba
 from lensml.simulation import LightCurves, Survey, reobserve
 
@@ -25,17 +23,11 @@ __all__ = [
     "assert_falling",
     "detected",
     "dchi2_retained",
-    "kept_table",
-    "key",
     "loss_by_cause",
-    "percent",
-    "millimag",
     "score",
     "share_beyond",
-    "shares_table",
     "gap_to_ideal",
     "summary",
-    "table",
     "under_surveys",
     "worst",
 ]
@@ -50,12 +42,6 @@ STATISTICS: dict[str, Callable[..., float]] = {  # of class, score, probability,
     "balanced_accuracy": lambda y, s, p, d: metrics.balanced_accuracy(y, p),
     "recall_at_1pct": lambda y, s, p, d: metrics.recall_at_fpr(y, s, 0.01),
     "dchi2_at_half_recall": lambda y, s, p, d: metrics.dchi2_50(y, s, d),
-}
-HEADINGS = {
-    "roc_auc": "ROC area",
-    "balanced_accuracy": "balanced accuracy",
-    "recall_at_1pct": "recall at 1 % false",
-    "dchi2_at_half_recall": "delta-chi2 at half recall",
 }
 
 
@@ -111,8 +97,8 @@ def summary(scored: Scores, *, num: int, seed: int = 0) -> dict[str, Any]:
     Returns:
         `pairs`; `epochs`, the mean number observed; `network` and `ideal`, each with the four
         `STATISTICS` as {"value", "low", "high"}; `bound_z`, the largest excess of the network over
-        the realised ideal observer in bootstrap standard errors; `hopeless`, the share of binaries
-        below `DCHI2_UNDETECTABLE`.
+        the realised ideal observer in bootstrap standard errors; `undetectable`, the fraction of
+        binaries below `DCHI2_UNDETECTABLE`.
     """
     sides = {
         "network": (scored.p, scored.p),
@@ -130,7 +116,7 @@ def summary(scored: Scores, *, num: int, seed: int = 0) -> dict[str, Any]:
         scored.p, scored.ideal, scored.y, scored.pair, num=num, seed=seed
     )
     result |= worst(excess)
-    result["hopeless"] = share_beyond(
+    result["undetectable"] = share_beyond(
         binaries, (DCHI2_UNDETECTABLE,), num=num, seed=seed, below=True
     )[0]
     return result
@@ -149,7 +135,7 @@ def share_beyond(
 def undetectable_by_group(
     strengths: Mapping[str, NDArray], groups: Mapping[str, NDArray], *, num: int, seed: int = 0
 ) -> dict[str, dict[str, Interval]]:
-    """Share of hopeless binaries by condition (delta-chi2 (P,)) and group (mask (P,))."""
+    """Fraction of undetectable binaries by condition (delta-chi2 (P,)) and group (mask (P,))."""
     return {
         condition: {
             group: share_beyond(dchi2[mask], (DCHI2_UNDETECTABLE,), num=num, seed=seed, below=True)[
@@ -235,47 +221,6 @@ def dchi2_retained(before: Scores, after: Scores, level: float = 25.0) -> dict[s
     }
 
 
-def kept_table(kept: Mapping[str, Mapping[str, float]]) -> Comparison:
-    """`dchi2_retained` of several surveys, one row each, for display."""
-    headings = ["", "epochs kept", "delta-chi2 kept, median", "16 %", "84 %", "binaries"]
-    rows = [[name, *map(format_number, plain(row).values())] for name, row in kept.items()]
-    return Comparison(headings, rows, "Shares of what the first survey has.")
-
-
-def shares_table(shares: Mapping[str, Sequence[Interval]], levels: Sequence[float]) -> Comparison:
-    """`share_beyond` of several sets or surveys, one row each, for display."""
-    headings = ["", *(f"delta-chi2 > {level:g}" for level in levels)]
-    rows = [[name, *map(format_number, plain(row))] for name, row in shares.items()]
-    return Comparison(headings, rows, "Share of all binaries, with 95 % intervals.")
-
-
-def millimag(sigma: float) -> str:
-    """Name of an error level [mag] as a result's key: 0.05 becomes "50_mmag"."""
-    return f"{1000 * sigma:g}_mmag"
-
-
-def percent(fraction: str) -> str:
-    """Name of a fraction of the window as a result's key: "0.25" becomes "25_pct"."""
-    return f"{100 * float(fraction):g}_pct"
-
-
-def slug(name: str) -> str:
-    """Name of a group as a result's key: "wide, s > 3" becomes "wide_s_3_above"."""
-    side = "_above" if ">" in name else "_below" if "<" in name else ""
-    words = re.sub(r"[^a-z0-9]+", "_", name.lower().replace(".", "p").replace("_", "")).strip("_")
-    return words + side
-
-
-def names_of(kind: Callable[[float, float], str], s: ArrayLike, q: ArrayLike) -> NDArray:
-    """`kind(s, q)` of each binary, (P,) of strings."""
-    return np.array([kind(float(a), float(b)) for a, b in zip(s, q, strict=True)])
-
-
-def key(name: str) -> str:
-    """Name of a condition as a result's key: "5 % missing" becomes "5_pct_missing"."""
-    return "_".join(name.replace("%", "pct").replace(".", "p").replace(",", "").split())
-
-
 def worst(excess: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """The largest excess of `limits.excess_over_ideal`, as `assert_below_ideal` reads it."""
     return {"bound_z": max(e["z"] for e in excess.values())}
@@ -319,15 +264,3 @@ def assert_falling(
         steps[f"{better} -> {worse}"] = z
         assert z <= limit, f"{statistic} rises by {z:.1f} standard errors from {better} to {worse}"
     return steps
-
-
-def table(summaries: Mapping[str, Mapping[str, Any]], note: str = "") -> Comparison:
-    """Network and ideal observer of each condition, one row each, for display."""
-    headings = ["", "observer", *HEADINGS.values(), "network above ideal [standard errors]"]
-    rows = []
-    for name, row in summaries.items():
-        for side in ("network", "ideal"):
-            cells = [format_number(v) for v in plain(row[side]).values()]
-            last = format_number(plain(row["bound_z"])) if side == "network" else ""
-            rows.append([name, side, *cells, last])
-    return Comparison(headings, rows, note)

@@ -4,21 +4,24 @@ from lensml._exports import exports
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
-    explorer="explore frames skies snapshot",
-    results=(
-        "BENCHMARKS Comparison PERFORMANCE benchmark_rows benchmarks_by_device device_name display "
-        "flatten format_number glue_numbers load_benchmark load_results plain provenance "
-        "save_figure save_results season_thresholds show_committed target_met"
+    machine="device_name preflight provenance",
+    tables=(
+        "ResultsTable benchmark_rows flatten format_number observers_table plain recall_table "
+        "result_key results_table target_met worse_bins_text"
     ),
+    presets=(
+        "TEST_SEED baseline cadence distinct early_detection photometric_error physical_limits "
+        "planetary_stellar simulated_events"
+    ),
+    results=(
+        "BENCHMARKS Chapter PERFORMANCE benchmarks_by_device compare_with_committed display "
+        "load_benchmark load_results save_figure save_results season_thresholds start"
+    ),
+    explorer="explore frames skies snapshot",
     timing=(
         "CYCLE aged_stream batch_speed fresh_epochs pipeline_seconds resampled simulation_speed "
         "stream_rate stream_seconds stream_seconds_in_batches worker_map"
     ),
-    presets=(
-        "TEST_SEED baseline cadence distinct early_detection observed_set photometric_error "
-        "physical_limits planetary_stellar rival_set simulated_events specialised_run test_set"
-    ),
-    preflight="",
     notebooks="run",
-    book="",
+    book="make_book",
 )

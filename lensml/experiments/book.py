@@ -1,5 +1,6 @@
-"""Compile prose and executed chapters into the book; numbers in prose come from stored results."""
+"""Compile pages and executed chapters into the book; ``{{ name }}`` takes a committed result."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -7,26 +8,26 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from lensml.experiments.notebooks import LOGS, STAGE, chapter_names, read_record, run_all
+from lensml.experiments.notebooks import EXECUTED, LOGS, chapter_names, read_record, run_all
 from lensml.experiments.results import (
     PERFORMANCE,
     STUDIES,
-    flatten,
-    format_number,
+    compare_with_committed,
     load_benchmark,
     load_results,
-    show_committed,
 )
-from lensml.paths import BOOK, FIGURES, ROOT, InputError, check_size
+from lensml.experiments.tables import flatten, format_number
+from lensml.paths import BOOK, BUILD, FIGURES, ROOT, InputError, check_size
 
-__all__ = ["book", "build_book"]
+__all__ = ["build_book", "make_book"]
 
+STAGE = BUILD / "book"  # mirrors the repository, so that launch buttons point at committed sources
 QUOTED = re.compile(r"\{\{ ([a-z]\w*) \}\}")  # with the blanks, which LaTeX does not have
 BENCHMARKED = PERFORMANCE + STUDIES
 SOURCE = re.compile(rf"(r\d\d|b_(?:{'|'.join(BENCHMARKED)}))_")
 
 
-def book(size: str = "smoke", workers: int = 0) -> Path:
+def make_book(size: str = "smoke", workers: int = 0) -> Path:
     """Run all chapters at `size`, then build the book. See `run_all` and `build_book`."""
     check_size(size)
     run_all(size, workers)
@@ -62,13 +63,12 @@ def build_book() -> Path:
 
 
 def stage_book() -> None:
-    """Lay out, in `_build/book`, a mirror of the repository that holds the executed chapters."""
-    missing = [n for n in chapter_names() if not (STAGE / "notebooks" / f"{n}.ipynb").exists()]
-    if missing:
+    """Lay out, in `_build/book`, a mirror of the repository with every number filled in."""
+    if missing := [n for n in chapter_names() if not (EXECUTED / f"{n}.ipynb").exists()]:
         raise InputError(f"not run yet: {', '.join(missing)}; `lensml run all` comes first")
-    for executed in (STAGE / "notebooks").glob("*.ipynb"):
-        if executed.stem not in chapter_names():
-            executed.unlink()
+    for old in (STAGE / "notebooks").glob("*.ipynb"):
+        if old.stem not in chapter_names():
+            old.unlink()
     shutil.rmtree(STAGE / "book", ignore_errors=True)
     shutil.rmtree(STAGE / "_build" / "html", ignore_errors=True)
     shutil.copytree(BOOK, STAGE / "book")
@@ -79,18 +79,25 @@ def stage_book() -> None:
     values = quotable()
     for page in (STAGE / "book").glob("*.md"):
         page.write_text(fill(page.read_text(), values, page.name))
+    for name in chapter_names():
+        path = STAGE / "notebooks" / f"{name}.ipynb"
+        filled = fill_notebook((EXECUTED / path.name).read_text(), values, path.name)
+        if not path.exists() or path.read_text() != filled:  # sphinx reads again what is newer
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(filled)
 
 
 def quotable() -> dict[str, str]:
     """What prose may quote as ``{{ name }}``.
 
-    r02_<number> from the results of chapter 02, b_stream_<number> from the newest benchmark of that
-    name on any device, and tables made at build.
+    r02_<number> from the results of chapter 02 and r02_size, b_stream_<number> from the newest
+    benchmark of that name on any device, and tables made at build.
     """
     values = {"status_table": status_table(), "results_tables": results_tables()}
     for name in chapter_names():
         if found := load_results(name):
             values[f"r{name[:2]}"] = name  # says that this chapter has a committed result
+            values[f"r{name[:2]}_size"] = found["provenance"]["size"]
             for key, value in flatten(found["numbers"]).items():
                 values[f"r{name[:2]}_{key}"] = format_number(value)
     for name in BENCHMARKED:
@@ -126,6 +133,15 @@ def fill(text: str, values: Mapping[str, str], page: str) -> str:
     return "\n\n".join(paragraphs)
 
 
+def fill_notebook(text: str, values: Mapping[str, str], page: str) -> str:
+    """`fill` for every Markdown cell of a notebook, given and returned as JSON."""
+    notebook = json.loads(text)
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = fill("".join(cell["source"]), values, page)
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
 def status_table() -> str:
     """Markdown table of how each chapter in this book was run, and with which versions."""
     records = {name: line for name in chapter_names() if (line := read_record(name))}
@@ -146,10 +162,10 @@ def results_tables() -> str:
     """Markdown list of the committed result of every chapter, with its origin."""
     sections = []
     for name in chapter_names():
-        table = show_committed(name)
-        rows = "".join(f"| {' | '.join(row)} |\n" for row in table.rows)
-        head = f"| {' | '.join(table.headings)} |\n|---|---|\n" if table.rows else ""
-        sections.append(f"**{name}**\n\n{head}{rows}\n{table.note}\n\n{committed_figures(name)}")
+        table = compare_with_committed(name)
+        sections.append(
+            f"**{name}**\n\n{table.markdown()}\n{table.note}\n\n{committed_figures(name)}"
+        )
     return "\n\n".join(sections)
 
 

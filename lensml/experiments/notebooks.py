@@ -17,15 +17,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lensml.experiments.results import (
-    OUTPUT_VARIABLE,
-    provenance,
-)
+from lensml.experiments.machine import OUTPUT_VARIABLE, provenance
 from lensml.paths import (
     BUILD,
     NOTEBOOKS,
     PACKAGE,
-    ROOT,
     WEIGHTS,
     InputError,
     atomic_path,
@@ -33,9 +29,9 @@ from lensml.paths import (
     check_size,
 )
 
-__all__ = ["LOGS", "STAGE", "chapter_names", "read_record", "run", "run_all", "run_chapter"]
+__all__ = ["EXECUTED", "LOGS", "chapter_names", "read_record", "run", "run_all", "run_chapter"]
 
-STAGE = BUILD / "book"  # mirrors the repository, so that launch buttons point at committed sources
+EXECUTED = BUILD / "notebooks"  # the chapters as papermill left them
 LOGS = BUILD / "logs"
 RECORDS = BUILD / "records"  # one JSON a chapter: what the status page shows
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -129,7 +125,7 @@ def run_chapter(
 
     parameters = dict(parameters or {})
     check_parameters(name, parameters)
-    final, log = STAGE / "notebooks" / f"{name}.ipynb", LOGS / f"{name}.log"
+    final, log = EXECUTED / f"{name}.ipynb", LOGS / f"{name}.log"
     failed = LOGS / f"{name}.failed.ipynb"
     started, key = time.time(), fingerprint(name, size, parameters)
     LOGS.mkdir(parents=True, exist_ok=True)
@@ -212,10 +208,10 @@ def written_to(folder: Path | None):
 def fingerprint(name: str, size: str, parameters: Mapping[str, Any]) -> str:
     """Digest of all that decides what a chapter computes: itself, the package, the weights."""
     digest = hashlib.sha256(json.dumps([size, dict(parameters)], sort_keys=True).encode())
+    digest.update((NOTEBOOKS / f"{name}.ipynb").read_bytes())
     weights = [path for path in WEIGHTS.rglob("*") if path.is_file()]
-    package = [*PACKAGE.rglob("*.py"), *weights]
-    for path in [NOTEBOOKS / f"{name}.ipynb", *sorted(package)]:
-        digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    for path in sorted([*PACKAGE.rglob("*.py"), *weights]):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -234,7 +230,7 @@ def read_record(name: str) -> dict[str, Any]:
 
 def is_current(name: str, size: str, parameters: Mapping[str, Any]) -> bool:
     """Whether the executed copy was made by exactly this chapter, package and arguments."""
-    executed = STAGE / "notebooks" / f"{name}.ipynb"
+    executed = EXECUTED / f"{name}.ipynb"
     return executed.exists() and read_record(name).get("key") == fingerprint(name, size, parameters)
 
 

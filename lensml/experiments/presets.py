@@ -1,30 +1,48 @@
-"""One function per experiment: what is simulated, observed and trained, in three sizes."""
+"""One function per chapter: what is simulated, observed and trained, in three sizes.
+
+Nothing is made here: a preset combines settings, `results.Chapter` simulates and trains.
+"""
 
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from lensml.network import weights_hash
-from lensml.paths import DATA, check_size
-from lensml.simulation import Simulation, Survey, load, reobserve, save, simulate
-from lensml.training import TrainingConfig, train
+from lensml.paths import check_size
+from lensml.simulation import Simulation, Survey
+from lensml.training import TrainingConfig
 
 __all__ = [
+    "TEST_SEED",
+    "AlertSizes",
+    "BaselineMethods",
     "Experiment",
     "baseline",
     "cadence",
     "distinct",
     "early_detection",
-    "observed_set",
+    "fingerprint",
     "photometric_error",
     "physical_limits",
     "planetary_stellar",
-    "rival_set",
     "simulated_events",
-    "specialised_run",
-    "test_set",
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertSizes:
+    """How many events the parts of chapter 7 use."""
+
+    num_refits: int  # binaries whose prefixes are refitted
+    num_singles: int  # single lenses that set an alert's threshold; as many measure it
+    num_contaminants: int  # of each kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineMethods:
+    """What the methods beside the network get in chapter 8."""
+
+    training: Simulation  # events that they learn from
+    num_pairs: int  # pairs on which they are compared with the network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +54,10 @@ class Experiment:
     seed: int
     tests: Mapping[str, Simulation]
     surveys: Mapping[str, Survey] = field(default_factory=dict)  # of the same events
-    specialised: Mapping[str, tuple[Simulation, TrainingConfig]] = field(default_factory=dict)
+    fine_tuned: Mapping[str, tuple[Simulation, TrainingConfig]] = field(default_factory=dict)
     num_bootstrap: int = 400
-    num_refits: int = 0  # binaries whose prefixes are refitted, chapter 7
-    rivals: Simulation | None = None  # events that classical methods learn from, chapter 8
-    num_searched: int = 0  # pairs on which they meet the network
-    num_impostors: int = 0  # of each arm of `contaminants`, chapter 7
-    num_singles: int = 0  # of the population that set an alert's threshold; as many measure it
+    alerts: AlertSizes | None = None
+    baseline_methods: BaselineMethods | None = None
 
     def _repr_html_(self) -> str:
         rows = [
@@ -52,7 +67,7 @@ class Experiment:
             *((f"survey {k}", _survey_line(v)) for k, v in self.surveys.items()),
             *(
                 (f"network for {k}", f"{_one_line(s)}; {c.epochs} epochs of it, {_start(c)}")
-                for k, (s, c) in self.specialised.items()
+                for k, (s, c) in self.fine_tuned.items()
             ),
             ("bootstrap", f"{self.num_bootstrap} resamplings of pairs"),
         ]
@@ -80,7 +95,7 @@ def _one_line(simulation: Simulation) -> str:
 
 
 PAIRS = {"smoke": 48, "desk": 2000, "full": 50_000}  # in a test set
-TRAINING_PAIRS = {"smoke": 48, "desk": 4000, "full": 500_000}  # for a specialised network
+TRAINING_PAIRS = {"smoke": 48, "desk": 4000, "full": 500_000}  # for a fine-tuned network
 TEST_SEED, TRAINING_SEED = 7000, 9000  # plus the chapter's seed: no set meets another
 
 
@@ -89,7 +104,7 @@ def _tests(preset: str, size: str, seed: int, **changes) -> Simulation:
     return replace(base, **changes)
 
 
-def _specialised(preset: str, size: str, seed: int) -> tuple[Simulation, TrainingConfig]:
+def _fine_tuned(preset: str, size: str, seed: int) -> tuple[Simulation, TrainingConfig]:
     """Training events of one set, and how a network for it alone is trained.
 
     At `full` from scratch; below, from the shipped general weights, at a small learning rate.
@@ -144,7 +159,7 @@ def baseline(size: str = "full", seed: int = 0) -> Experiment:
             "population": _tests("baseline", size, seed, population=True),
             "blended": _tests("baseline", size, seed + 50, blending=(0.1, 1.0)),
         },
-        specialised={"baseline": _specialised("baseline", size, seed)},
+        fine_tuned={"baseline": _fine_tuned("baseline", size, seed)},
         num_bootstrap=_bootstrap(size),
     )
 
@@ -156,7 +171,7 @@ def distinct(size: str = "full", seed: int = 0) -> Experiment:
         size=size,
         seed=seed,
         tests={"matched": _tests("distinct", size, seed)},
-        specialised={"distinct": _specialised("distinct", size, seed)},
+        fine_tuned={"distinct": _fine_tuned("distinct", size, seed)},
         num_bootstrap=_bootstrap(size),
     )
 
@@ -197,7 +212,7 @@ def planetary_stellar(size: str = "full", seed: int = 0) -> Experiment:
         seed=seed,
         tests={k: _tests(k, size, seed) for k in ("planetary", "stellar")},
         surveys={f"{sigma:g} mag": Survey(sigma=sigma) for sigma in (0.01, 0.1)},
-        specialised={k: _specialised(k, size, seed) for k in ("planetary", "stellar")},
+        fine_tuned={k: _fine_tuned(k, size, seed) for k in ("planetary", "stellar")},
         num_bootstrap=_bootstrap(size),
     )
 
@@ -222,9 +237,11 @@ def early_detection(size: str = "full", seed: int = 0) -> Experiment:
             ),
         },
         num_bootstrap=_bootstrap(size),
-        num_refits={"smoke": 8, "desk": 500, "full": 5000}[size],
-        num_singles=num_singles,
-        num_impostors={"smoke": 24, "desk": 1000, "full": 20_000}[size],
+        alerts=AlertSizes(
+            num_refits={"smoke": 8, "desk": 500, "full": 5000}[size],
+            num_singles=num_singles,
+            num_contaminants={"smoke": 24, "desk": 1000, "full": 20_000}[size],
+        ),
     )
 
 
@@ -242,56 +259,16 @@ def physical_limits(size: str = "full", seed: int = 0) -> Experiment:
             "planetary": _tests("planetary", size, seed + 400, num_pairs=fewer),
         },
         surveys={f"{sigma:g} mag": Survey(sigma=sigma) for sigma in (0.01, 0.05, 0.1)},
-        rivals=Simulation(
-            num_pairs=min(TRAINING_PAIRS[size], 2 * most), seed=TRAINING_SEED + seed + 400
+        baseline_methods=BaselineMethods(
+            training=Simulation(
+                num_pairs=min(TRAINING_PAIRS[size], 2 * most), seed=TRAINING_SEED + seed + 400
+            ),
+            num_pairs=min(PAIRS[size], most),
         ),
-        num_searched=min(PAIRS[size], most),
         num_bootstrap=_bootstrap(size),
     )
 
 
-def test_set(experiment: Experiment, name: str, *, workers: int | None = None) -> Path:
-    """Simulate the test set `name`, or find it where an earlier run left it."""
-    return _made(experiment.tests[name], workers)
-
-
-def rival_set(experiment: Experiment, *, workers: int | None = None) -> Path:
-    """Simulate the events that classical methods learn from, or find them."""
-    return _made(experiment.rivals, workers)
-
-
-def _made(simulation: Simulation, workers: int | None) -> Path:
-    """A set as one file under `data/sets`."""
-    kind = "population" if simulation.population else "matched"
-    stem = f"{simulation.preset}_{kind}_{simulation.num_pairs}_seed{simulation.seed}"
-    workers = workers or _workers(simulation)
-    return simulate(DATA / "sets" / f"{stem}.npz", simulation, workers=workers)
-
-
-test_set.__test__ = False  # not a test, whatever pytest makes of the name
-
-
-def _workers(simulation: Simulation) -> int | None:
-    """One process for a set that is made before a second one would have started."""
-    return 1 if simulation.num_pairs < 200 else None
-
-
-def observed_set(experiment: Experiment, name: str, survey: str) -> Path:
-    """The events of test set `name` through the survey called `survey`, made or found."""
-    source = test_set(experiment, name)
-    words = "".join(c if c.isalnum() or c == "." else "_" for c in survey)
-    output = source.with_name(f"{source.stem}_through_{words}.npz")
-    if not output.exists():
-        save(output, reobserve(load(source), experiment.surveys[survey], experiment.seed))
-    return output
-
-
-def specialised_run(experiment: Experiment, name: str, *, workers: int | None = None) -> Path:
-    """Train the network made for `name`, or find it where an earlier run left it; resumes."""
-    simulation, config = experiment.specialised[name]
-    workers = workers or _workers(simulation)
-    stem = f"{simulation.preset}_{simulation.num_pairs}_seed{simulation.seed}"
-    data = simulate(DATA / "sets" / f"train_{stem}", simulation, workers=workers)
-    start = weights_hash() if config.start_from else ""
-    recipe = zlib.crc32(f"{simulation}{config}{start}".encode())  # another recipe, another folder
-    return train(data, DATA / "runs" / f"{stem}_{recipe:08x}", config, name=name, resume=True)
+def fingerprint(simulation: Simulation, config: TrainingConfig, start: str) -> str:
+    """Name of a recipe: another recipe, or other weights to start from, get another folder."""
+    return f"{zlib.crc32(f'{simulation}{config}{start}'.encode()):08x}"

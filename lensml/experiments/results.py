@@ -1,62 +1,60 @@
-"""A chapter's numbers and figures, saved with where they came from, and shown again."""
+"""A chapter's run: its sets, its figures and tables, its numbers with their provenance."""
 
-import html
 import io
 import json
-import math
-import operator
 import os
-import platform
 import re
-import subprocess
 import time
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.figure import Figure
 
+from lensml.evaluation import check_unseen
+from lensml.experiments import presets
+from lensml.experiments.machine import OUTPUT_VARIABLE, provenance
+from lensml.experiments.presets import Experiment, fingerprint
+from lensml.experiments.tables import (
+    ResultsTable,
+    comparison_table,
+    plain,
+    results_table,
+    safe_keys,
+)
+from lensml.network import load_network, weights_hash
 from lensml.paths import (
+    DATA,
     FIGURES,
     RESULTS,
     ROOT,
     SIZES,
     InputError,
     atomic_path,
-    available_cores,
     check_size,
 )
+from lensml.simulation import LightCurves, Simulation, load, reobserve, save, simulate
+from lensml.training import train
 
 __all__ = [
     "BENCHMARKS",
     "PERFORMANCE",
     "STUDIES",
-    "OUTPUT_VARIABLE",
-    "Comparison",
-    "benchmark_rows",
+    "Chapter",
     "benchmarks_by_device",
-    "device_name",
-    "flatten",
-    "format_number",
-    "glue_numbers",
+    "compare_with_committed",
+    "display",
     "load_benchmark",
     "load_results",
-    "provenance",
     "results_path",
     "save_figure",
     "save_results",
     "season_thresholds",
-    "show_committed",
-    "target_met",
+    "start",
 ]
 
-OUTPUT_VARIABLE = "LENSML_OUTPUT"  # a folder that takes the repository's place for what is written
-PACKAGES = ("lensml", "torch", "numpy", "VBMicrolensing", "MulensModel", "scikit-learn")
 BENCHMARKS = RESULTS / "benchmarks"  # one folder a device, one file a benchmark and date
 PERFORMANCE = ("simulation", "pspl_fit", "training", "inference", "stream", "memory")
 # Quoted alike, but need data, programs or a GPU that do not come with the package.
@@ -64,7 +62,6 @@ STUDIES = (
     *("real_events", "rtmodel", "search", "seeds", "stream_device"),
     *("baseline_seeds", "distinct_seeds", "stellar_seeds"),
 )
-TARGET = re.compile(r"(>=|<=|<|>) *([\d.,]+)|([\d.]+) *\+- *([\d.]+)")
 LARGEST_FIGURE = 2_000_000  # bytes; a larger svg is stored as png
 SCREEN_DPI = 110  # of figures inside a page
 
@@ -79,70 +76,6 @@ def results_path(chapter: str, size: str) -> Path:
     check_size(size)
     folder = "_build/results" if size == "smoke" else "data/results"
     return output_root() / folder / size / f"{chapter}.json"
-
-
-def provenance(*, size: str, seed: int | Iterable[int], started: float) -> dict[str, Any]:
-    """Say which code, seed, machine and time made a result.
-
-    Args:
-        size: "smoke", "desk" or "full".
-        seed: The seed, or all seeds that were used.
-        started: `time.time()` at the beginning of the run [s].
-    """
-    check_size(size)
-    return {
-        "size": size,
-        "commit": git("rev-parse", "HEAD") or "unknown",
-        "modified": bool(
-            git("status", "--porcelain", "-uno", "--", ".", ":!data/results", ":!figures")
-        ),
-        "seeds": [int(s) for s in np.atleast_1d(np.asarray(seed))],
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "wall_time_s": round(time.time() - started, 1),
-        "device": device_name(),
-        "cores": available_cores(),
-        "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := installed(name))},
-    }
-
-
-def git(*arguments: str) -> str:
-    """Output of a git command in the repository; empty outside of one."""
-    try:
-        run = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return run.stdout.strip()
-
-
-def installed(package: str) -> str | None:
-    """Version of an installed package, None if it is not there."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def device_name() -> str:
-    """The accelerator torch would use, else the processor."""
-    import torch  # late: a reader of committed results need not wait for it
-
-    if torch.cuda.is_available():
-        kind = "ROCm" if torch.version.hip else "CUDA"
-        return f"{torch.cuda.get_device_name(0)} ({kind}, {torch.cuda.device_count()} visible)"
-    return f"CPU, {processor_name()}"
-
-
-def processor_name() -> str:
-    """Model of the processor as Linux names it, else what Python knows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def save_results(
@@ -177,23 +110,6 @@ def save_results(
     with atomic_path(final) as temporary:
         temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return final
-
-
-def plain(value: Any) -> Any:
-    """Turn numpy scalars, arrays and nested mappings into what JSON can hold."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    if isinstance(value, int | np.integer):
-        return int(value)
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    if value is None or isinstance(value, str):
-        return value
-    raise TypeError(f"a result of type {type(value).__name__} cannot be stored: {value!r}")
 
 
 def load_results(chapter: str) -> dict[str, Any] | None:
@@ -236,33 +152,6 @@ def load_benchmark(name: str, root: Path = BENCHMARKS) -> dict[str, Any] | None:
     """The newest record of a benchmark on any device; None if there is none."""
     records = benchmarks_by_device(name, root).values()
     return max(records, key=lambda record: record["provenance"]["date"], default=None)
-
-
-def target_met(value: float | Mapping[str, float], target: str) -> bool | None:
-    """Whether `value` meets `>= 50`, `< 2` or `1.00 +- 0.05`; None without a target."""
-    if not target:
-        return None
-    if (found := TARGET.match(target)) is None:
-        raise ValueError(
-            f"`target` is {target!r}, but '>= 50', '< 2' or '1.00 +- 0.05' was expected"
-        )
-    value = value["value"] if isinstance(value, Mapping) else value
-    relation, limit, centre, width = found.groups()
-    if centre:
-        return abs(value - float(centre)) <= float(width)
-    limit = float(limit.replace(",", ""))
-    compare = {">=": operator.ge, "<=": operator.le, "<": operator.lt, ">": operator.gt}
-    return compare[relation](value, limit)
-
-
-def benchmark_rows(record: Mapping[str, Any]) -> list[list[str]]:
-    """Rows `[quantity, value, target, met or missed]` of one benchmark record, as text."""
-    rows = []
-    for name, value in record["numbers"].items():
-        target = record["marks"].get(name, "")
-        outcome = {None: "", True: "met", False: "missed"}[target_met(value, target)]
-        rows.append([name.replace("_", " "), format_number(value), target, outcome])
-    return rows
 
 
 def save_figure(figure: Figure, name: str, size: str) -> None:
@@ -318,80 +207,9 @@ def display(thing: Any) -> None:
     ipython_display.display(thing)
 
 
-def is_interval(value: Any) -> bool:
-    """Whether `value` is stored as ``{"value", "low", "high"}``."""
-    return isinstance(value, Mapping) and {"value", "low", "high"} <= set(value)
-
-
-def flatten(numbers: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Numbers and intervals under joined names ``a_b``; lists are left out: they need a figure."""
-    flat: dict[str, Any] = {}
-    for key, value in numbers.items():
-        name = "".join(c if c.isalnum() else "_" for c in f"{prefix}{key}")
-        if isinstance(value, Mapping) and not is_interval(value):
-            flat |= flatten(value, f"{name}_")
-        elif not isinstance(value, list | tuple | np.ndarray):
-            flat[name] = value
-    return flat
-
-
-def format_number(value: Any) -> str:
-    """The one way a number is printed: three figures, or the decimals its interval allows."""
-    if is_interval(value):
-        value, low, high = value["value"], value["low"], value["high"]
-        if None in (value, low, high):
-            return format_number(value)
-        decimals = decimals_of(high - low)
-        return f"{value:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
-    if value is None:
-        return "not defined"
-    if isinstance(value, bool | str):
-        return {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
-    if isinstance(value, int | np.integer) or abs(value) >= 1000:
-        return f"{value:,.0f}"
-    if 0.9 < abs(value) < 1:  # what is missing to one is the message
-        return f"{value:.{max(3, decimals_of(2 - 2 * abs(value)))}f}"
-    return f"{value:.3g}"
-
-
-def decimals_of(width: float) -> int:
-    """Decimals that show an interval of this full width with two figures at most."""
-    if width <= 0:
-        return 3
-    return int(np.clip(-math.floor(math.log10(width / 2)), 0, 6))
-
-
-class Comparison:
-    """A table of what was computed here beside what is committed; HTML and plain text."""
-
-    def __init__(self, headings: list[str], rows: list[list[str]], note: str) -> None:
-        self.headings, self.rows, self.note = headings, rows, note
-
-    def __repr__(self) -> str:
-        lines = [self.headings, *self.rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self.headings))]
-        text = [
-            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
-            for line in lines
-        ]
-        return "\n".join([*text, self.note])
-
-    def _repr_html_(self) -> str:
-        def line(cells: list[str], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-        body = "".join(line(row, "td") for row in self.rows)
-        head = line(self.headings, "th")
-        note = re.sub("`(.+?)`", r"<code>\1</code>", html.escape(self.note))
-        return (
-            f'<table class="table"><thead>{head}</thead><tbody>{body}</tbody></table>'
-            f"<p><em>{note}</em></p>"
-        )
-
-
-def show_committed(
+def compare_with_committed(
     chapter: str, numbers: Mapping[str, Any] | None = None, size: str | None = None
-) -> Comparison:
+) -> ResultsTable:
     """Table of a chapter's numbers: computed here (if given) beside the committed result.
 
     Args:
@@ -399,42 +217,138 @@ def show_committed(
         numbers: What this run computed, as given to `save_results`.
         size: Size of this run.
     """
-    record = load_results(chapter)
-    here = flatten(plain(numbers or {}))
-    there = flatten(record["numbers"]) if record else {}
-    headings, columns = ["quantity"], []
-    if numbers is not None:
-        headings.append(f"computed here ({size})")
-        columns.append(here)
-    if record:
-        headings.append(f"committed ({record['provenance']['size']})")
-        columns.append(there)
-    rows = [
-        [name.replace("_", " "), *(format_number(c[name]) if name in c else "-" for c in columns)]
-        for name in dict.fromkeys([*there, *here])
-    ]
-    return Comparison(headings, rows, origin(chapter, record))
+    return comparison_table(chapter, load_results(chapter), numbers, size)
 
 
-def origin(chapter: str, record: Mapping[str, Any] | None) -> str:
-    """One sentence on where the committed numbers come from."""
-    if record is None:
-        return (
-            f"No result of {chapter} is committed yet; "
-            f"`python -m lensml run {chapter} --size desk` makes one."
-        )
-    p = record["provenance"]
-    seeds = ", ".join(map(str, p["seeds"]))
-    changed = " with local changes" if p["modified"] else ""
-    return (
-        f"Committed result: size {p['size']}, commit {p['commit'][:10]}{changed}, seed {seeds}, "
-        f"{p['device']}, {p['wall_time_s']:,.0f} s, {p['date']}."
+def made(simulation: Simulation, workers: int | None = None) -> Path:
+    """A simulated set as one file under `data/sets`, made or found where an earlier run left it."""
+    kind = "population" if simulation.population else "matched"
+    stem = f"{simulation.preset}_{kind}_{simulation.num_pairs}_seed{simulation.seed}"
+    return simulate(
+        DATA / "sets" / f"{stem}.npz", simulation, workers=_workers(simulation, workers)
     )
 
 
-def glue_numbers(numbers: Mapping[str, Any], prefix: str) -> None:
-    """Glue every number under ``prefix_name``, as `format_number` prints it."""
-    from myst_nb import glue
+def _workers(simulation: Simulation, workers: int | None) -> int | None:
+    """One process for a set that is made before a second one would have started."""
+    return workers or (1 if simulation.num_pairs < 200 else None)
 
-    for name, value in flatten(plain(numbers)).items():
-        glue(f"{prefix}_{name}", format_number(value), display=False)
+
+class Chapter:
+    """One run of a chapter: its preset, its clock, and what it shows and saves.
+
+    Attributes:
+        name: File stem of the notebook, such as "02_baseline".
+        size, seed: Of this run.
+        experiment: What the preset of that name combines; None for a chapter without one.
+        figures: Names of the figures shown so far.
+    """
+
+    def __init__(self, name: str, size: str, seed: int = 0, *, sizes_differ: bool = True) -> None:
+        self.name, self.size, self.seed = name, check_size(size), seed
+        preset = getattr(presets, name[3:], None)
+        self.experiment: Experiment | None = preset(size, seed) if preset else None
+        self.figures: list[str] = []
+        self.started = time.time()
+        self._sizes_differ = sizes_differ
+
+    def _repr_html_(self) -> str:
+        return self.experiment._repr_html_() if self.experiment else ""
+
+    @property
+    def num_bootstrap(self) -> int:
+        """Resamples of pairs behind each interval."""
+        return self.experiment.num_bootstrap
+
+    @property
+    def mark(self) -> str:
+        """What tables and figures of size smoke carry; empty at other sizes."""
+        if self.size != "smoke" or not self._sizes_differ:
+            return ""
+        tests = self.experiment.tests.values() if self.experiment else ()
+        pairs = max((test.num_pairs for test in tests), default=0)
+        return f"smoke size: {f'{pairs} pairs, ' * bool(pairs)}not a result"
+
+    def test_path(self, name: str, *, workers: int | None = None) -> Path:
+        """File of the test set `name`, simulated on first use."""
+        return made(self.experiment.tests[name], workers)
+
+    def test_set(self, name: str) -> LightCurves:
+        """The test set `name`.
+
+        Raises:
+            InputError: If the shipped network was trained or validated on one of its events.
+        """
+        path = self.test_path(name)
+        curves = load(path)
+        check_unseen(curves, load_network()[1], path)
+        return curves
+
+    def observed_path(self, name: str, survey: str) -> Path:
+        """File of the events of test set `name` through the survey called `survey`."""
+        source = self.test_path(name)
+        words = "".join(c if c.isalnum() or c == "." else "_" for c in survey)
+        output = source.with_name(f"{source.stem}_through_{words}.npz")
+        if not output.exists():
+            save(output, reobserve(load(source), self.experiment.surveys[survey], self.seed))
+        return output
+
+    def training_set(self) -> LightCurves:
+        """The events that the baseline methods of chapter 8 learn from."""
+        return load(made(self.experiment.baseline_methods.training))
+
+    def fine_tuned(self, name: str, *, workers: int | None = None) -> Path:
+        """Run folder of the network made for `name`; trained on first use, resumes."""
+        simulation, config = self.experiment.fine_tuned[name]
+        stem = f"{simulation.preset}_{simulation.num_pairs}_seed{simulation.seed}"
+        workers = _workers(simulation, workers)
+        data = simulate(DATA / "sets" / f"train_{stem}", simulation, workers=workers)
+        start = weights_hash() if config.start_from else ""
+        folder = DATA / "runs" / f"{stem}_{fingerprint(simulation, config, start)}"
+        return train(data, folder, config, name=name, resume=True)
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """Show a figure and keep it as ``figures/NN_name`` (see `save_figure`)."""
+        self.figures.append(f"{self.name[:2]}_{name}")
+        if self.mark:
+            look = {"color": "0.5", "alpha": 0.5, "rotation": 15, "fontsize": 15}
+            figure.text(0.5, 0.5, self.mark, ha="center", va="center", zorder=10, **look)
+        save_figure(figure, self.figures[-1], self.size)
+
+    def table(
+        self,
+        rows: ResultsTable | Mapping[str, Mapping[str, Any]],
+        columns: Sequence[str] | Mapping[str, str] = (),
+        note: str = "",
+    ) -> ResultsTable:
+        """`results_table` of this run, or a table made before, with the mark of size smoke."""
+        table = rows if isinstance(rows, ResultsTable) else results_table(rows, columns, note)
+        table.note = " ".join(filter(None, [table.note, self.mark and f"({self.mark})"]))
+        return table
+
+    def save(self, numbers: Mapping[str, Any], *, spell_keys: bool = False) -> ResultsTable:
+        """Write the chapter's numbers with their provenance and figures.
+
+        Args:
+            numbers: As `save_results` takes them.
+            spell_keys: Store every key as `result_key` spells it, not as it is.
+
+        Returns:
+            The numbers of this run beside the committed ones.
+        """
+        numbers = safe_keys(numbers) if spell_keys else numbers
+        run = {"size": self.size, "seed": self.seed, "started": self.started}
+        save_results(self.name, numbers, figures=self.figures, **run)
+        return compare_with_committed(self.name, numbers, self.size)
+
+
+def start(name: str, size: str, seed: int = 0, *, sizes_differ: bool = True) -> Chapter:
+    """Begin a chapter: look up its preset, start its clock.
+
+    Args:
+        name: File stem of the notebook; ``02_baseline`` takes `presets.baseline`.
+        size: "smoke", "desk" or "full".
+        seed: Of all that is drawn.
+        sizes_differ: Whether a run at smoke is less than one at desk.
+    """
+    return Chapter(name, size, seed, sizes_differ=sizes_differ)

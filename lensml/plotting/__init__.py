@@ -13,5 +13,4 @@ __getattr__, __dir__, __all__ = exports(
         "alert_latency alerts_by_phase purity_by_prevalence reliability reliability_at_fractions"
     ),
     events="contaminants gallery prior_histograms real_event",
-    classical_plots="fixed_table method_table verdict",
 )

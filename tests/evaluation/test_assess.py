@@ -1,10 +1,9 @@
-"""What a chapter is told about one network on one set, and how it says it."""
+"""What a chapter is told about one network on one set, and what it keeps."""
 
-import numpy as np
 import pytest
 from sets import toy_set
 
-from lensml.evaluation.assess import assert_below_ideal, assess, headline, prose, table
+from lensml.evaluation.assess import assert_below_ideal, assess, headline
 from lensml.evaluation.metrics import roc_auc
 from lensml.simulation import save
 
@@ -33,20 +32,3 @@ def test_a_number_above_the_ideal_observer_is_refused():
     assert_below_ideal({"bound_excess": {"roc_auc": {"z": 2.9}}})
     with pytest.raises(AssertionError, match="roc_auc lies 3.1 sigma above the ideal"):
         assert_below_ideal({"bound_excess": {"roc_auc": {"z": 3.1}}})
-
-
-def test_prose_prints_numbers_and_fails_on_an_unknown_name():
-    numbers = {
-        "auc": {"value": 0.7512, "low": 0.74, "high": 0.76},
-        "deep": {"share": np.float64(0.5)},
-    }
-    text = prose("AUC {{ auc }}, share {{ deep_share }}.", numbers).data
-    assert text == "AUC 0.75 (0.74 to 0.76), share 0.5."
-    with pytest.raises(KeyError):
-        prose("{{ acu }}", numbers)
-
-
-def test_a_table_has_a_dash_where_a_row_has_no_number():
-    text = table({"network": {"roc_auc": 0.75}, "scan": {}}, ["roc_auc"]).data
-    assert text.splitlines()[0].split("|")[2].strip() == "roc auc"
-    assert [line.split("|")[2].strip() for line in text.splitlines()[2:]] == ["0.75", "-"]

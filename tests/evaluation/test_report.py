@@ -85,14 +85,6 @@ def test_shares_above_and_below_a_level_add_up():
     assert (above, below) == (0.5, 0.5)
 
 
-def test_names_of_conditions_become_keys():
-    assert compare.key("5 % missing") == "5_pct_missing"
-    assert compare.key("baseline, 0.1 mag") == "baseline_0p1_mag"
-    assert compare.millimag(0.05) == "50_mmag"
-    assert compare.percent("0.25") == "25_pct"
-    assert compare.slug("wide,\ns > 3") == "wide_s_3_above"
-
-
 def test_fewer_epochs_keep_their_share_of_the_information():
     full = scored(0.02)
     half = replace(full, dchi2=full.dchi2 / 2, epochs=full.epochs / 2)
@@ -119,9 +111,3 @@ def test_found_takes_its_threshold_from_the_singles():
     y = np.array([0] * 100 + [1, 1])
     rank = np.array([*np.linspace(0, 1, 100), 0.995, 0.5])
     assert compare.detected(y, rank).tolist() == [True, False]
-
-
-def test_the_table_has_a_line_for_each_observer():
-    shown = compare.table({"a": compare.summary(scored(), num=10)}, "a note")
-    assert [row[:2] for row in shown.rows] == [["a", "network"], ["a", "ideal"]]
-    assert "a note" in repr(shown)

@@ -12,7 +12,7 @@ import pytest
 from lensml.experiments import book as publish
 from lensml.experiments import notebooks as chapters
 from lensml.experiments import results
-from lensml.paths import InputError
+from lensml.paths import BOOK, InputError
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def tree(tmp_path, monkeypatch):
     folders = {
         "NOTEBOOKS": tmp_path / "notebooks",
         "BUILD": build,
-        "STAGE": build / "book",
+        "EXECUTED": build / "notebooks",
         "LOGS": build / "logs",
         "RECORDS": build / "records",
     }
@@ -47,7 +47,7 @@ def write_chapter(root, name, code, **metadata):
 
 
 def executed(root, name="02_baseline"):
-    return root / "_build" / "book" / "notebooks" / f"{name}.ipynb"
+    return root / "_build" / "notebooks" / f"{name}.ipynb"
 
 
 def printed(path):
@@ -115,6 +115,37 @@ def test_a_paragraph_quotes_results_and_says_when_there_is_none():
 def test_a_number_that_a_committed_result_lacks_stops_the_build():
     with pytest.raises(InputError, match="index.md quotes 'r02_acu'.*known are r02_auc"):
         publish.fill("AUC {{ r02_acu }}.", {"r02": "02_baseline", "r02_auc": "0.75"}, "index.md")
+
+
+def test_numbers_in_a_notebook_are_filled_in_its_markdown_alone():
+    cells = [
+        nbformat.v4.new_markdown_cell("AUC {{ r02_auc }}.\n\n$a_{{b}}$"),
+        nbformat.v4.new_code_cell("print('{{ r02_auc }}')"),
+    ]
+    text = nbformat.writes(nbformat.v4.new_notebook(cells=cells))
+    values = {"r02": "02_baseline", "r02_auc": "0.75"}
+    filled = json.loads(publish.fill_notebook(text, values, "02_baseline.ipynb"))["cells"]
+    assert "".join(filled[0]["source"]) == "AUC 0.75.\n\n$a_{{b}}$"
+    assert "".join(filled[1]["source"]) == "print('{{ r02_auc }}')"
+    wrong = text.replace("AUC {{ r02_auc }}", "AUC {{ r02_acu }}")
+    with pytest.raises(InputError, match="02_baseline.ipynb quotes 'r02_acu'.*known are r02_auc"):
+        publish.fill_notebook(wrong, values, "02_baseline.ipynb")
+
+
+def pages():
+    markdown = {path.name: path.read_text() for path in BOOK.glob("*.md")}
+    return markdown | {f"{name}.ipynb": source(name) for name in book_names()}
+
+
+def source(name):
+    cells = json.loads((chapters.NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]
+    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
+def test_every_quoted_number_of_pages_and_notebooks_is_committed():
+    values = publish.quotable()
+    for name, text in pages().items():
+        assert "Waits for" not in publish.fill(text, values, name), name
 
 
 def book_names():

@@ -38,7 +38,7 @@ def test_no_chapter_tests_on_events_of_training(preset, size):
     experiment = preset(size)
     config = load_network()[1]
     seen = {(p["preset"], p["seed"]) for k in ("trained_on", "validated_on") for p in config[k]}
-    seen |= {(s.preset, s.seed) for s, _ in experiment.specialised.values()}
+    seen |= {(s.preset, s.seed) for s, _ in experiment.fine_tuned.values()}
     tests = {(t.preset, t.seed) for t in experiment.tests.values()}
     assert not tests & seen
 
@@ -52,13 +52,3 @@ def test_another_seed_means_other_test_events(preset):
 def test_an_unknown_size_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match="'huge'.*smoke, desk, full"):
         presets.baseline("huge")
-
-
-def test_a_test_set_is_made_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(presets, "DATA", tmp_path)
-    experiment = presets.distinct("smoke")
-    name = next(iter(experiment.tests))
-    path = presets.test_set(experiment, name, workers=1)
-    made = path.stat().st_mtime_ns
-    assert presets.test_set(experiment, name, workers=1) == path
-    assert path.stat().st_mtime_ns == made and path.is_relative_to(tmp_path)

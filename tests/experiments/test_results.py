@@ -4,7 +4,6 @@ import json
 import time
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pytest
 
 from lensml.experiments import results
@@ -51,12 +50,6 @@ def test_a_result_says_where_it_comes_from(repository):
     assert record["figures"] == ["02_roc"]
 
 
-def test_numpy_and_undefined_numbers_become_json(repository):
-    numbers = {"a": np.float32(0.5), "b": np.arange(2), "c": np.nan, "d": {"e": np.bool_(True)}}
-    stored = json.loads(save("desk", numbers).read_text())["numbers"]
-    assert stored == {"a": 0.5, "b": [0, 1], "c": None, "d": {"e": True}}
-
-
 def test_what_json_cannot_hold_is_refused_and_the_old_result_stays(repository):
     path = save("desk", {"auc": 0.7})
     with pytest.raises(TypeError, match="set cannot be stored"):
@@ -77,31 +70,6 @@ def test_a_killed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_an_unknown_size_is_named():
     with pytest.raises(InputError, match="'huge'.*smoke, desk, full"):
         results.results_path("02_baseline", "huge")
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        ({"value": 0.9712, "low": 0.965, "high": 0.9743}, "0.971 (0.965 to 0.974)"),
-        ({"value": 23.4, "low": 20.1, "high": 27.9}, "23 (20 to 28)"),
-        ({"value": 0.5, "low": None, "high": None}, "0.5"),
-        (0.012345, "0.0123"),
-        (0.9995, "0.9995"),
-        (0.95, "0.950"),
-        (1234567, "1,234,567"),
-        (1.0, "1"),
-        (None, "not defined"),
-        (True, "yes"),
-        ("distinct", "distinct"),
-    ],
-)
-def test_a_number_shows_as_many_figures_as_its_interval_allows(value, text):
-    assert results.format_number(value) == text
-
-
-def test_nested_numbers_get_joined_names_and_lists_are_left_out():
-    numbers = {"auc": {"0.1 mag": 0.8, "ideal": {"value": 1, "low": 0, "high": 2}}, "curve": [1, 2]}
-    assert set(results.flatten(numbers)) == {"auc_0_1_mag", "auc_ideal"}
 
 
 def figure(scale=1.0):
@@ -136,7 +104,7 @@ def test_a_figure_too_large_for_svg_is_stored_as_png(repository, monkeypatch):
 
 def test_the_table_shows_both_results_and_their_origin(repository):
     save("desk", {"auc": {"value": 0.75, "low": 0.7, "high": 0.8}, "pairs": 3000})
-    table = results.show_committed("02_baseline", {"auc": 0.6}, "smoke")
+    table = results.compare_with_committed("02_baseline", {"auc": 0.6}, "smoke")
     assert table.headings == ["quantity", "computed here (smoke)", "committed (desk)"]
     assert ["auc", "0.6", "0.75 (0.70 to 0.80)"] in table.rows
     assert ["pairs", "-", "3,000"] in table.rows
@@ -145,7 +113,9 @@ def test_the_table_shows_both_results_and_their_origin(repository):
 
 
 def test_without_a_committed_result_the_table_says_how_to_make_one(repository):
-    assert "lensml run 02_baseline --size desk" in results.show_committed("02_baseline").note
+    assert (
+        "lensml run 02_baseline --size desk" in results.compare_with_committed("02_baseline").note
+    )
 
 
 def test_another_folder_can_take_the_repository_s_place(repository, tmp_path, monkeypatch):
@@ -162,3 +132,57 @@ def test_thresholds_come_from_the_stored_chapter_whichever_way_it_keeps_them():
     for record in (None, {"numbers": {}}):
         with pytest.raises(InputError, match="chapter 07 keeps an alert threshold"):
             season_thresholds(record)
+
+
+@pytest.fixture
+def chapter(repository, monkeypatch):
+    """Chapter 3 at size smoke in an empty repository."""
+    monkeypatch.setattr(results, "DATA", repository / "data")
+    return results.start("03_distinct", "smoke")
+
+
+def test_a_test_set_is_made_once(chapter, repository):
+    path = chapter.test_path("matched", workers=1)
+    made = path.stat().st_mtime_ns
+    assert chapter.test_path("matched", workers=1) == path
+    assert path.stat().st_mtime_ns == made and path.is_relative_to(repository)
+    assert len(chapter.test_set("matched")) == 2 * chapter.experiment.tests["matched"].num_pairs
+
+
+def test_a_test_set_with_events_of_training_is_refused(chapter, monkeypatch):
+    network, config = results.load_network()
+    test = chapter.experiment.tests["matched"]
+    seen = {"preset": test.preset, "seed": test.seed, "first": 0, "stop": 10}
+    monkeypatch.setattr(results, "load_network", lambda: (network, {"trained_on": [seen]}))
+    with pytest.raises(InputError, match="10 of its 48 events"):
+        chapter.test_set("matched")
+
+
+def test_a_chapter_without_a_preset_has_no_experiment(repository):
+    chapter = results.start("10_speed", "smoke")
+    assert chapter.experiment is None and chapter.mark == "smoke size: not a result"
+    assert results.start("09_real_events", "smoke", sizes_differ=False).mark == ""
+
+
+def test_figures_and_tables_of_size_smoke_are_marked(chapter):
+    drawn = figure()
+    chapter.figure(drawn, "roc")
+    assert [t.get_text() for t in drawn.texts] == ["smoke size: 48 pairs, not a result"]
+    table = chapter.table({"network": {"auc": 0.5}}, ["auc"], "Intervals are 95 %.")
+    assert table.note == "Intervals are 95 %. (smoke size: 48 pairs, not a result)"
+    clean = figure()
+    large = results.start("03_distinct", "desk")
+    large.figure(clean, "roc")
+    assert not clean.texts and large.table({"a": {"b": 1}}, ["b"]).note == ""
+
+
+def test_a_chapter_saves_its_numbers_with_its_figures_and_spelled_keys(chapter, repository):
+    chapter.figure(figure(), "roc")
+    table = chapter.save({"0.1 mag": {"auc": 0.6}}, spell_keys=True)
+    record = json.loads((repository / "_build/results/smoke/03_distinct.json").read_text())
+    assert record["numbers"] == {"100_mmag": {"auc": 0.6}} and record["figures"] == ["03_roc"]
+    assert record["provenance"]["seeds"] == [0]
+    assert ["100_mmag_auc", "0.6"] in table.rows
+    chapter.save({"0.1 mag": 1})
+    record = json.loads((repository / "_build/results/smoke/03_distinct.json").read_text())
+    assert record["numbers"] == {"0.1 mag": 1}

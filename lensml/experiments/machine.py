@@ -1,0 +1,130 @@
+"""The machine: what it has, what is missing, what will be slow; where a result comes from."""
+
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lensml.paths import ROOT, WEIGHTS, available_cores, check_size
+
+__all__ = ["OUTPUT_VARIABLE", "device_name", "preflight", "provenance"]
+
+OUTPUT_VARIABLE = "LENSML_OUTPUT"  # a folder that takes the repository's place for what is written
+
+NEEDED = ("torch", "VBMicrolensing", "numpy", "scipy", "matplotlib", "seaborn", "scikit-learn")
+NEEDED_FOR_THE_BOOK = ("jupyterlab", "papermill", "jupyter-book", "ipywidgets", "MulensModel")
+RECORDED = ("lensml", "torch", "numpy", "VBMicrolensing", "MulensModel", "scikit-learn")
+FULL_SET_GB = 25  # 500,000 pairs of 1500 epochs, observed and noise-free, in float32
+
+
+def installed(package: str) -> str | None:
+    """Version of an installed package, None if it is not there."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def git(*arguments: str) -> str:
+    """Output of a git command in the repository; empty outside of one."""
+    try:
+        run = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return run.stdout.strip()
+
+
+def device_name() -> str:
+    """The accelerator torch would use, else the processor."""
+    import torch  # late: `lensml run` starts kernels and needs no network itself
+
+    if torch.cuda.is_available():
+        kind = "ROCm" if torch.version.hip else "CUDA"
+        return f"{torch.cuda.get_device_name(0)} ({kind}, {torch.cuda.device_count()} visible)"
+    return f"CPU, {processor_name()}"
+
+
+def processor_name() -> str:
+    """Model of the processor as Linux names it, else what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def provenance(*, size: str, seed: int | Iterable[int], started: float) -> dict[str, Any]:
+    """Code, seeds, machine and time behind a result.
+
+    Args:
+        size: "smoke", "desk" or "full".
+        seed: The seed, or all seeds that were used.
+        started: `time.time()` at the beginning of the run [s].
+    """
+    check_size(size)
+    return {
+        "size": size,
+        "commit": git("rev-parse", "HEAD") or "unknown",
+        "modified": bool(
+            git("status", "--porcelain", "-uno", "--", ".", ":!data/results", ":!figures")
+        ),
+        "seeds": [int(s) for s in np.atleast_1d(np.asarray(seed))],
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "wall_time_s": round(time.time() - started, 1),
+        "device": device_name(),
+        "cores": available_cores(),
+        "python": platform.python_version(),
+        "versions": {name: found for name in RECORDED if (found := installed(name))},
+    }
+
+
+def preflight(folder: Path | str = ".") -> dict[str, Any]:
+    """Look at hardware, versions, disk and memory.
+
+    Args:
+        folder: Where results would be written.
+
+    Returns:
+        `facts` (name to value), `slow` (what to expect), `missing` (what must be installed).
+    """
+    import torch
+
+    from lensml.network import bf16_supported, find_device
+
+    device = find_device()
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    backend = "ROCm" if torch.version.hip else "CUDA" if torch.version.cuda else "CPU build"
+    versions = {p: installed(p) for p in (*NEEDED, *NEEDED_FOR_THE_BOOK)}
+    cores = available_cores()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    disk = shutil.disk_usage(folder).free / 1e9
+    facts = {
+        "python": platform.python_version(),
+        "device": ", ".join(gpus) or f"CPU ({platform.machine()})",
+        "torch backend": backend,
+        "cores": cores,
+        "memory [GB]": round(memory, 1),
+        "free disk [GB]": round(disk, 1),
+        "bfloat16": "yes" if bf16_supported(device) else "emulated",
+        "shipped weights": "yes" if (WEIGHTS / "model.safetensors").exists() else "none",
+    } | {p: v or "MISSING" for p, v in versions.items()}
+    slow = []
+    if not gpus:
+        slow.append("no GPU: size `desk` is meant for this machine, `full` would take weeks")
+    if cores < 8:
+        slow.append(f"{cores} cores: simulation at full size takes {20 // cores} minutes or more")
+    if disk < FULL_SET_GB:
+        slow.append(f"{disk:.0f} GB of disk: a full set needs {FULL_SET_GB} GB")
+    missing = [f"{p}: pip install {p}" for p, v in versions.items() if v is None]
+    return {"facts": facts, "slow": slow, "missing": missing}

@@ -1,0 +1,292 @@
+"""Numbers as text, names as JSON keys, and tables of results."""
+
+import html
+import math
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "ResultsTable",
+    "benchmark_rows",
+    "comparison_table",
+    "flatten",
+    "format_number",
+    "observers_table",
+    "plain",
+    "recall_table",
+    "result_key",
+    "results_table",
+    "safe_keys",
+    "target_met",
+    "worse_bins_text",
+]
+
+TARGET = re.compile(r"(>=|<=|<|>) *([\d.,]+)|([\d.]+) *\+- *([\d.]+)")
+OBSERVER_COLUMNS = {
+    "roc_auc": "ROC AUC",
+    "balanced_accuracy": "balanced accuracy",
+    "recall_at_1pct": "recall at 1 % false positives",
+    "dchi2_at_half_recall": "delta-chi2 at 50 % recall",
+    "bound_z": "network above ideal [standard errors]",
+}
+
+
+def plain(value: Any) -> Any:
+    """Convert numpy scalars, arrays and nested mappings to what JSON can hold; NaN to None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, str):
+        return value
+    raise TypeError(f"a result of type {type(value).__name__} cannot be stored: {value!r}")
+
+
+def is_interval(value: Any) -> bool:
+    """Whether `value` is stored as ``{"value", "low", "high"}``."""
+    return isinstance(value, Mapping) and {"value", "low", "high"} <= set(value)
+
+
+def flatten(numbers: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Numbers and intervals under joined names ``a_b``; lists are left out: they need a figure."""
+    flat: dict[str, Any] = {}
+    for key, value in numbers.items():
+        name = "".join(c if c.isalnum() else "_" for c in f"{prefix}{key}")
+        if isinstance(value, Mapping) and not is_interval(value):
+            flat |= flatten(value, f"{name}_")
+        elif not isinstance(value, list | tuple | np.ndarray):
+            flat[name] = value
+    return flat
+
+
+def result_key(name: str) -> str:
+    """Key under which a result of that name is stored.
+
+    "0.05 mag" becomes "50_mmag", "25 %" "25_pct", "baseline, 0.1 mag" "baseline_0p1_mag" and
+    "wide, s > 3" "wide_s_3_above"; a name without blanks keeps its characters, but for hyphens
+    beside a letter.
+    """
+    if found := re.fullmatch(r"([\d.]+) (mag|%)", name):
+        number, unit = found.groups()
+        return f"{1000 * float(number):g}_mmag" if unit == "mag" else f"{number}_pct"
+    if not re.search(r"\s", name):
+        return re.sub(r"(?<=[A-Za-z])-|-(?=[A-Za-z])", "_", name)
+    side = "_above" if ">" in name else "_below" if "<" in name else ""
+    spelled = name.lower().replace("%", " pct ").replace(".", "p").replace("_", "")
+    return re.sub(r"[^a-z0-9]+", "_", spelled).strip("_") + side
+
+
+def safe_keys(numbers: Any) -> Any:
+    """`numbers` with every key as `result_key` spells it."""
+    if isinstance(numbers, Mapping):
+        return {result_key(str(key)): safe_keys(value) for key, value in numbers.items()}
+    return numbers
+
+
+def format_number(value: Any) -> str:
+    """The one way a number is printed: three figures, or the decimals its interval allows."""
+    if is_interval(value):
+        value, low, high = value["value"], value["low"], value["high"]
+        if None in (value, low, high):
+            return format_number(value)
+        decimals = decimals_of(high - low)
+        return f"{value:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
+    if value is None:
+        return "not defined"
+    if isinstance(value, bool | str):
+        return {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
+    if isinstance(value, int | np.integer) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if 0.9 < abs(value) < 1:  # what is missing to one is the message
+        return f"{value:.{max(3, decimals_of(2 - 2 * abs(value)))}f}"
+    return f"{value:.3g}"
+
+
+def decimals_of(width: float) -> int:
+    """Decimals that show an interval of this full width with two figures at most."""
+    if width <= 0:
+        return 3
+    return int(np.clip(-math.floor(math.log10(width / 2)), 0, 6))
+
+
+class ResultsTable:
+    """Headings, rows of text and a note; as HTML, Markdown and plain text."""
+
+    def __init__(
+        self, headings: Sequence[str], rows: Sequence[Sequence[str]], note: str = ""
+    ) -> None:
+        self.headings, self.rows, self.note = list(headings), [list(r) for r in rows], note
+
+    def __repr__(self) -> str:
+        lines = [self.headings, *self.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.headings))]
+        text = [
+            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+            for line in lines
+        ]
+        return "\n".join([*text, self.note])
+
+    def _repr_html_(self) -> str:
+        def line(cells: list[str], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+        body = "".join(line(row, "td") for row in self.rows)
+        head = line(self.headings, "th")
+        note = re.sub("`(.+?)`", r"<code>\1</code>", html.escape(self.note))
+        return (
+            f'<table class="table"><thead>{head}</thead><tbody>{body}</tbody></table>'
+            + f"<p><em>{note}</em></p>" * bool(note)
+        )
+
+    def markdown(self) -> str:
+        """The rows as a Markdown table, without the note; empty if there is no row."""
+        if not self.rows:
+            return ""
+        lines = [self.headings, ["---"] * len(self.headings), *self.rows]
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def results_table(
+    rows: Mapping[str, Mapping[str, Any]],
+    columns: Sequence[str] | Mapping[str, str],
+    note: str = "",
+) -> ResultsTable:
+    """One row a name, a column a number; a dash where a row has no such number.
+
+    Args:
+        rows: Name to the numbers and intervals of its row.
+        columns: Keys of these numbers, or a mapping from key to heading.
+        note: What stands below the table.
+    """
+    if not isinstance(columns, Mapping):
+        columns = {key: str(key).replace("_", " ") for key in columns}
+    cells = [
+        [name, *(format_number(plain(row[key])) if key in row else "-" for key in columns)]
+        for name, row in rows.items()
+    ]
+    return ResultsTable(["", *columns.values()], cells, note)
+
+
+def observers_table(summaries: Mapping[str, Mapping[str, Any]], note: str = "") -> ResultsTable:
+    """Network and ideal observer of each condition, one row each (`evaluation.summary`)."""
+    rows = {}
+    for name, summary in summaries.items():
+        rows[f"{name}: network"] = summary["network"] | {"bound_z": summary["bound_z"]}
+        rows[f"{name}: ideal observer"] = summary["ideal"]
+    return results_table(rows, OBSERVER_COLUMNS, note)
+
+
+def recall_table(
+    by_method: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str], note: str = ""
+) -> ResultsTable:
+    """One row a method: the numbers named in `columns`, then its recall in bins of delta-chi2."""
+    bins = next(iter(by_method.values()))["recall_by_dchi2"]
+    headings = dict(columns) | {b["bin"]: f"{b['bin']} ({b['binaries']})" for b in bins}
+    rows = {
+        name: {key: found[key] for key in columns if key in found}
+        | {b["bin"]: b["recall"] for b in found["recall_by_dchi2"] if b["binaries"]}
+        for name, found in by_method.items()
+    }
+    return results_table(rows, headings, note)
+
+
+def worse_bins_text(worse: Sequence[Mapping[str, Any]], above: float = 25.0) -> str:
+    """In which bins of delta-chi2 a classical method finds more than the network, in words."""
+    start = rf"Above $\Delta\chi^2$ = {above:g}"
+    if not worse:
+        return f"{start} no classical method finds more than the network in any bin."
+    bins = dict.fromkeys(row["bin"] for row in worse)
+    each = [_one_bin([row for row in worse if row["bin"] == name]) for name in bins]
+    return f"{start} the network finds less than a classical method {'; '.join(each)}."
+
+
+def _one_bin(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The method that leads in one bin, by how much, and how many others are ahead."""
+    lead = max(rows, key=lambda row: row["other"])
+    certain = sum(row["certain"] for row in rows)
+    gap = {key: round(value, 2) for key, value in lead["difference"].items()}
+    ahead = f"{len(rows)} method{'s' * (len(rows) > 1)} ahead, {certain} of them beyond chance"
+    return (
+        f"at {lead['bin']} (recall {lead['network']:.2f} against {lead['other']:.2f} of "
+        f"{lead['method']}, {lead['binaries']} binaries, difference {gap['value']:.2f}, "
+        f"{gap['low']:.2f} to {gap['high']:.2f}; {ahead})"
+    )
+
+
+def comparison_table(
+    chapter: str,
+    record: Mapping[str, Any] | None,
+    numbers: Mapping[str, Any] | None = None,
+    size: str | None = None,
+) -> ResultsTable:
+    """Numbers computed here (if given) beside those of the committed record, one row a name.
+
+    Args:
+        chapter: File stem of the notebook.
+        record: Its committed record, None if there is none.
+        numbers: What this run computed.
+        size: Size of this run.
+    """
+    columns = {f"computed here ({size})": flatten(plain(numbers))} if numbers is not None else {}
+    if record:
+        heading = f"committed ({record['provenance']['size']})"
+        columns = columns | {heading: flatten(record["numbers"])}
+    names = dict.fromkeys(name for found in reversed(columns.values()) for name in found)
+    rows = [
+        [name, *(format_number(c[name]) if name in c else "-" for c in columns.values())]
+        for name in names
+    ]
+    return ResultsTable(["quantity", *columns], rows, provenance_line(chapter, record))
+
+
+def provenance_line(chapter: str, record: Mapping[str, Any] | None) -> str:
+    """One sentence on where the committed numbers come from."""
+    if record is None:
+        return (
+            f"No result of {chapter} is committed yet; "
+            f"`python -m lensml run {chapter} --size desk` makes one."
+        )
+    p = record["provenance"]
+    seeds = ", ".join(map(str, p["seeds"]))
+    changed = " with local changes" if p["modified"] else ""
+    return (
+        f"Committed result: size {p['size']}, commit {p['commit'][:10]}{changed}, seed {seeds}, "
+        f"{p['device']}, {p['wall_time_s']:,.0f} s, {p['date']}."
+    )
+
+
+def target_met(value: float | Mapping[str, float], target: str) -> bool | None:
+    """Whether `value` meets `>= 50`, `< 2` or `1.00 +- 0.05`; None without a target."""
+    if not target:
+        return None
+    if (found := TARGET.match(target)) is None:
+        raise ValueError(
+            f"`target` is {target!r}, but '>= 50', '< 2' or '1.00 +- 0.05' was expected"
+        )
+    value = value["value"] if isinstance(value, Mapping) else value
+    relation, limit, centre, width = found.groups()
+    if centre:
+        return abs(value - float(centre)) <= float(width)
+    limit = float(limit.replace(",", ""))
+    compare = {">=": operator.ge, "<=": operator.le, "<": operator.lt, ">": operator.gt}
+    return compare[relation](value, limit)
+
+
+def benchmark_rows(record: Mapping[str, Any]) -> list[list[str]]:
+    """Rows `[quantity, value, target, met or missed]` of one benchmark record, as text."""
+    rows = []
+    for name, value in record["numbers"].items():
+        target = record["marks"].get(name, "")
+        outcome = {None: "", True: "met", False: "missed"}[target_met(value, target)]
+        rows.append([name.replace("_", " "), format_number(value), target, outcome])
+    return rows

@@ -1,0 +1,41 @@
+"""What the machine has and lacks is reported before a long run begins."""
+
+import time
+
+from lensml.cli import main
+from lensml.experiments import machine
+
+
+def test_a_result_names_code_seeds_machine_and_time():
+    origin = machine.provenance(size="desk", seed=[0, 1], started=time.time() - 5)
+    assert origin["seeds"] == [0, 1] and origin["wall_time_s"] >= 5 and origin["size"] == "desk"
+    assert {"commit", "modified", "device", "date", "python"} <= set(origin)
+    assert {"lensml", "torch", "numpy", "VBMicrolensing"} <= set(origin["versions"])
+
+
+def test_facts_name_the_hardware_and_every_needed_package():
+    report = machine.preflight()
+    for name in ("python", "device", "cores", "memory [GB]", "free disk [GB]", "torch backend"):
+        assert report["facts"][name]
+    assert {"torch", "VBMicrolensing"} <= report["facts"].keys()
+
+
+def test_a_missing_package_ends_with_exit_code_1_and_the_way_to_install_it(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "NEEDED", ("torch", "no-such-package"))
+    assert main(["preflight"]) == 1
+    assert "no-such-package: pip install no-such-package" in capsys.readouterr().err
+
+
+def test_with_everything_there_it_ends_well(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "NEEDED", ("torch",))
+    monkeypatch.setattr(machine, "NEEDED_FOR_THE_BOOK", ())
+    assert main(["preflight"]) == 0
+    out = capsys.readouterr()
+    assert "device" in out.out and not out.err
+
+
+def test_little_disk_and_few_cores_are_reported_as_slow(monkeypatch):
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(machine, "FULL_SET_GB", 1e9)
+    slow = " ".join(machine.preflight()["slow"])
+    assert "2 cores" in slow and "GB of disk" in slow

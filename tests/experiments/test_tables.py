@@ -1,0 +1,142 @@
+"""A number is printed one way, a result's key is spelled one way, a table has one shape."""
+
+import numpy as np
+import pytest
+from sets import planted
+
+from lensml import evaluation
+from lensml.experiments import tables
+from lensml.experiments.tables import (
+    ResultsTable,
+    flatten,
+    format_number,
+    observers_table,
+    plain,
+    recall_table,
+    result_key,
+    results_table,
+    safe_keys,
+    worse_bins_text,
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"value": 0.9712, "low": 0.965, "high": 0.9743}, "0.971 (0.965 to 0.974)"),
+        ({"value": 23.4, "low": 20.1, "high": 27.9}, "23 (20 to 28)"),
+        ({"value": 0.5, "low": None, "high": None}, "0.5"),
+        (0.012345, "0.0123"),
+        (0.9995, "0.9995"),
+        (0.95, "0.950"),
+        (1234567, "1,234,567"),
+        (1.0, "1"),
+        (None, "not defined"),
+        (True, "yes"),
+        ("distinct", "distinct"),
+    ],
+)
+def test_a_number_shows_as_many_figures_as_its_interval_allows(value, text):
+    assert format_number(value) == text
+
+
+def test_nested_numbers_get_joined_names_and_lists_are_left_out():
+    numbers = {"auc": {"0.1 mag": 0.8, "ideal": {"value": 1, "low": 0, "high": 2}}, "curve": [1, 2]}
+    assert set(flatten(numbers)) == {"auc_0_1_mag", "auc_ideal"}
+
+
+def test_numpy_and_undefined_numbers_become_json():
+    numbers = {"a": np.float32(0.5), "b": np.arange(2), "c": np.nan, "d": {"e": np.bool_(True)}}
+    assert plain(numbers) == {"a": 0.5, "b": [0, 1], "c": None, "d": {"e": True}}
+    with pytest.raises(TypeError, match="set cannot be stored"):
+        plain({"auc": {1, 2}})
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("5 % missing", "5_pct_missing"),
+        ("nights of 8 h", "nights_of_8_h"),
+        ("baseline, 0.1 mag", "baseline_0p1_mag"),
+        ("0.05 mag", "50_mmag"),
+        ("25 %", "25_pct"),
+        ("0.1 %", "0.1_pct"),
+        ("at 10 %", "at_10_pct"),
+        ("wide,\ns > 3", "wide_s_3_above"),
+        ("q < 0.01", "q_0p01_below"),
+        ("$u_0$ < 0.1", "u0_0p1_below"),
+        ("single-lens refit", "single_lens_refit"),
+        ("OGLE-2003-BLG-235", "OGLE_2003_BLG_235"),
+        ("recall_at_0.1pct", "recall_at_0.1pct"),
+        ("75-160", "75-160"),
+        (">500", ">500"),
+        ("50_mmag", "50_mmag"),
+    ],
+)
+def test_names_of_conditions_become_keys(name, key):
+    assert result_key(name) == key
+
+
+def test_keys_are_spelled_at_every_depth_and_values_stay():
+    numbers = {"0.1 mag": {"q < 0.01": 0.5, "curve": [{"s > 3": 1}]}}
+    assert safe_keys(numbers) == {"100_mmag": {"q_0p01_below": 0.5, "curve": [{"s > 3": 1}]}}
+
+
+def test_a_table_has_a_dash_where_a_row_has_no_number():
+    table = results_table({"network": {"roc_auc": 0.75}, "scan": {}}, ["roc_auc"], "a note")
+    assert table.headings == ["", "roc auc"]
+    assert table.rows == [["network", "0.75"], ["scan", "-"]]
+    assert "a note" in repr(table) and "<td>0.75</td>" in table._repr_html_()
+    assert table.markdown().splitlines()[2] == "| network | 0.75 |"
+    assert ResultsTable(["a"], []).markdown() == ""
+
+
+def test_columns_may_have_headings_of_their_own():
+    table = results_table({"a": {"x": 1}}, {"x": "number of pairs"})
+    assert table.headings == ["", "number of pairs"]
+
+
+def test_the_observers_table_has_a_line_for_each_observer():
+    scores = dict.fromkeys(("roc_auc", "balanced_accuracy", "recall_at_1pct"), 0.5)
+    summary = {"network": scores, "ideal": scores, "bound_z": -2.0}
+    table = observers_table({"0.1 mag": summary})
+    assert [row[0] for row in table.rows] == ["0.1 mag: network", "0.1 mag: ideal observer"]
+    assert [row[-1] for row in table.rows] == ["-2", "-"]
+
+
+@pytest.fixture(scope="module")
+def methods():
+    y, dchi2, pair, good, bad = planted()
+    scores = {"network": bad, "anomaly templates": good, "ideal observer": good + 1e-3 * bad}
+    worse = evaluation.bins_where_worse(bad, {"anomaly templates": good}, y, dchi2, pair, num=60)
+    return evaluation.compare(scores, y, dchi2, pair, num=40), worse
+
+
+def test_the_recall_table_has_a_row_a_method_and_a_column_a_bin(methods):
+    table = recall_table(methods[0], {"roc_auc": "ROC AUC"})
+    bins = methods[0]["network"]["recall_by_dchi2"]
+    assert [row[0] for row in table.rows] == list(methods[0])
+    assert table.headings[:2] == ["", "ROC AUC"] and len(table.headings) == 2 + len(bins)
+    assert {len(row) for row in table.rows} == {len(table.headings)}
+
+
+def test_the_sentence_names_bin_method_and_interval(methods):
+    text = worse_bins_text(methods[1])
+    assert "at 75-160 (recall 0" in text and "of anomaly templates" in text
+    assert "beyond chance" in text and text.endswith(".")
+    assert "no classical method" in worse_bins_text([])
+
+
+def test_a_result_beside_the_committed_one_shows_where_that_comes_from():
+    provenance = {"size": "desk", "commit": "0123456789ab", "modified": False, "seeds": [0, 1]}
+    provenance |= {"device": "CPU", "wall_time_s": 5.0, "date": "2026-11-26 10:00 UTC"}
+    stored = {"auc": {"value": 0.75, "low": 0.7, "high": 0.8}, "pairs": 3000}
+    record = {"numbers": stored, "provenance": provenance}
+    table = tables.comparison_table("02_baseline", record, {"auc": 0.6, "new": 1}, "smoke")
+    assert table.headings == ["quantity", "computed here (smoke)", "committed (desk)"]
+    assert table.rows == [
+        ["auc", "0.6", "0.75 (0.70 to 0.80)"],
+        ["pairs", "-", "3,000"],
+        ["new", "1", "-"],
+    ]
+    assert "seed 0, 1" in table.note and "size desk" in table.note
