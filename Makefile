@@ -13,8 +13,9 @@ INSTALLED := $(VENV)/.installed
 book: $(INSTALLED)
 	$(RUN) -m lensml book --size $(SIZE)
 
+# Files of tests side by side, one process a core; `.venv/bin/python -m pytest tests/ROOM` runs a few.
 test: $(INSTALLED)
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # Some minutes; `make bench FULL=1` takes longer and keeps its numbers under data/results/benchmarks.
 bench: $(INSTALLED)

@@ -1,6 +1,10 @@
-"""Every chapter at size smoke and the book, made once in a copy of the tree for all tests."""
+"""One thread a process where tests run side by side; the book, built once for all its tests."""
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch and NumPy are imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import shutil
 import subprocess
 import sys
@@ -11,6 +15,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("lensml", "notebooks", "book", "data/results", "figures", "_config.yml", "_toc.yml")
+LONGEST = ("test_notebooks.py", "test_run.py", "test_classifier.py")  # begun first
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """Longest files first, so that no process waits for another at the end."""
+    items.sort(
+        key=lambda item: (
+            LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
+        )
+    )
 
 
 @pytest.fixture(scope="session")
