@@ -1,16 +1,16 @@
-"""Training beside the thesis' recipe in the same run, and beside what the device could do.
+"""Training against the thesis' recipe in the same run, and against the limits of the device.
 
-    python -m benchmarks.performance.training [--quick] [--plain] [--turns N] [--rows R] [--seed 0]
+    python -m benchmarks.performance.training [--quick] [--turns N] [--rows R] [--seed 0]
 
 The recipe: a torch DataLoader over rows of an .npz, float32, the network as it is written (eager),
 AdamW without fusing, denormal numbers as they come. It gets our features, which are cheaper than
-its own would be. Each has a process of its own and they work in turns, so that a busy machine slows
-both alike: in batches of the command's default and, on a CPU, of 128. Then, for ours alone: shares
-of a step, precision, threads, growth with the epochs of a curve; and the roofline: operations and
-bytes of a curve, the rates of this device measured here, the fraction reached. All that is of the
-network without its expert, for the recipe makes no refits. Last, the network as it ships: its pace
-in batches of R, and what refits take of a step. Runs unchanged on a GPU, where torch.compile is
-used unless `--plain`; with `--quick` in the race alone, for each shape takes long to compile.
+its own would be. Each runs in a process of its own and they take turns, so that a busy machine
+slows both alike: in batches of the command's default and, on a CPU, of 128. Then, for ours alone:
+fraction of a step by part, precision, threads, growth with the epochs of a curve; and the roofline:
+operations and bytes of a curve, the rates of this device measured here, the fraction reached. All
+of these are of the network without its residual-map encoder, for the recipe makes no refits. Last,
+the network as it ships: its rate in batches of R, and the fraction of a step its refits take. Runs
+unchanged on a GPU.
 """
 
 import argparse
@@ -46,18 +46,19 @@ from lensml.network import (
 )
 from lensml.simulation import Simulation, Survey, draw_torch, load, observe, simulate
 from lensml.training import (
+    BatchPlan,
     Trainer,
     TrainingConfig,
     TrainingData,
     load_training_data,
+    padded_length,
+    training_loss,
     tune_allocator,
 )
-from lensml.training import trainer as loop
 
 LENGTHS = (375, 750, 1500, 3000)  # epochs a curve, for the growth
-BARE = NetworkConfig(opinion=0)  # as the recipe trains it: nothing is refitted
+BARE = NetworkConfig(embedding_channels=0)  # as the recipe trains it: nothing is refitted
 KINDS = {  # of operations in a profile, by words in their names
-    "fused": ("triton_",),  # by the compiler; first, for these names list what went into them
     "products": ("convolution", "addmm", "::mm", "::bmm"),
     "layer_norms": ("layer_norm",),
     "activations": ("gelu", "clamp_min", "relu", "threshold"),
@@ -109,7 +110,7 @@ def recipe_steps(path: Path, rows: int) -> Iterator[None]:
                 arrays = X.numpy(), sigma.numpy(), times, m_base.numpy()
                 observed = observed_epochs(*arrays, device)
                 logits = network(encode(observed))
-                loss = loop._loss(logits, y.to(device), observed.valid)
+                loss = training_loss(logits, y.to(device), observed.valid)
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -126,28 +127,28 @@ def prepared(data: TrainingData, rows: int, network: NetworkConfig = BARE, **cha
     return Trainer(config, data, Path(), find_device())
 
 
-def wanted(run: Trainer, step: int) -> tuple:
-    """What the batch of a step is made from: pairs, seed, survey."""
+def plan_of(run: Trainer, step: int) -> BatchPlan:
+    """Pairs, seed and survey of the batch of a step."""
     pairs = np.random.default_rng(step).permutation(len(run.data.labels) // 2)
-    pairs = torch.from_numpy(pairs[: run.pairs_per_batch]).to(run.device, non_blocking=True)
-    return pairs, step, run.data.survey
+    pairs = torch.from_numpy(pairs[: run.sampler.pairs_per_batch])
+    return BatchPlan(pairs.to(run.device, non_blocking=True), step, run.data.survey)
 
 
 def one_step(run: Trainer, step: int) -> None:
     """What `Trainer.train_epoch` does once."""
-    run.step(*run.batch(*wanted(run, step)))
+    run.step(*run.sampler.batch(plan_of(run, step)))
 
 
 def steps_together(run: Trainer, turn: int) -> None:
     """As many steps as `Trainer.train_epoch` makes refits for together: several on a GPU."""
-    first, many = turn * run.batches_at_once, run.batches_at_once
-    for batch in run.batches([wanted(run, k) for k in range(first, first + many)]):
+    many = run.sampler.batches_at_once
+    for batch in run.sampler.batches([plan_of(run, turn * many + k) for k in range(many)]):
         run.step(*batch)
 
 
-def our_steps(path: Path, rows: int, compile: bool | None) -> Iterator[None]:
+def our_steps(path: Path, rows: int) -> Iterator[None]:
     """Ours, one step at a time, without end."""
-    run, step = prepared(load_training_data([path], 0.05, find_device()), rows, compile=compile), 0
+    run, step = prepared(load_training_data([path], 0.05, find_device()), rows), 0
     while True:
         one_step(run, step)
         step += 1
@@ -161,26 +162,23 @@ def _serve(steps: Iterator[None], pipe) -> None:
             pipe.send(seconds_of(lambda: next(steps), number))
 
 
-def _contestant(name: str, path: Path, rows: int, plain: bool, threads: int, pipe) -> None:
+def _contestant(name: str, path: Path, rows: int, threads: int, pipe) -> None:
     torch.set_num_threads(threads)
-    if name == "recipe":
-        _serve(recipe_steps(path, rows), pipe)
-    else:
-        _serve(our_steps(path, rows, False if plain else None), pipe)
+    _serve({"recipe": recipe_steps, "ours": our_steps}[name](path, rows), pipe)
 
 
 @contextmanager
-def contestants(path: Path, rows: int, plain: bool) -> Iterator[dict]:
+def contestants(path: Path, rows: int) -> Iterator[dict]:
     """Both trainings, each in a process of its own; each answers a number of steps by its time."""
     context = multiprocessing.get_context("spawn")
     pipes, processes, threads = {}, [], torch.get_num_threads()
     try:
         for name in ("recipe", "ours"):
             pipes[name], theirs = context.Pipe()
-            given = (name, path, rows, plain, threads, theirs)
+            given = (name, path, rows, threads, theirs)
             process = context.Process(target=_contestant, args=given)
             process.start()
-            theirs.close()  # or nobody would learn that the process has failed
+            theirs.close()  # so that a failed process ends the pipe
             processes.append(process)
         yield pipes
     finally:
@@ -190,10 +188,10 @@ def contestants(path: Path, rows: int, plain: bool) -> Iterator[dict]:
             process.join()
 
 
-def race(path: Path, rows: int, turns: int, steps: int, plain: bool) -> dict:
+def race(path: Path, rows: int, turns: int, steps: int) -> dict:
     """Curves a second of both in batches of `rows`, and their ratio with its interval."""
     seconds = {"recipe": [], "ours": []}
-    with contestants(path, rows, plain) as pipes:
+    with contestants(path, rows) as pipes:
         for turn in range(turns + 1):
             for name, pipe in pipes.items():
                 pipe.send(steps)
@@ -208,11 +206,11 @@ def race(path: Path, rows: int, turns: int, steps: int, plain: bool) -> dict:
     }
 
 
-def shares(run: Trainer, repeats: int) -> tuple[dict[str, float], float]:
+def seconds_by_part(run: Trainer, repeats: int) -> tuple[dict[str, float], float]:
     """Seconds of each part of a step, medians; and the least of forward and backward together."""
-    names = ("draw", "observe", "compact", "encode", "forward", "backward", "optimiser")
+    names = ("draw", "observe", "pack", "encode", "forward", "backward", "optimiser")
     survey, data, parts = run.data.survey, run.data, []
-    pairs = run.pairs_per_batch
+    pairs = run.sampler.pairs_per_batch
     rows = torch.arange(2 * pairs, device=run.device)
     for k in range(repeats + 1):
         clock = []
@@ -227,13 +225,13 @@ def shares(run: Trainer, repeats: int) -> tuple[dict[str, float], float]:
         lap()
         seen = observe(data.clean[rows], draws, survey, data.time)
         lap()
-        observed = pack(*seen, data.time, run.padded_length(seen[2], survey))
+        observed = pack(*seen, data.time, padded_length(seen[2], survey))
         lap()
-        features = run.attempt(lambda encoder, o=observed: encoder(o), encode)
+        features = encode(observed)
         lap()
         with run.cast:
-            logits = run.attempt(lambda network, f=features: network(f), run.model)
-        loss = loop._loss(logits, data.labels[rows], observed.valid)
+            logits = run.model(features)
+        loss = training_loss(logits, data.labels[rows], observed.valid)
         lap()
         run.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -248,7 +246,7 @@ def shares(run: Trainer, repeats: int) -> tuple[dict[str, float], float]:
 
 
 def kinds(run: Trainer) -> dict[str, float]:
-    """Share of a step's network by kind of operation, from a profile."""
+    """Fraction of a step's network by kind of operation, from a profile."""
     activity = ProfilerActivity.CUDA if run.device.type == "cuda" else ProfilerActivity.CPU
     batch = batch_of(run)
     run.gradients(*batch)
@@ -268,8 +266,8 @@ def kinds(run: Trainer) -> dict[str, float]:
 
 def batch_of(run: Trainer) -> tuple:
     """One batch of a run, as its network gets it."""
-    pairs = torch.arange(run.pairs_per_batch, device=run.device)
-    return run.batch(pairs, 0, run.data.survey)
+    pairs = torch.arange(run.sampler.pairs_per_batch, device=run.device)
+    return run.sampler.batch(BatchPlan(pairs, 0, run.data.survey))
 
 
 def operations(config: NetworkConfig, length: int) -> int:
@@ -305,14 +303,12 @@ def counted(run: Trainer) -> dict[str, float]:
     """Operations and bytes of a curve, by formula and as counted."""
     batch = batch_of(run)
     rows, length = batch[2].shape
-    compiling, run.compiling = run.compiling, False  # what is fused is not seen
     # The written-out gradient is one operation to the counter; it can see through the plain one.
     with patch.object(model, "_train_by_convolution", lambda x: False):
         with FlopCounterMode(display=False) as counter:
             run.gradients(*batch)
     with Traffic() as traffic:
         run.gradients(*batch)
-    run.compiling = compiling
     # No gradient is asked for the features: the first layer has a product less.
     first = 2 * length * run.config.network.num_features * run.config.network.stem_channels
     operations_here = 3 * operations(run.config.network, length) - first
@@ -351,7 +347,7 @@ def ceilings(rows: int, length: int, rounds: int) -> dict[str, float]:
     return {name: amount / least[name] / 1e9 for name, (amount, _) in works.items()}
 
 
-def growth(rows: int, repeats: int, compile: bool | None) -> dict[int, list[float]]:
+def growth(rows: int, repeats: int) -> dict[int, list[float]]:
     """Seconds of a step by the epochs of a curve."""
     runs, seconds, device = {}, {length: [] for length in LENGTHS}, find_device()
     for length in LENGTHS:
@@ -367,7 +363,7 @@ def growth(rows: int, repeats: int, compile: bool | None) -> dict[int, list[floa
             blended=torch.zeros(rows, dtype=torch.bool, device=device),
             clean=-torch.rand(rows, length, device=device),
         )
-        runs[length] = prepared(data, rows, compile=compile)
+        runs[length] = prepared(data, rows)
         one_step(runs[length], 0)
     for k in range(repeats):
         for length, run in runs.items():
@@ -393,8 +389,8 @@ def variants(run: Trainer, plain: Trainer, repeats: int) -> dict[str, dict]:
     return found
 
 
-def with_expert(run: Trainer, repeats: int) -> dict[str, float]:
-    """Pace of the network as it ships, and what a step spends in making its refits."""
+def with_refits(run: Trainer, repeats: int) -> dict[str, float]:
+    """Rate of the network as it ships, and the fraction of a step in which refits are made."""
     refits, whole, made = run.network.refits, [], []
 
     def timed(*args):
@@ -402,13 +398,12 @@ def with_expert(run: Trainer, repeats: int) -> dict[str, float]:
         made.append(seconds_of(lambda: found.append(refits(*args))))
         return found[0]
 
-    warm = 3 if run.compiling else 1  # the number of refits varies: the compiler needs a few
     with patch.object(run.network, "refits", timed):
-        for k in range(warm + repeats):
+        for k in range(1 + repeats):
             whole.append(seconds_of(lambda k=k: steps_together(run, k)))
-    whole, made = (np.array(x[warm:]) / run.batches_at_once for x in (whole, made))
+    whole, made = (np.array(x[1:]) / run.sampler.batches_at_once for x in (whole, made))
     return {
-        "expert_curves_per_s": 2 * run.pairs_per_batch / float(np.median(whole)),
+        "shipped_curves_per_s": 2 * run.sampler.pairs_per_batch / float(np.median(whole)),
         "refits_share": float(made.sum() / whole.sum()),
         "refits_ms": 1e3 * float(np.median(made)),
     }
@@ -418,23 +413,22 @@ def measure(args: argparse.Namespace) -> tuple[dict, dict]:
     """All numbers of the benchmark, and the seconds its growth comes from."""
     turns, repeats = (2, 3) if args.quick else (args.turns, 12)
     batch = max(args.rows, 256 if args.quick else TrainingConfig().batch_size)
-    compile = False if args.plain or args.quick else None  # outside the race
     with tempfile.TemporaryDirectory() as scratch:
         simulation = Simulation(preset="distinct", num_pairs=batch, seed=args.seed)
         path = simulate(Path(scratch) / "set.npz", simulation, progress=False)
-        numbers = race(path, batch, turns, 1, args.plain)
+        numbers = race(path, batch, turns, 1)
         if args.rows != batch:
-            small = race(path, args.rows, turns, batch // args.rows, args.plain)
+            small = race(path, args.rows, turns, batch // args.rows)
             numbers |= {f"{name}_in_{args.rows}s": value for name, value in small.items()}
         data = load_training_data([path], 0.05, find_device())
-    run = prepared(data, args.rows, compile=compile)
-    parts, network_seconds = shares(run, 2 * repeats)
-    data_path = sum(parts[k] for k in ("draw", "observe", "compact", "encode"))
+    run = prepared(data, args.rows)
+    parts, network_seconds = seconds_by_part(run, 2 * repeats)
+    data_path = sum(parts[k] for k in ("draw", "observe", "pack", "encode"))
     numbers["data_share"] = data_path / sum(parts.values())
     numbers |= {f"{name}_ms": 1e3 * s for name, s in parts.items()}
-    in_float32 = prepared(data, args.rows, mixed_precision=False, compile=compile)
+    in_float32 = prepared(data, args.rows, mixed_precision=False)
     numbers |= variants(run, in_float32, repeats)
-    seconds = growth(128 if args.quick else 512, max(2, repeats // 4), compile)
+    seconds = growth(128 if args.quick else 512, max(2, repeats // 4))
     sizes = np.repeat(list(seconds), [len(s) for s in seconds.values()])
     numbers["growth_exponent"] = growth_exponent(sizes, np.concatenate(list(seconds.values())))
     numbers |= counted(run) | kinds(run)
@@ -451,8 +445,8 @@ def measure(args: argparse.Namespace) -> tuple[dict, dict]:
         "gigabytes_per_s_moved": moved,
         "hours_per_million_x_50": 50e6 / numbers["curves_per_s"] / 3600,
     }
-    shipped = prepared(data, args.rows, NetworkConfig(), compile=compile)
-    numbers |= with_expert(shipped, repeats)
+    shipped = prepared(data, args.rows, NetworkConfig())
+    numbers |= with_refits(shipped, repeats)
     return numbers, {"epochs": seconds}
 
 
@@ -460,7 +454,6 @@ def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="under a minute; not kept")
-    parser.add_argument("--plain", action="store_true", help="without torch.compile")
     parser.add_argument("--turns", type=int, default=8)
     on_gpu = torch.cuda.is_available()
     parser.add_argument("--rows", type=int, default=512 if on_gpu else 128)
@@ -472,7 +465,7 @@ def main() -> None:
     targets |= {"growth_exponent": "1.00 +- 0.05"}
     targets |= {name: ">= 3" for name in numbers if name.startswith("over_recipe_in")}
     targets |= {"matrix_fraction_of_products": ">= 0.35"} if on_gpu else {}
-    kept = dict(quick=args.quick, plain=args.plain, rows=args.rows, seconds=seconds)
+    kept = dict(quick=args.quick, rows=args.rows, seconds=seconds)
     kept["threads"] = torch.get_num_threads()
     save_record("training", numbers, targets, seed=args.seed, started=started, **kept)
 

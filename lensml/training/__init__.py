@@ -5,7 +5,7 @@ from lensml._exports import exports
 __getattr__, __dir__, __all__ = exports(
     __name__,
     data="TrainingData load_training_data",
-    sampler="BatchPlan BatchSampler TrainingConfig",
+    sampler="BatchPlan BatchSampler TrainingConfig padded_length",
     trainer="Trainer training_loss",
     run="train tune_allocator",
     recipes="TrainingRecipe recipe_sets run_recipe shipped_recipe",

@@ -23,7 +23,7 @@ from lensml.seeds import derived_seed
 from lensml.simulation import Survey, draw_torch, observe
 from lensml.training.data import TrainingData
 
-__all__ = ["BatchPlan", "BatchSampler", "TrainingConfig"]
+__all__ = ["BatchPlan", "BatchSampler", "TrainingConfig", "padded_length"]
 
 GPU_CURVES = 16384  # curves whose refits a GPU makes together, if it has the memory
 BYTES_PER_CURVE = 2**21  # memory that their refits may take, three times what an H100 needed
@@ -185,7 +185,7 @@ class BatchSampler:
         parts = [self._own_pairs(plan.pairs, whole) for plan in plans]
         # Observe each batch, pad all to one length, encode.
         seen = [self._observe(plan, part) for plan, part in zip(plans, parts, strict=True)]
-        lengths = [_padded_length(s[2], plan.survey) for s, plan in zip(seen, plans, strict=True)]
+        lengths = [padded_length(s[2], plan.survey) for s, plan in zip(seen, plans, strict=True)]
         each = [pack(*s, self.data.time, max(lengths)) for s in seen]
         observed = each[0]
         if len(each) > 1:
@@ -252,7 +252,7 @@ def _rows_of(pairs: Tensor) -> Tensor:
     return torch.stack([2 * pairs, 2 * pairs + 1], dim=1).flatten()
 
 
-def _padded_length(observed: Tensor, survey: Survey | None) -> int:
+def padded_length(observed: Tensor, survey: Survey | None) -> int:
     """Epochs to which a batch (B, T) is padded: few different shapes, and no wait for a GPU."""
     if observed.is_cuda and survey is not None:
         most = survey.max_epochs_kept(observed.shape[1])
