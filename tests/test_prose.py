@@ -113,7 +113,8 @@ def test_a_line_of_prose_is_one_sentence_and_short(file, text):
     for number, line in prose_lines(text):
         if len(re.sub(r"\]\([^)]*\)|\{\{ \w+ \}\}|\{cite:\w+\}`[^`]*`", "", line)) > MAX_LINE:
             found.append(f"line {number}: {len(line)} characters: {line[:70]!r}")
-        bare = ABBREVIATION.sub(" ", re.sub(r"^\s*(?:[-*]|\d+\.)\s+", "", line))
+        bare = re.sub(r"^\s*(?:[-*]\s+|\d+\.\s+)?(?:\*\*[^*]+\*\*\s)?", "", line)
+        bare = ABBREVIATION.sub(" ", bare)
         if match := SENTENCE_END.search(bare):
             found.append(f"line {number}: a sentence ends before {bare[match.end() :][:40]!r}")
     assert not found, f"{file}: {len(found)} lines\n" + "\n".join(found)
