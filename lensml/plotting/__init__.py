@@ -12,5 +12,5 @@ __getattr__, __dir__, __all__ = exports(
     alerts=(
         "alert_latency alerts_by_phase purity_by_prevalence reliability reliability_at_fractions"
     ),
-    events="contaminants gallery prior_histograms real_event",
+    events="gallery prior_histograms real_event",
 )

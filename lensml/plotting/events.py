@@ -1,4 +1,4 @@
-"""Figures of events: light curves, contaminants, priors, real photometry."""
+"""Figures of events: light curves, priors, real photometry."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lensml.plotting.style import BINARY, COLOURS, DOTTED, SINGLE, canvas, few_ticks, styled
 
-__all__ = ["gallery", "contaminants", "prior_histograms", "real_event"]
+__all__ = ["gallery", "prior_histograms", "real_event"]
 
 SYMBOLS = dict(
     t0="$t_0$ [d]", u0="$u_0$", tE=r"$t_\mathrm{E}$ [d]", rho=r"$\rho$", alpha=r"$\alpha$ [rad]"
@@ -38,31 +38,6 @@ def gallery(
     for axes in grid.flat:
         axes.set_visible(bool(axes.lines))
     grid[0, 0].legend()
-    grid[0, 0].set_ylabel("magnitude"), grid[1, 0].set_ylabel("difference")
-    figure.supxlabel("time [d]", fontsize=9)
-    return figure
-
-
-@styled
-def contaminants(
-    times: NDArray, clean: Mapping[str, NDArray], sigma: float | None = None
-) -> Figure:
-    """One event of each arm of the null class beside its best single lens, and what is left of it.
-
-    `times` (T,) [day]; `clean` (2, T) by name: single lens, event [mag from baseline], as two rows
-    of `contaminant_pairs`; `sigma` [mag] draws a band below.
-    """
-    figure, grid = canvas(3.4, 2, len(clean), sharex=True, height_ratios=[2, 1])
-    for (top, bottom), (name, (single, event)) in zip(grid.T, clean.items(), strict=True):
-        top.plot(times, event, color=COLOURS[2], lw=1.2, label="event")
-        top.plot(times, single, color=SINGLE, lw=1, ls="--", label="best single lens")
-        bottom.plot(times, event - single, color=COLOURS[2], lw=1)
-        if sigma is not None:
-            bottom.axhspan(-sigma, sigma, color="0.85", lw=0, zorder=0)
-        top.invert_yaxis(), bottom.invert_yaxis()
-        top.set_title(name.replace("_", " "), fontsize=8)
-        top.tick_params(labelsize=7), bottom.tick_params(labelsize=7)
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     grid[0, 0].set_ylabel("magnitude"), grid[1, 0].set_ylabel("difference")
     figure.supxlabel("time [d]", fontsize=9)
     return figure

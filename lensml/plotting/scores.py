@@ -330,9 +330,8 @@ def bars(
 @styled
 def history(columns: Mapping[str, Sequence[float]], x: str = "epoch") -> Figure:
     """Training history: losses in one panel, every other column of `history.csv` in a second."""
-    drawn = [c for c in columns if c != x]
-    groups = [[c for c in drawn if "loss" in c], [c for c in drawn if "loss" not in c]]
-    groups = [group for group in groups if group]
+    losses = [c for c in columns if "loss" in c]
+    groups = [group for group in (losses, [c for c in columns if c not in [*losses, x]]) if group]
     figure, (row,) = canvas(2.8, 1, len(groups), width=3.6 * len(groups))
     for axes, group in zip(row, groups, strict=True):
         for name in group:
@@ -343,25 +342,23 @@ def history(columns: Mapping[str, Sequence[float]], x: str = "epoch") -> Figure:
 
 @styled
 def growth(panels: Mapping[str, Mapping[str, Mapping]], label: str = "time") -> Figure:
-    """Cost against size in logarithms, each by name and relative to that of its smallest size.
+    """Cost against size in logarithms, relative to the median at the smallest size.
 
     Args:
         panels: By what grows (the label of the axis), by name: size to cost or costs measured.
         label: What the cost is.
     """
     figure, (row,) = canvas(2.7, 1, len(panels))
+    look = {"estimator": "median", "errorbar": None, "marker": "o", "ms": 4, "mew": 0}
     for axes, (what, by_name) in zip(row, panels.items(), strict=True):
-        ends = []
         for name, costs, colour in coloured(by_name):
-            sizes = np.array([float(size) for size in costs])
-            middle = np.array([np.median(values) for values in costs.values()])
-            axes.plot(sizes, middle / middle[0], "o-", ms=3.5, color=colour, label=name)
-            for size, values in zip(sizes, costs.values(), strict=True):
-                each = np.atleast_1d(values) / middle[0]
-                axes.plot(np.full(len(each), size), each, ".", ms=3, color=colour, alpha=0.5)
-            ends += [sizes.min(), sizes.max()]
-        low, high = min(ends), max(ends)
-        axes.plot([low, high], [1, high / low], label="in proportion", **DOTTED)
+            pairs = [(float(size), y) for size, ys in costs.items() for y in np.atleast_1d(ys)]
+            x, y = np.array(pairs).T
+            y /= np.median(y[x == x.min()])
+            sns.lineplot(x=x, y=y, color=colour, label=name, legend=False, ax=axes, **look)
+            axes.plot(x, y, ".", ms=3, color=colour, alpha=0.5)
+        ends = np.array(axes.dataLim.intervalx)
+        axes.plot(ends, ends / ends[0], label="in proportion", **DOTTED)
         axes.set(xscale="log", yscale="log", xlabel=what)
         few_ticks(axes.xaxis), few_ticks(axes.yaxis)
         axes.legend()

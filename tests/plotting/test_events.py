@@ -17,7 +17,6 @@ def drawn() -> dict[str, Figure]:
     curves = RNG.normal(18, 0.1, (4, 2, 50))
     return {
         "gallery": plots.gallery(TIMES, curves, curves, np.full(4, 0.1), list("abcd")),
-        "contaminants": plots.contaminants(TIMES, {"parallax": curves[0]}, sigma=0.1),
         "priors": plots.prior_histograms({"a": {"s": S, "u0": Q}, "b": {"s": S[:30]}}),
         "real_event": plots.real_event(
             TIMES, curves[0, 0], np.full(50, 0.1), curves[0, 1], np.full(50, 0.4), threshold=0.9

@@ -1,13 +1,11 @@
 """What is no binary lens follows its own physics, comes from its own stream, and counts as 0."""
 
-import io
 from dataclasses import replace
 
 import MulensModel
 import numpy as np
 import pytest
 
-from lensml import plotting
 from lensml.lensing import point_lens_magnification
 from lensml.paths import InputError
 from lensml.simulation import lightcurves as dataset
@@ -150,13 +148,3 @@ def test_unknown_kinds_and_empty_sets_are_named_in_one_line():
             call()
     with pytest.raises(InputError, match="`num_events` is 0"):
         contaminant_set("parallax", 0, 0)
-
-
-def test_the_figure_shows_each_kind_beside_its_single_lens():
-    rows = {kind: contaminant_pairs(kind, 1, 2, TIMES) for kind in KINDS}
-    figure = plotting.contaminants(TIMES, rows, 0.1)
-    figure.savefig(io.BytesIO(), format="png", dpi=40)
-    assert figure.get_size_inches()[0] <= 7.3 and len(figure.axes) == 2 * len(KINDS)
-    event, single = figure.axes[0].lines
-    np.testing.assert_array_equal(event.get_ydata(), rows["point_source"][1])
-    np.testing.assert_array_equal(single.get_ydata(), rows["point_source"][0])
