@@ -202,3 +202,30 @@ def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
     monkeypatch.setitem(module.VERBS, "preflight", interrupted)
     code, _, err = run(capsys, "preflight")
     assert code == 130 and "resumes" in err
+
+
+HEAVY = ("torch", "numpy", "scipy", "matplotlib", "VBMicrolensing", "sklearn", "IPython")
+
+
+def imported_by(*arguments) -> set[str]:
+    """Modules that a fresh process has imported once a verb is done."""
+    code = (
+        "import contextlib, io, sys\nfrom lensml.cli import main\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        "    main(sys.argv[1:])\nprint(*sys.modules)"
+    )
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["classify", "--help"], ["book", "--help"]])
+def test_help_waits_for_no_heavy_library(arguments):
+    assert not imported_by(*arguments) & {*HEAVY}
+
+
+def test_classify_imports_neither_ndimage_nor_a_plotting_library(tmp_path):
+    path = tmp_path / "phot.dat"
+    path.write_text(PHOT)
+    found = imported_by("classify", path, "--m_base", 18.0)
+    assert "torch" in found
+    assert not found & {"scipy.ndimage", "matplotlib", "seaborn", "VBMicrolensing", "sklearn"}

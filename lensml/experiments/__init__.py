@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = exports(
         "BENCHMARKS Chapter PERFORMANCE benchmarks_by_device compare_with_committed display "
         "load_benchmark load_results save_figure save_results season_thresholds start"
     ),
-    explorer="explore frames skies snapshot",
+    explorer="explore frames plot_caustics snapshot",
     timing=(
         "CYCLE aged_stream batch_speed fresh_epochs pipeline_seconds resampled simulation_speed "
         "stream_rate stream_seconds stream_seconds_in_batches worker_map"

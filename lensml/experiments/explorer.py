@@ -1,4 +1,4 @@
-"""Drag s, q, u0, alpha: caustics, track, light curve, and P(binary) along it."""
+"""One binary lens with sliders: caustics, track, light curve and P(binary) along it."""
 
 import io
 from collections.abc import Sequence
@@ -26,7 +26,15 @@ from lensml.plotting import BINARY, SINGLE, canvas, styled
 if TYPE_CHECKING:
     from ipywidgets import VBox
 
-__all__ = ["Scene", "draw", "explore", "frames", "observe_scene", "skies", "snapshot"]
+__all__ = [
+    "ExampleEvent",
+    "draw",
+    "explore",
+    "frames",
+    "observe_example",
+    "plot_caustics",
+    "snapshot",
+]
 
 TIMES = np.linspace(-60.0, 60.0, 900)  # the default survey's cadence, centred on the event [day]
 T0, TE, RHO = 0.0, 20.0, 2e-3  # what the sliders leave alone [day, day, theta_E]
@@ -49,8 +57,8 @@ LABELS = {
 
 
 @dataclass(frozen=True)
-class Scene:
-    """One event, seen once."""
+class ExampleEvent:
+    """One binary, its best single lens, one noisy observation and P(binary) at each epoch."""
 
     event: BinaryLens
     sigma: float  # [mag]
@@ -62,7 +70,7 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        """The numbers of the picture in one line."""
+        """Topology, delta-chi2 and final P(binary) in one line."""
         kind = topology(self.event.s, self.event.q)
         return (
             f"{kind} binary, delta-chi2 against its twin {self.dchi2:,.1f}, "
@@ -75,7 +83,7 @@ def _network() -> Network:
     return load_network()[0]
 
 
-def observe_scene(
+def observe_example(
     s: float = DEFAULTS["s"],
     q: float = DEFAULTS["q"],
     u0: float = DEFAULTS["u0"],
@@ -83,14 +91,14 @@ def observe_scene(
     sigma: float = DEFAULTS["sigma"],
     *,
     seed: int = 0,
-) -> Scene:
-    """Simulate one event on TIMES, observe it, and let the shipped network read it.
+) -> ExampleEvent:
+    """Simulate one event on TIMES, observe it, and classify it with the shipped network.
 
     Args:
         s, q, u0, alpha: As in `BinaryLens` [theta_E, -, theta_E, rad].
         sigma: 1-sigma error of each epoch [mag].
         seed: Of the noise; the same for every position of the sliders, so that only the event
-            changes under the reader's hand.
+            changes.
     """
     event = BinaryLens(t0=T0, u0=u0, tE=TE, rho=RHO, s=s, q=q, alpha=alpha)
     delta = -2.5 * np.log10(binary_magnification(event, TIMES))
@@ -101,11 +109,11 @@ def observe_scene(
     observed = M_BASE + delta + noise
     p = classify(TIMES, observed, np.full(TIMES.size, sigma), M_BASE, _network())
     dchi2 = float((((delta - single) / sigma) ** 2).sum())
-    return Scene(event, sigma, M_BASE + delta, M_BASE + single, observed, p, dchi2)
+    return ExampleEvent(event, sigma, M_BASE + delta, M_BASE + single, observed, p, dchi2)
 
 
 @styled
-def draw(scene: Scene) -> Figure:
+def draw(example: ExampleEvent) -> Figure:
     """Caustics and track on the left; light curve, residual and P(binary) on the right."""
     figure, _ = canvas(4.2)
     figure.clear()
@@ -114,36 +122,36 @@ def draw(scene: Scene) -> Figure:
         width_ratios=[1, 1.5],
         height_ratios=[2.2, 1, 1.2],
     )
-    _draw_sky(axes["sky"], scene.event)
+    _draw_caustics(axes["sky"], example.event)
     look = {"ls": "", "marker": ".", "ms": 1.5, "color": "0.6", "rasterized": True}
-    axes["light"].plot(TIMES, scene.observed, **look)
-    axes["light"].plot(TIMES, scene.twin, color=SINGLE, lw=1, label="twin")
-    axes["light"].plot(TIMES, scene.binary, color=BINARY, lw=1, label="binary")
+    axes["light"].plot(TIMES, example.observed, **look)
+    axes["light"].plot(TIMES, example.twin, color=SINGLE, lw=1, label="twin")
+    axes["light"].plot(TIMES, example.binary, color=BINARY, lw=1, label="binary")
     axes["light"].set(ylabel="magnitude")
     axes["light"].legend()
-    axes["residual"].plot(TIMES, scene.observed - scene.twin, **look)
-    axes["residual"].plot(TIMES, scene.binary - scene.twin, color=BINARY, lw=1)
+    axes["residual"].plot(TIMES, example.observed - example.twin, **look)
+    axes["residual"].plot(TIMES, example.binary - example.twin, color=BINARY, lw=1)
     axes["residual"].set(ylabel="less twin")
-    axes["call"].plot(TIMES, scene.p, color=BINARY)
+    axes["call"].plot(TIMES, example.p, color=BINARY)
     axes["call"].set(ylim=(-0.03, 1.03), ylabel="P(binary)", xlabel="time [d]")
     for name in ("light", "residual"):
         axes[name].invert_yaxis()
         axes[name].tick_params(labelbottom=False)
     for name in ("light", "residual", "call"):
         axes[name].set_xlim(TIMES[0], TIMES[-1])
-    figure.suptitle(scene.caption, fontsize=9)
+    figure.suptitle(example.caption, fontsize=9)
     return figure
 
 
 @styled
-def skies(events: Sequence[BinaryLens], titles: Sequence[str] = ()) -> Figure:
+def plot_caustics(events: Sequence[BinaryLens], titles: Sequence[str] = ()) -> Figure:
     """Caustics, lenses and track of several events, three in a row."""
     tall = -(-len(events) // 3)
     figure, grid = canvas(2.4 * tall, tall, 3)
     for k, axes in enumerate(grid.flat):
         axes.set_visible(k < len(events))
         if k < len(events):
-            _draw_sky(axes, events[k], tall=1.0)
+            _draw_caustics(axes, events[k], tall=1.0)
             axes.set(xlabel="", ylabel="")
             axes.set_title(titles[k] if k < len(titles) else "", fontsize=8)
     figure.supxlabel(r"$x$ [$\theta_\mathrm{E}$]", fontsize=9)
@@ -151,8 +159,8 @@ def skies(events: Sequence[BinaryLens], titles: Sequence[str] = ()) -> Figure:
     return figure
 
 
-def _draw_sky(axes: Axes, event: BinaryLens, tall: float = 2.0) -> None:
-    """A field around the closest approach, always to the same scale, `tall` times its width."""
+def _draw_caustics(axes: Axes, event: BinaryLens, tall: float = 2.0) -> None:
+    """A field around the closest approach, 3 theta_E wide and `tall` times as high."""
     path = track(event, event.t0 + event.tE * np.linspace(-3, 3, 601))
     total = 1 + event.q
     lenses = np.array([-event.s * event.q / total, event.s / total])
@@ -169,40 +177,30 @@ def _draw_sky(axes: Axes, event: BinaryLens, tall: float = 2.0) -> None:
     axes.set(xlabel=r"$x$ [$\theta_\mathrm{E}$]", ylabel=r"$y$ [$\theta_\mathrm{E}$]")
 
 
-def snapshot(
-    s: float = DEFAULTS["s"],
-    q: float = DEFAULTS["q"],
-    u0: float = DEFAULTS["u0"],
-    alpha: float = DEFAULTS["alpha"],
-    sigma: float = DEFAULTS["sigma"],
-) -> Figure:
-    """What `explore` shows at this position of its sliders, for a page that is not live."""
-    return draw(observe_scene(s, q, u0, alpha, sigma))
+def snapshot(**parameters: float) -> Figure:
+    """What `explore` shows at these parameters (those of `observe_example`), without sliders."""
+    return draw(observe_example(**parameters))
 
 
-def _png(scene: Scene) -> bytes:
+def _png(example: ExampleEvent) -> bytes:
     buffer = io.BytesIO()
-    draw(scene).savefig(buffer, format="png", dpi=90)
+    draw(example).savefig(buffer, format="png", dpi=90)
     return buffer.getvalue()
 
 
-def explore(
-    s: float = DEFAULTS["s"],
-    q: float = DEFAULTS["q"],
-    u0: float = DEFAULTS["u0"],
-    alpha: float = DEFAULTS["alpha"],
-    sigma: float = DEFAULTS["sigma"],
-) -> "VBox":
-    """Sliders over a picture that follows them; needs a running kernel.
+def explore(**parameters: float) -> "VBox":
+    """Sliders over a figure that follows them; needs a running kernel.
+
+    Args:
+        **parameters: Where the sliders start, if not at `DEFAULTS`.
 
     Returns:
-        A box of the sliders (s, q, u0, alpha, sigma), a line of numbers and the picture.
+        A box of the sliders (s, q, u0, alpha, sigma), a line of numbers and the figure.
     """
     from ipywidgets import HTML, FloatLogSlider, FloatSlider, Image, Layout, VBox
 
-    start = {"s": s, "q": q, "u0": u0, "alpha": alpha, "sigma": sigma}
     sliders = {}
-    for name, value in start.items():
+    for name, value in (DEFAULTS | parameters).items():
         low, high = RANGES[name]
         wide = {"layout": Layout(width="34em"), "style": {"description_width": "9em"}}
         look = {"description": LABELS[name], "continuous_update": False, **wide}
@@ -214,20 +212,20 @@ def explore(
             sliders[name] = FloatLogSlider(
                 value, min=low, max=high, step=(high - low) / 200, readout_format=".4g", **look
             )
-    numbers, picture = HTML(), Image(format="png")
+    numbers, image = HTML(), Image(format="png")
 
     def follow(_=None) -> None:
-        scene = observe_scene(**{name: slider.value for name, slider in sliders.items()})
-        numbers.value, picture.value = scene.caption, _png(scene)
+        example = observe_example(**{name: slider.value for name, slider in sliders.items()})
+        numbers.value, image.value = example.caption, _png(example)
 
     for slider in sliders.values():
         slider.observe(follow, names="value")
     follow()
-    return VBox([*sliders.values(), numbers, picture])
+    return VBox([*sliders.values(), numbers, image])
 
 
 def frames(name: str, values: NDArray, **fixed: float) -> "VBox":
-    """One slider over pictures made beforehand: on a published page it moves without a kernel.
+    """One slider over figures drawn beforehand: it moves on a published page, without a kernel.
 
     Args:
         name: Parameter that the slider changes, one of s, q, u0, alpha, sigma.
@@ -238,12 +236,12 @@ def frames(name: str, values: NDArray, **fixed: float) -> "VBox":
 
     if name not in DEFAULTS:
         raise ValueError(f"`name` is {name!r}, but one of {', '.join(DEFAULTS)} was expected")
-    pictures = [_png(observe_scene(**{**fixed, name: float(v)})) for v in values]
-    stack = Stack([Image(value=png, format="png") for png in pictures], selected_index=0)
+    images = [_png(observe_example(**{**fixed, name: float(v)})) for v in values]
+    stack = Stack([Image(value=png, format="png") for png in images], selected_index=0)
     slider = IntSlider(
         0,
         min=0,
-        max=len(pictures) - 1,
+        max=len(images) - 1,
         description=f"{LABELS[name]}, {values[0]:.3g} to {values[-1]:.3g}",
         readout=False,
         layout=Layout(width="40em"),

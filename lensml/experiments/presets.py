@@ -47,7 +47,7 @@ class BaselineMethods:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One chapter: fresh events to test on, ways to observe them, networks made for them."""
+    """One chapter: test sets, surveys through which they are observed, fine-tuned networks."""
 
     name: str
     size: str
@@ -135,7 +135,7 @@ def _bootstrap(size: str) -> int:
 
 
 def simulated_events(size: str = "full", seed: int = 0) -> Experiment:
-    """Chapter 1: the four sets themselves, and whether anything but the anomaly separates them."""
+    """Chapter 1: the four sets, and whether anything but the anomaly separates the classes."""
     null_pairs = {"smoke": 40, "desk": 2000, "full": 2000}[check_size(size)]
     sets = ("baseline", "distinct", "planetary", "stellar")
     return Experiment(
@@ -177,7 +177,7 @@ def distinct(size: str = "full", seed: int = 0) -> Experiment:
 
 
 def cadence(size: str = "full", seed: int = 0) -> Experiment:
-    """Chapter 4: how much coverage can the classifier lose? The same events throughout."""
+    """Chapter 4: the same events at six cadences."""
     surveys = {f"{int(100 * f)} % missing": Survey(missing_fraction=f) for f in (0.05, 0.2, 0.4)}
     surveys["nights of 8 h"] = Survey(missing_fraction=0.05, night=1 / 3)
     surveys["one epoch a day"] = Survey(missing_fraction=0.05, keep_every=(7, 7))
@@ -193,7 +193,7 @@ def cadence(size: str = "full", seed: int = 0) -> Experiment:
 
 
 def photometric_error(size: str = "full", seed: int = 0) -> Experiment:
-    """Chapter 5: what does precision buy? The same events at every error level."""
+    """Chapter 5: the same events at four photometric errors."""
     return Experiment(
         name="photometric_error",
         size=size,
@@ -205,7 +205,7 @@ def photometric_error(size: str = "full", seed: int = 0) -> Experiment:
 
 
 def planetary_stellar(size: str = "full", seed: int = 0) -> Experiment:
-    """Chapter 6: planets against stars as companions."""
+    """Chapter 6: planetary and stellar companions at two photometric errors."""
     return Experiment(
         name="planetary_stellar",
         size=size,
@@ -218,9 +218,9 @@ def planetary_stellar(size: str = "full", seed: int = 0) -> Experiment:
 
 
 def early_detection(size: str = "full", seed: int = 0) -> Experiment:
-    """Chapter 7: what was known when? Distinct and baseline events, and unrelated singles.
+    """Chapter 7: P(binary) along the event; distinct, baseline and unrelated single lenses.
 
-    The set `calibration` is fitted on and judged nowhere.
+    The set `calibration` fits the calibration and is evaluated nowhere.
     """
     num_singles = {"smoke": 48, "desk": 10_000, "full": 50_000}[check_size(size)]
     num_fitted = {"smoke": 48, "desk": 6000, "full": 50_000}[size]
@@ -246,7 +246,7 @@ def early_detection(size: str = "full", seed: int = 0) -> Experiment:
 
 
 def physical_limits(size: str = "full", seed: int = 0) -> Experiment:
-    """Chapter 8: which binaries nobody can see, and how near the network comes to the rest."""
+    """Chapter 8: undetectable binaries, and the network beside classical searches on the rest."""
     fewer = max(48, PAIRS[check_size(size)] // 3)
     most = 10_000  # at which intervals on recalls are a per cent wide
     return Experiment(

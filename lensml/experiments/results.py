@@ -201,9 +201,9 @@ def display(thing: Any) -> None:
     if get_ipython() is None:
         return
     if isinstance(thing, Figure):  # made without pyplot, whose backend would render it
-        picture = io.BytesIO()
-        thing.savefig(picture, format="png", dpi=SCREEN_DPI)
-        thing = ipython_display.Image(picture.getvalue())
+        image = io.BytesIO()
+        thing.savefig(image, format="png", dpi=SCREEN_DPI)
+        thing = ipython_display.Image(image.getvalue())
     ipython_display.display(thing)
 
 

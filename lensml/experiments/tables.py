@@ -74,13 +74,13 @@ def result_key(name: str) -> str:
 
     "0.05 mag" becomes "50_mmag", "25 %" "25_pct", "baseline, 0.1 mag" "baseline_0p1_mag" and
     "wide, s > 3" "wide_s_3_above"; a name without blanks keeps its characters, but for hyphens
-    beside a letter.
+    beside two letters.
     """
     if found := re.fullmatch(r"([\d.]+) (mag|%)", name):
         number, unit = found.groups()
         return f"{1000 * float(number):g}_mmag" if unit == "mag" else f"{number}_pct"
     if not re.search(r"\s", name):
-        return re.sub(r"(?<=[A-Za-z])-|-(?=[A-Za-z])", "_", name)
+        return re.sub(r"(?<=[A-Za-z]{2})-|-(?=[A-Za-z]{2})", "_", name)
     side = "_above" if ">" in name else "_below" if "<" in name else ""
     spelled = name.lower().replace("%", " pct ").replace(".", "p").replace("_", "")
     return re.sub(r"[^a-z0-9]+", "_", spelled).strip("_") + side

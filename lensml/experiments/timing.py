@@ -208,6 +208,6 @@ def stream_seconds_in_batches(
 
 
 def stream_rate(network: Network, size: int, *, calls: int = 64, seed: int = 0) -> float:
-    """Updates a second of one core when `size` events of all ages share each call."""
+    """Updates a second of one core when each call holds `size` events of all ages."""
     generator = np.random.default_rng(seed)
     return size * calls / float(stream_seconds_in_batches(network, size, calls, generator).sum())

@@ -1,4 +1,4 @@
-"""Each chapter's experiment, in three sizes, tested on events that nobody was trained on."""
+"""Each chapter's experiment, in three sizes, tested on events that no network was trained on."""
 
 import pytest
 

@@ -69,6 +69,7 @@ def test_numpy_and_undefined_numbers_become_json():
         ("OGLE-2003-BLG-235", "OGLE_2003_BLG_235"),
         ("recall_at_0.1pct", "recall_at_0.1pct"),
         ("75-160", "75-160"),
+        ("2k-10k", "2k-10k"),
         (">500", ">500"),
         ("50_mmag", "50_mmag"),
     ],
