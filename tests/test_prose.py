@@ -16,25 +16,44 @@ BANNED = set(
     "opinion opinions expert experts impostor impostors rival rivals verdict verdicts hopeless "
     "wolf valley valleys foretell foretells foretold foresee foresees foreseen unexplained "
     "said told heard hears consult consults consulted listen listens company price prices "
-    "share shares picture pictures anybody nobody everybody".split()
+    "picture pictures anybody nobody everybody".split()
+)
+SHARE = re.compile(  # the noun, also in identifiers; "fraction" is the word
+    r"\b(?:an?|the|its|their|this|which|what|same|\w+ing) shares?\b|\bshares? (?:of|above|below)\b"
+    r"|\bshares?_|_shares?\b|\bshares? (?:=|in)|\bshares?[,)\]]",
+    re.IGNORECASE,
 )
 ALLOWED = {  # (file, word): why it stays
     ("lensml/simulation/contaminants.py", "impostor"): "names of random streams",
+    ("lensml/training/recipes.py", "impostor"): "names of training sets on disk",
+    ("lensml/training/sampler.py", "_share"): "a setting's name in older runs",
     ("lensml/network/checkpoint.py", "expert"): "tensor names of older runs",
     ("lensml/network/checkpoint.py", "consult"): "tensor names of older runs",
     ("lensml/network/checkpoint.py", "opinion"): "configuration key of older runs",
 }
-PENDING = ("lensml/", "notebooks/", "tests/", "benchmarks/", "book/scripts/")
+PENDING = (
+    "lensml/evaluation/",
+    "lensml/network/",
+    "lensml/streaming/",
+    "notebooks/05",
+    "notebooks/08",
+    "tests/",
+)
 MAX_LINE = 140
 SENTENCE_END = re.compile(r"""(?<=[\w)\]*`$%"}>])[.!?]["*)_]*\s+(?=[A-Z`$*"\[(])""")
 ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|vs|et al|cf|Fig|No|[A-Z])\.\s")
 
 
 def words(text: str) -> list[str]:
-    """Words of a text in lower case, identifiers taken apart; names of stored numbers left out."""
-    text = re.sub(r"\{\{ \w+ \}\}|<!-- \w+ -->", "", text)
+    """Words of a text in lower case, identifiers taken apart."""
     text = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", text)
     return re.findall(r"[a-z]+", text.lower())
+
+
+def banned_words(line: str) -> list[str]:
+    """Words of a line that are to be replaced."""
+    line = re.sub(r"\{\{ \w+ \}\}|<!-- \w+ -->", "", line)  # names of stored numbers
+    return [word for word in words(line) if word in BANNED] + SHARE.findall(line)
 
 
 def cells(path: Path, kind: str) -> str:
@@ -46,13 +65,7 @@ def cells(path: Path, kind: str) -> str:
 def texts() -> dict[str, str]:
     """What a reader sees, by file: modules, README, pages, chapters, and the names of tests."""
     found = {}
-    for pattern in (
-        "lensml/**/*.py",
-        "book/*.md",
-        "book/scripts/*",
-        "README.md",
-        "benchmarks/**/*.py",
-    ):
+    for pattern in ("lensml/**/*.py", "book/*.md", "book/scripts/*", "README.md"):
         found |= {str(p.relative_to(ROOT)): p.read_text() for p in sorted(ROOT.glob(pattern))}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         text = cells(path, "markdown") + "\n\n" + cells(path, "code")
@@ -101,8 +114,8 @@ def test_words_are_plain(file, text):
     found = [
         f"line {number}: {word} in {line.strip()[:90]!r}"
         for number, line in enumerate(text.splitlines(), 1)
-        for word in words(line)
-        if word in BANNED and (file, word) not in ALLOWED
+        for word in banned_words(line)
+        if (file, word) not in ALLOWED
     ]
     assert not found, f"{file}: {len(found)} words to replace\n" + "\n".join(found)
 

@@ -94,7 +94,7 @@ def real_event(
         call.axhline(threshold, label="alert threshold", **DOTTED)
         call.legend(loc="upper left")
     faint, bright = np.quantile(mag, 0.995), min(mag.min(), model.min())
-    room = 0.08 * (faint - bright) + 0.02  # outliers and their bars may leave the picture
+    room = 0.08 * (faint - bright) + 0.02  # outliers and their bars may leave the frame
     light.set(ylim=(faint + room, bright - room), ylabel="magnitude", title=title)
     light.legend()
     return figure
