@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = exports(
     ),
     results=(
         "BENCHMARKS Chapter PERFORMANCE benchmarks_by_device compare_with_committed display "
-        "load_benchmark load_results save_figure save_results season_thresholds start"
+        "load_benchmark load_results season_thresholds start"
     ),
     explorer="explore frames plot_caustics snapshot",
     timing=(

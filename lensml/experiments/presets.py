@@ -3,7 +3,6 @@
 Nothing is made here: a preset combines settings, `results.Chapter` simulates and trains.
 """
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -20,7 +19,6 @@ __all__ = [
     "cadence",
     "distinct",
     "early_detection",
-    "fingerprint",
     "photometric_error",
     "physical_limits",
     "planetary_stellar",
@@ -49,34 +47,30 @@ class BaselineMethods:
 class Experiment:
     """One chapter: test sets, surveys through which they are observed, fine-tuned networks."""
 
-    name: str
     size: str
     seed: int
     tests: Mapping[str, Simulation]
     surveys: Mapping[str, Survey] = field(default_factory=dict)  # of the same events
     fine_tuned: Mapping[str, tuple[Simulation, TrainingConfig]] = field(default_factory=dict)
-    num_bootstrap: int = 400
     alerts: AlertSizes | None = None
     baseline_methods: BaselineMethods | None = None
 
+    @property
+    def num_bootstrap(self) -> int:
+        """Resamples of pairs behind each interval."""
+        return 50 if self.size == "smoke" else 400
+
     def _repr_html_(self) -> str:
-        rows = [
-            ("size", self.size),
-            ("seed", self.seed),
-            *((f"test set {k}", _one_line(v)) for k, v in self.tests.items()),
-            *((f"survey {k}", _survey_line(v)) for k, v in self.surveys.items()),
-            *(
-                (f"network for {k}", f"{_one_line(s)}; {c.epochs} epochs of it, {_start(c)}")
-                for k, (s, c) in self.fine_tuned.items()
-            ),
-            ("bootstrap", f"{self.num_bootstrap} resamplings of pairs"),
-        ]
-        body = "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in rows)
+        rows = {"size": self.size, "seed": self.seed}
+        rows |= {f"test set {k}": _one_line(v) for k, v in self.tests.items()}
+        rows |= {f"survey {k}": _survey_line(v) for k, v in self.surveys.items()}
+        for name, (simulation, config) in self.fine_tuned.items():
+            start = "from the shipped weights" if config.start_from else "from scratch"
+            line = f"{_one_line(simulation)}; {config.epochs} epochs of it, {start}"
+            rows[f"network for {name}"] = line
+        rows["bootstrap"] = f"{self.num_bootstrap} resamplings of pairs"
+        body = "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in rows.items())
         return f"<table>{body}</table>"
-
-
-def _start(config: TrainingConfig) -> str:
-    return "from the shipped weights" if config.start_from else "from scratch"
 
 
 def _survey_line(survey: Survey) -> str:
@@ -109,29 +103,20 @@ def _fine_tuned(preset: str, size: str, seed: int) -> tuple[Simulation, Training
 
     At `full` from scratch; below, from the shipped general weights, at a small learning rate.
     """
-    check_size(size)
-    simulation = Simulation(
-        preset=preset, num_pairs=TRAINING_PAIRS[size], seed=TRAINING_SEED + seed
-    )
+    pairs = TRAINING_PAIRS[check_size(size)]
+    simulation = Simulation(preset=preset, num_pairs=pairs, seed=TRAINING_SEED + seed)
+    shared = {"hide_blending_fraction": 0.0, "seed": seed}
     if size == "full":
-        return simulation, TrainingConfig(
-            epochs=50, batch_size=1024, hide_blending_fraction=0.0, seed=seed
-        )
-    tuned = TrainingConfig(
+        return simulation, TrainingConfig(epochs=50, batch_size=1024, **shared)
+    return simulation, TrainingConfig(
         epochs=2 if size == "desk" else 1,
         batch_size=128 if size == "desk" else 32,
         learning_rate=3e-4 if size == "desk" else 1e-5,
         validation_fraction=0.05,
         curriculum=0.0,
-        hide_blending_fraction=0.0,
-        seed=seed,
         start_from="shipped",
+        **shared,
     )
-    return simulation, tuned
-
-
-def _bootstrap(size: str) -> int:
-    return 50 if size == "smoke" else 400
 
 
 def simulated_events(size: str = "full", seed: int = 0) -> Experiment:
@@ -139,19 +124,16 @@ def simulated_events(size: str = "full", seed: int = 0) -> Experiment:
     null_pairs = {"smoke": 40, "desk": 2000, "full": 2000}[check_size(size)]
     sets = ("baseline", "distinct", "planetary", "stellar")
     return Experiment(
-        name="simulated_events",
         size=size,
         seed=seed,
         tests={k: _tests(k, size, seed + 500) for k in sets}
         | {"null": Simulation(preset="null", num_pairs=null_pairs, seed=seed)},
-        num_bootstrap=_bootstrap(size),
     )
 
 
 def baseline(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 2: the whole range of binaries at the default survey, matched and not matched."""
     return Experiment(
-        name="baseline",
         size=size,
         seed=seed,
         tests={
@@ -160,19 +142,16 @@ def baseline(size: str = "full", seed: int = 0) -> Experiment:
             "blended": _tests("baseline", size, seed + 50, blending=(0.1, 1.0)),
         },
         fine_tuned={"baseline": _fine_tuned("baseline", size, seed)},
-        num_bootstrap=_bootstrap(size),
     )
 
 
 def distinct(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 3: binaries whose source crosses a caustic."""
     return Experiment(
-        name="distinct",
         size=size,
         seed=seed,
         tests={"matched": _tests("distinct", size, seed)},
         fine_tuned={"distinct": _fine_tuned("distinct", size, seed)},
-        num_bootstrap=_bootstrap(size),
     )
 
 
@@ -183,37 +162,31 @@ def cadence(size: str = "full", seed: int = 0) -> Experiment:
     surveys["one epoch a day"] = Survey(missing_fraction=0.05, keep_every=(7, 7))
     surveys["one epoch in three days"] = Survey(missing_fraction=0.05, keep_every=(22, 22))
     return Experiment(
-        name="cadence",
         size=size,
         seed=seed,
         tests={"matched": _tests("baseline", size, seed + 100)},
         surveys=surveys,
-        num_bootstrap=_bootstrap(size),
     )
 
 
 def photometric_error(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 5: the same events at four photometric errors."""
     return Experiment(
-        name="photometric_error",
         size=size,
         seed=seed,
         tests={"matched": _tests("baseline", size, seed + 200)},
         surveys={f"{sigma:g} mag": Survey(sigma=sigma) for sigma in (0.01, 0.05, 0.1, 0.2)},
-        num_bootstrap=_bootstrap(size),
     )
 
 
 def planetary_stellar(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 6: planetary and stellar companions at two photometric errors."""
     return Experiment(
-        name="planetary_stellar",
         size=size,
         seed=seed,
         tests={k: _tests(k, size, seed) for k in ("planetary", "stellar")},
         surveys={f"{sigma:g} mag": Survey(sigma=sigma) for sigma in (0.01, 0.1)},
         fine_tuned={k: _fine_tuned(k, size, seed) for k in ("planetary", "stellar")},
-        num_bootstrap=_bootstrap(size),
     )
 
 
@@ -225,7 +198,6 @@ def early_detection(size: str = "full", seed: int = 0) -> Experiment:
     num_singles = {"smoke": 48, "desk": 10_000, "full": 50_000}[check_size(size)]
     num_fitted = {"smoke": 48, "desk": 6000, "full": 50_000}[size]
     return Experiment(
-        name="early_detection",
         size=size,
         seed=seed,
         tests={
@@ -236,7 +208,6 @@ def early_detection(size: str = "full", seed: int = 0) -> Experiment:
                 "baseline", size, seed + 300, population=True, num_pairs=2 * num_singles
             ),
         },
-        num_bootstrap=_bootstrap(size),
         alerts=AlertSizes(
             num_refits={"smoke": 8, "desk": 500, "full": 5000}[size],
             num_singles=num_singles,
@@ -250,7 +221,6 @@ def physical_limits(size: str = "full", seed: int = 0) -> Experiment:
     fewer = max(48, PAIRS[check_size(size)] // 3)
     most = 10_000  # at which intervals on recalls are a per cent wide
     return Experiment(
-        name="physical_limits",
         size=size,
         seed=seed,
         tests={
@@ -265,10 +235,4 @@ def physical_limits(size: str = "full", seed: int = 0) -> Experiment:
             ),
             num_pairs=min(PAIRS[size], most),
         ),
-        num_bootstrap=_bootstrap(size),
     )
-
-
-def fingerprint(simulation: Simulation, config: TrainingConfig, start: str) -> str:
-    """Name of a recipe: another recipe, or other weights to start from, get another folder."""
-    return f"{zlib.crc32(f'{simulation}{config}{start}'.encode()):08x}"

@@ -5,7 +5,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from lensml.evaluation import check_unseen
 from lensml.experiments import presets
 from lensml.experiments.machine import OUTPUT_VARIABLE, provenance
-from lensml.experiments.presets import Experiment, fingerprint
+from lensml.experiments.presets import Experiment
 from lensml.experiments.tables import (
     ResultsTable,
     comparison_table,
@@ -49,8 +50,6 @@ __all__ = [
     "load_benchmark",
     "load_results",
     "results_path",
-    "save_figure",
-    "save_results",
     "season_thresholds",
     "start",
 ]
@@ -72,44 +71,10 @@ def output_root() -> Path:
 
 
 def results_path(chapter: str, size: str) -> Path:
-    """Where `save_results` writes: smoke below `_build`, desk and full below `data/results`."""
+    """Where `Chapter.save` writes: smoke below `_build`, desk and full below `data/results`."""
     check_size(size)
     folder = "_build/results" if size == "smoke" else "data/results"
     return output_root() / folder / size / f"{chapter}.json"
-
-
-def save_results(
-    chapter: str,
-    numbers: Mapping[str, Any],
-    *,
-    size: str,
-    seed: int | Iterable[int],
-    started: float,
-    figures: Iterable[str] = (),
-) -> Path:
-    """Write a chapter's numbers with their provenance, whole or not at all.
-
-    Args:
-        chapter: File stem of the notebook, such as "02_baseline".
-        numbers: Name to number, to interval ``{"value", "low", "high"}``, or to a nested mapping
-            or list of these. Numpy scalars and arrays are converted; NaN becomes null.
-        size, seed, started: See `provenance`.
-        figures: Names given to `save_figure`.
-
-    Returns:
-        The file written.
-    """
-    record = {
-        "chapter": chapter,
-        "numbers": plain(numbers),
-        "figures": list(figures),
-        "provenance": provenance(size=size, seed=seed, started=started),
-    }
-    final = results_path(chapter, size)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(final) as temporary:
-        temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    return final
 
 
 def load_results(chapter: str) -> dict[str, Any] | None:
@@ -127,15 +92,11 @@ def season_thresholds(early_detection: Mapping[str, Any] | None) -> dict[str, fl
     Raises:
         InputError: If there is no record, or it keeps no threshold.
     """
-    numbers = (early_detection or {}).get("numbers", {})
-    kept = numbers.get("policies") or {}
-    found = {"1pct": kept.get("1_pct"), "0_1pct": kept.get("0.1_pct")}
-    if not kept:  # results from before there were two rates
-        found = {"1pct": numbers.get("alerts", {}).get("baseline")}
-    thresholds = {rate: row["threshold"] for rate, row in found.items() if row}
-    if not thresholds:
-        raise InputError("no stored result of chapter 07 keeps an alert threshold; give one")
-    return thresholds
+    stored = (early_detection or {}).get("numbers", {}).get("policies", {})
+    names = {"1pct": "1_pct", "0_1pct": "0.1_pct"}
+    if missing := [key for key in names.values() if key not in stored]:
+        raise InputError(f"no stored result of chapter 07 keeps an alert threshold for {missing}")
+    return {name: stored[key]["threshold"] for name, key in names.items()}
 
 
 def benchmarks_by_device(name: str, root: Path = BENCHMARKS) -> dict[str, dict[str, Any]]:
@@ -152,26 +113,6 @@ def load_benchmark(name: str, root: Path = BENCHMARKS) -> dict[str, Any] | None:
     """The newest record of a benchmark on any device; None if there is none."""
     records = benchmarks_by_device(name, root).values()
     return max(records, key=lambda record: record["provenance"]["date"], default=None)
-
-
-def save_figure(figure: Figure, name: str, size: str) -> None:
-    """Show a figure in the notebook, and keep it if nothing larger has been run.
-
-    It goes to ``figures/<name>.svg`` (png above 2 MB) only for desk and full, and desk never
-    replaces a figure of full. The same numbers give the same bytes.
-
-    Args:
-        figure: The figure; it is closed afterwards.
-        name: "NN_what", beginning with the chapter's number.
-        size: Size of the run that made the figure.
-    """
-    check_size(size)
-    if size != "smoke" and SIZES.index(size) >= largest_size(name[:2]):
-        folder = output_root() / FIGURES.relative_to(ROOT)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_figure(figure, folder / name)
-    display(figure)
-    plt.close(figure)
 
 
 def largest_size(number: str) -> int:
@@ -214,7 +155,7 @@ def compare_with_committed(
 
     Args:
         chapter: File stem of the notebook.
-        numbers: What this run computed, as given to `save_results`.
+        numbers: What this run computed, as given to `Chapter.save`.
         size: Size of this run.
     """
     return comparison_table(chapter, load_results(chapter), numbers, size)
@@ -304,16 +245,26 @@ class Chapter:
         workers = _workers(simulation, workers)
         data = simulate(DATA / "sets" / f"train_{stem}", simulation, workers=workers)
         start = weights_hash() if config.start_from else ""
-        folder = DATA / "runs" / f"{stem}_{fingerprint(simulation, config, start)}"
-        return train(data, folder, config, name=name, resume=True)
+        recipe = zlib.crc32(f"{simulation}{config}{start}".encode())  # another one, another folder
+        return train(data, DATA / "runs" / f"{stem}_{recipe:08x}", config, name=name, resume=True)
 
     def figure(self, figure: Figure, name: str) -> None:
-        """Show a figure and keep it as ``figures/NN_name`` (see `save_figure`)."""
-        self.figures.append(f"{self.name[:2]}_{name}")
+        """Show a figure, close it, and keep it if nothing larger has been run.
+
+        It goes to ``figures/NN_name.svg`` (png above 2 MB) only for desk and full, and desk never
+        replaces a figure of full. The same numbers give the same bytes.
+        """
+        stem = f"{self.name[:2]}_{name}"
+        self.figures.append(stem)
         if self.mark:
             look = {"color": "0.5", "alpha": 0.5, "rotation": 15, "fontsize": 15}
             figure.text(0.5, 0.5, self.mark, ha="center", va="center", zorder=10, **look)
-        save_figure(figure, self.figures[-1], self.size)
+        if self.size != "smoke" and SIZES.index(self.size) >= largest_size(self.name[:2]):
+            folder = output_root() / FIGURES.relative_to(ROOT)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_figure(figure, folder / stem)
+        display(figure)
+        plt.close(figure)
 
     def table(
         self,
@@ -327,18 +278,22 @@ class Chapter:
         return table
 
     def save(self, numbers: Mapping[str, Any], *, spell_keys: bool = False) -> ResultsTable:
-        """Write the chapter's numbers with their provenance and figures.
+        """Write the chapter's numbers, provenance and names of figures, whole or not at all.
 
         Args:
-            numbers: As `save_results` takes them.
+            numbers: Name to number, to interval ``{"value", "low", "high"}``, or to a nested
+                mapping or list of these. Numpy types are converted; NaN becomes null.
             spell_keys: Store every key as `result_key` spells it, not as it is.
 
         Returns:
             The numbers of this run beside the committed ones.
         """
-        numbers = safe_keys(numbers) if spell_keys else numbers
-        run = {"size": self.size, "seed": self.seed, "started": self.started}
-        save_results(self.name, numbers, figures=self.figures, **run)
+        numbers = plain(safe_keys(numbers) if spell_keys else numbers)
+        origin = provenance(size=self.size, seed=self.seed, started=self.started)
+        record = {"chapter": self.name, "numbers": numbers}
+        record |= {"figures": self.figures, "provenance": origin}
+        with atomic_path(results_path(self.name, self.size)) as temporary:
+            temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
         return compare_with_committed(self.name, numbers, self.size)
 
 
