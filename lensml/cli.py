@@ -1,4 +1,4 @@
-"""The command line: `lensml VERB` = `python -m lensml VERB`. Verbs import what they need, late."""
+"""Command line: `lensml VERB` = `python -m lensml VERB`. Each verb imports what it needs."""
 
 import argparse
 import json

@@ -41,7 +41,7 @@ class InputError(ValueError):
 
 @contextmanager
 def atomic_path(final: Path | str) -> Iterator[Path]:
-    """Yield a name beside `final`; what is written there takes its place only when all went well.
+    """Yield a temporary name beside `final`, renamed to it only if no error occurred.
 
     A process killed half-way leaves either the old file or the new one, never a torn one.
     """

@@ -1,4 +1,4 @@
-"""One seed to independent random streams: an event is a pure function of (seed, set, index)."""
+"""Independent random streams from one seed, by (seed, set, index) of an event."""
 
 import zlib
 

@@ -133,6 +133,15 @@ def test_a_line_of_prose_is_one_sentence_and_short(file, text):
     assert not found, f"{file}: {len(found)} lines\n" + "\n".join(found)
 
 
+@by_file({f: t for f, t in texts().items() if f.startswith("lensml/")})
+def test_a_docstring_begins_with_one_short_line(file, text):
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            first = (ast.get_docstring(node) or "").split("\n")
+            assert len(first[0]) <= 88, f"{file}: {first[0]!r} has {len(first[0])} characters"
+            assert not any(first[1:2]), f"{file}: {first[0]!r} goes on in a second line"
+
+
 def test_the_readme_lists_the_rooms_and_the_chapters():
     text = (ROOT / "README.md").read_text()
     tree = re.search(r"```\nlensml/\n(.*?)\n\n", text, re.DOTALL)[1]

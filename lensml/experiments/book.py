@@ -1,4 +1,4 @@
-"""Compile pages and executed chapters into the book; ``{{ name }}`` takes a committed result."""
+"""Compile pages and chapters into the book; ``{{ name }}`` takes a committed result."""
 
 import json
 import re

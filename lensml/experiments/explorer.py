@@ -225,7 +225,7 @@ def explore(**parameters: float) -> "VBox":
 
 
 def frames(name: str, values: NDArray, **fixed: float) -> "VBox":
-    """One slider over figures drawn beforehand: it moves on a published page, without a kernel.
+    """One slider over figures drawn beforehand, for published pages without a kernel.
 
     Args:
         name: Parameter that the slider changes, one of s, q, u0, alpha, sigma.

@@ -1,4 +1,4 @@
-"""Execute the chapters with papermill: parameters checked, errors refused, results recorded."""
+"""Execute chapters with papermill: check parameters, refuse errors, record results."""
 
 import ast
 import hashlib
@@ -156,7 +156,7 @@ def run_chapter(
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of a message, without terminal colours: that of the traceback is its point."""
+    """The last line of a message (of a traceback: the error), without terminal colours."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
     return text.splitlines()[-1] if text else type(error).__name__
 
@@ -237,7 +237,7 @@ def is_current(name: str, size: str, parameters: Mapping[str, Any]) -> bool:
 def run_all(
     size: str, workers: int = 0, parameters: Mapping[str, Any] | None = None
 ) -> dict[str, float]:
-    """Run every chapter, several at a time; those that are current since an earlier run are kept.
+    """Run every chapter that is not current, several at a time.
 
     Returns:
         Wall time of each chapter that was run [s].

@@ -87,7 +87,7 @@ def load_results(chapter: str) -> dict[str, Any] | None:
 
 
 def season_thresholds(early_detection: Mapping[str, Any] | None) -> dict[str, float]:
-    """Alert thresholds at 1 % and 0.1 % false alarms a season, from chapter 07's stored record.
+    """Alert thresholds at 1 % and 0.1 % false alarms a season, from chapter 07's record.
 
     Raises:
         InputError: If there is no record, or it keeps no threshold.
@@ -162,7 +162,7 @@ def compare_with_committed(
 
 
 def made(simulation: Simulation, workers: int | None = None) -> Path:
-    """A simulated set as one file under `data/sets`, made or found where an earlier run left it."""
+    """A simulated set as one file under `data/sets`, simulated if it is not there."""
     kind = "population" if simulation.population else "matched"
     stem = f"{simulation.preset}_{kind}_{simulation.num_pairs}_seed{simulation.seed}"
     return simulate(

@@ -58,7 +58,7 @@ def is_interval(value: Any) -> bool:
 
 
 def flatten(numbers: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Numbers and intervals under joined names ``a_b``; lists are left out: they need a figure."""
+    """Numbers and intervals under joined names ``a_b``; lists are left out."""
     flat: dict[str, Any] = {}
     for key, value in numbers.items():
         name = "".join(c if c.isalnum() else "_" for c in f"{prefix}{key}")

@@ -83,7 +83,7 @@ def _tasks(sim: Simulation, first: int, stop: int) -> list[Task]:
 
 
 def pipeline_seconds(over: Callable, sim: Simulation, first: int = 0, stop: int = 0) -> float:
-    """Wall time of `lensml simulate` on events `first` to `stop` (0 = all), files included [s].
+    """Wall time of `lensml simulate` on events `first` to `stop` (0 = all) [s].
 
     Args:
         over: From `worker_map`: starting processes and importing is no part of the time.

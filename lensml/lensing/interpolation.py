@@ -1,4 +1,4 @@
-"""Adaptive sampling of smooth curves on evenly spaced epochs: halve, interpolate, check, repeat.
+"""Adaptive sampling of smooth curves on evenly spaced epochs, by bisection.
 
 Every operation on arrays is a plain sum, product, quotient or comparison of 64-bit numbers, which
 has one correct result: a curve's bits do not depend on the machine's vector length.

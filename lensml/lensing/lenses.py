@@ -1,4 +1,4 @@
-"""Single and binary lenses: parameters, the origin of their coordinates, the source's track."""
+"""Single and binary lenses: parameters, origin of coordinates, track of the source."""
 
 from dataclasses import dataclass
 from math import cos, sin

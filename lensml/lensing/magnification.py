@@ -1,4 +1,4 @@
-"""Magnification of single- and binary-lens events. The only module that calls VBMicrolensing."""
+"""Magnification of single and binary lenses; the only module that calls VBMicrolensing."""
 
 from math import cos, log, sin
 

@@ -1,4 +1,4 @@
-"""Cost, gradient and Gauss-Newton matrix of point-source point-lens curves; Marquardt steps.
+"""Cost, gradient and Gauss-Newton matrix of PSPL curves; Marquardt steps.
 
 Axes: B curves, n epochs, P parameters: t0, ln u0, ln tE and, where the blend is free, f_s.
 """

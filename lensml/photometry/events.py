@@ -1,4 +1,4 @@
-"""Published events that come with MulensModel, and download of OGLE's early-warning photometry."""
+"""Published events of MulensModel, and download of OGLE's early-warning photometry."""
 
 import os
 import re

@@ -124,7 +124,7 @@ def _header(line: str) -> list[str]:
 
 
 def _parse(text: str, label: str) -> tuple[list[str] | None, NDArray]:
-    """Column names, None if there are none, and numbers (rows, columns), NaN where not a number."""
+    """Column names or None, and numbers (rows, columns), NaN where not a number."""
     lines = [line for line in text.splitlines() if line.strip() and line[0] != "\\"]
     notes = [line for line in lines if line.lstrip()[0] in "#|"]
     lines = [line for line in lines if line.lstrip()[0] not in "#|"]

@@ -109,7 +109,7 @@ def reliability_line(axes: Axes, bins: Mapping, **look) -> None:
 
 @styled
 def reliability(bins: Mapping) -> Figure:
-    """Observed over predicted frequency (`evaluation.reliability`, one or by name), and counts."""
+    """Observed against predicted frequency (`evaluation.reliability`), and counts."""
     several = {"network": bins} if "predicted" in bins else bins
     figure, ((top,), (bottom,)) = canvas(4.2, 2, 1, width=4.2, sharex=True, height_ratios=[3, 1])
     top.plot([0, 1], [0, 1], label="calibrated (ideal observer)", **IDEAL)

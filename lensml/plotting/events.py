@@ -73,7 +73,7 @@ def real_event(
     title: str = "",
     start: float = -np.inf,
 ) -> Figure:
-    """Photometry with its single-lens fit, residuals, and P(binary) on one time axis; each (T,).
+    """Photometry with its point-lens fit, residuals and P(binary) over time; each (T,).
 
     `threshold` is that of alerts, `start` the first time to show [day].
     """

@@ -1,4 +1,4 @@
-"""Figures of scores: ROC, recall by delta-chi2 and by method, early detection, maps, costs."""
+"""Figures of scores: ROC, recall by delta-chi2 and method, early detection, maps, cost."""
 
 from collections.abc import Mapping, Sequence
 
@@ -74,7 +74,7 @@ def roc_and_pr(
 
 @styled
 def confusion(matrix: ArrayLike, ideal: ArrayLike | None = None) -> Figure:
-    """Counts (2, 2) and fractions of each true class, threshold 0.5; the ideal observer beside."""
+    """Confusion matrices (2, 2) at threshold 0.5: counts and fractions of each true class."""
     panels = [("network", matrix)] + ([("ideal observer", ideal)] if ideal is not None else [])
     figure, (row,) = canvas(2.9, 1, len(panels), width=3.3 * len(panels))
     for axes, (name, counts) in zip(row, panels, strict=True):
@@ -108,7 +108,7 @@ def recall_by_dchi2(
     thresholds: Mapping[str, float] = PUBLISHED_THRESHOLDS,
     rate: float = 0.01,
 ) -> Figure:
-    """Rows of `evaluation.recall_by_dchi2` by name; hollow where the threshold is the pooled one.
+    """`evaluation.recall_by_dchi2` by name; hollow where the threshold is pooled.
 
     Bars are binomial standard errors; `rate` is that of false positives.
     """
@@ -159,7 +159,7 @@ def method_looks(names: Sequence[str]) -> dict[str, dict]:
 
 @styled
 def recall_by_method(compared: Mapping[str, Mapping], rate: float = 0.01) -> Figure:
-    """Recall in bins of delta-chi2 and delta-chi2 at 50 % recall of `evaluation.compare`'s methods.
+    """Recall by delta-chi2, and delta-chi2 at 50 % recall, of `evaluation.compare`.
 
     Bars are 95 % Wilson intervals on the left and bootstrap intervals on the right; symbols are
     hollow where the bin has too few twins for a threshold of its own.
@@ -310,7 +310,7 @@ def bars(
     ideal: Sequence | None = None,
     label: str = "balanced accuracy",
 ) -> Figure:
-    """A number per condition, by name, with the ideal observer's per condition as a line above."""
+    """A number per condition, by name; the ideal observer's as a line."""
     figure, ((axes,),) = canvas(3.0, width=max(4.2, 0.9 * len(conditions) + 1.5))
     x, width = np.arange(len(conditions)), 0.8 / len(values)
     for k, (name, row, colour) in enumerate(coloured(values)):

@@ -180,8 +180,10 @@ def _separation(columns: dict[str, NDArray], times: NDArray) -> NDArray:
 
 
 def _block(kind: str, seed: int, first: int, stop: int) -> tuple[list[int], list[Contaminant]]:
-    """Events first to stop, filled up to BLOCK with copies of the last: a curve's last bits do not
-    depend on how many are asked for."""
+    """Events first to stop, padded to BLOCK with copies of the last.
+
+    The last bits of a curve then do not depend on the number of events.
+    """
     indices = [min(i, stop - 1) for i in range(first, first + BLOCK)]
     made = [draw_contaminant(kind, seed, i) for i in range(first, min(first + BLOCK, stop))]
     return indices, made + made[-1:] * (BLOCK - len(made))
@@ -256,7 +258,7 @@ def _observed_rows(
 
 
 def contaminant_pairs(kind: str, num: int, seed: int, times: NDArray) -> NDArray[np.float32]:
-    """Noise-free rows for training, neither a binary lens: (2 num, T), magnitude less baseline.
+    """Noise-free training rows (2 num, T), magnitude minus baseline; none is a binary.
 
     Row 2i + 1 is contaminant i of `contaminant_set(kind, ..., seed)`, row 2i the point-source
     single lens (known baseline, not blended) that fits it best in least squares over `times` (T,).

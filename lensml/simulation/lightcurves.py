@@ -233,7 +233,7 @@ def save(path: Path | str, curves: LightCurves) -> Path:
 
 
 def merge_shards(shards: list[Path], output: Path, meta: dict) -> Path:
-    """One `.npz` from consecutive shards, member by member: never two shards in memory at once."""
+    """One `.npz` from consecutive shards, member by member, one shard in memory at a time."""
     with np.load(shards[0], allow_pickle=False) as first:
         names = [k for k in first.files if k not in SHARED]
         shared = {k: first[k] for k in SHARED}
@@ -316,7 +316,7 @@ def concatenate(parts: list[dict[str, NDArray]]) -> dict[str, NDArray]:
 
 
 def reobserve(curves: LightCurves, survey: Survey, seed: int) -> LightCurves:
-    """The same events through another survey: one simulation serves every cadence and error level.
+    """The same events observed with another survey.
 
     Args:
         curves: A matched set with `magnification`, rows in simulated order.

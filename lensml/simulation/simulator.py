@@ -252,7 +252,7 @@ def worker_pool(workers: int) -> Iterator[Pool]:
 
 
 def bounded_imap(pool: Pool, tasks: list, ahead: int = MAX_PENDING) -> Iterator[dict]:
-    """Results of `make_chunk` in order, computed at most `ahead` tasks before they are consumed.
+    """Results of `make_chunk` in order, with at most `ahead` tasks pending.
 
     A disk slower than the workers would fill the memory otherwise. Close it before the pool.
     """
@@ -348,7 +348,7 @@ def _claim(folder: Path, sim: Simulation) -> None:
 def simulate(
     output: Path | str, simulation: Simulation, *, workers: int | None = None, progress: bool = True
 ) -> Path:
-    """Simulate a set into `output`: one `.npz`, or a folder of shards where the name has no suffix.
+    """Simulate a set into one `.npz`, or a folder of shards if `output` has no suffix.
 
     Args:
         output: File or folder; an unfinished one is resumed, a finished one is left alone.

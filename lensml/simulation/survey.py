@@ -1,4 +1,6 @@
-"""Noise, gaps and quoted errors of a survey, on any device. Axes: P pairs, B = 2 P rows, T epochs.
+"""Noise, gaps and quoted errors of a survey, on any device.
+
+Axes: P pairs, B = 2 P rows, T epochs.
 
 Row 2i is the single lens and row 2i + 1 the binary of event i. What belongs to the event (its
 error level, its fraction of lost epochs, the phase of its nights) is drawn once per pair; noise
@@ -113,7 +115,7 @@ def draw_torch(
 
 
 def noise_free_delta_mag(magnification: Tensor, f_s: Tensor) -> Tensor:
-    """Noise-free magnitude minus baseline (B, T) of magnification (B, T) and blending f_s (B,)."""
+    """Noise-free magnitude minus baseline (B, T), of magnification (B, T) and f_s (B,)."""
     return -2.5 * torch.log10(1 + f_s[:, None] * (magnification - 1))
 
 
@@ -125,7 +127,7 @@ def _between(value: Range, uniform: Tensor, *, log: bool = False) -> Tensor:
 
 
 def error_bars(sigma: Tensor, delta_mag: Tensor, survey: Survey) -> Tensor:
-    """1-sigma errors (B, T) at magnitude change `delta_mag` for the level `sigma` (B, 1) [mag]."""
+    """1-sigma errors (B, T) [mag] at magnitude change `delta_mag` (B, T), level `sigma`."""
     if not survey.photon_noise:
         return sigma.expand_as(delta_mag)
     # Photons: the error falls as flux^-1/2, down to a floor of 3 mmag from everything else.

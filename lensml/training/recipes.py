@@ -1,4 +1,4 @@
-"""Recipe of the shipped network, one for all cadences, gaps and errors: sets, surveys, settings."""
+"""Recipe of the shipped network: training sets, surveys and settings."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

@@ -71,7 +71,7 @@ def training_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
 
 
 def _network_from(config: TrainingConfig) -> Network:
-    """The network of `config.network` with the weights of `config.start_from` where it has them.
+    """Network of `config.network`, with weights of `config.start_from` where present.
 
     A residual branch that those weights lack starts with an output of zero.
     """
