@@ -1,4 +1,4 @@
-"""The house: nine rooms, one-way imports, few lines; what a room shows to others."""
+"""Nine rooms: one-way imports, ceilings on lines, public names only between rooms."""
 
 import ast
 from functools import cache
@@ -71,7 +71,7 @@ def own_names(module: str) -> set[tuple[str, str]]:
 MODULES = sorted(m for m in sources() if room_of(m) and "." in m)
 
 
-def test_the_ground_floor_is_small():
+def test_only_few_modules_lie_outside_the_rooms():
     assert sorted(m for m in sources() if not room_of(m)) == sorted(GROUND_FLOOR)
 
 
@@ -82,7 +82,7 @@ def test_a_room_lists_its_modules(room):
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_what_a_room_shows_is_there_and_no_module_shares_its_name(room):
+def test_public_names_of_a_room_exist_and_differ_from_its_modules(room):
     package = import_module(f"lensml.{room}")
     assert not set(package.__all__) & set(modules_of(room))
     for name in package.__all__:
@@ -117,7 +117,7 @@ def outsiders() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("file", "code"), outsiders(), ids=lambda x: x if len(x) < 60 else "")
-def test_outsiders_use_what_a_room_shows(file, code):
+def test_code_outside_the_package_uses_public_names(file, code):
     tested = Path(file).parts[1] if Path(file).parts[0] == "tests" else None
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lensml."):
@@ -129,7 +129,7 @@ def test_outsiders_use_what_a_room_shows(file, code):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_rooms_use_each_other_by_what_they_show(module):
+def test_rooms_import_public_names_of_other_rooms(module):
     for other, part in own_names(module):
         if other in ROOMS and other != room_of(module):
             shown = ["", *import_module(f"lensml.{other}").__all__]  # "": the room itself
@@ -137,12 +137,12 @@ def test_rooms_use_each_other_by_what_they_show(module):
 
 
 @pytest.mark.parametrize("library", ONLY)
-def test_a_heavy_library_has_few_doors(library):
+def test_heavy_libraries_are_imported_in_few_places(library):
     users = {m for m in sources() if any(f"{n}.".startswith(f"{library}.") for n in imports(m))}
     assert {m for m in users if not {m, m.split(".")[0]} & ONLY[library]} == set()
 
 
-def test_the_package_is_thin():
+def test_modules_rooms_and_package_stay_below_their_ceilings():
     lines = {m: text.count("\n") for m, text in sources().items()}
     assert {m: n for m, n in lines.items() if n > MAX_MODULE} == {}
     rooms = {r: sum(n for m, n in lines.items() if room_of(m) == r) for r in ROOMS}

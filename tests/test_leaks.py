@@ -1,4 +1,4 @@
-"""Nothing but the anomaly tells the classes apart, and nobody beats the ideal observer.
+"""Only the anomaly separates the classes, and no score exceeds the ideal observer's.
 
 These tests run on the weights that ship. Standard errors of an area under the curve are those of
 the rank sum under no difference, sqrt((2 n + 1) / (12 n^2)) for n rows of each class.
@@ -50,13 +50,13 @@ def null(tmp_path_factory):
     return simulated(folder, "null", PAIRS, seed=1, survey=Survey(sigma=0.01))
 
 
-def test_a_companion_without_mass_cannot_be_seen(null):
+def test_a_companion_without_mass_is_undetectable(null):
     assert null.dchi2.max() < 0.1
     auc = evaluation.roc_auc(null.y, calls(null))
     assert abs(auc - 0.5) < 3 * chance_error(PAIRS)
 
 
-def test_no_scalar_of_the_null_pairs_tells_the_classes_apart(null):
+def test_no_summary_statistic_separates_the_null_pairs(null):
     for name, values in evaluation.summary_statistics(null).items():
         auc = evaluation.roc_auc(null.y, values)
         assert abs(auc - 0.5) < 4 * chance_error(PAIRS), name
@@ -67,7 +67,7 @@ def test_a_classifier_trained_on_null_pairs_learns_nothing(null):
         assert abs(audit["value"] - 0.5) < 4 * chance_error(PAIRS), name
 
 
-def test_gaps_errors_and_numbers_of_points_do_not_know_the_class(baseline):
+def test_gaps_errors_and_numbers_of_points_are_independent_of_the_class(baseline):
     scalars = evaluation.summary_statistics(baseline)
     for name in ("points", "first gap", "first epoch", "last epoch", "mean error"):
         auc = evaluation.roc_auc(baseline.y, scalars[name])
@@ -87,7 +87,7 @@ def test_network_stays_below_the_ideal_observer(name, fraction, request):
         assert found["z"] <= 3, (statistic, found)
 
 
-def test_network_sees_what_is_plain_to_see(distinct):
+def test_network_finds_strong_anomalies(distinct):
     """A bound is kept by a coin as well: caustic crossings must be found."""
     assert evaluation.roc_auc(distinct.y, calls(distinct)) > 0.9
 
@@ -101,7 +101,7 @@ def test_more_noise_does_not_help(baseline):
     assert area[0] > area[1] - 2 * chance_error(PAIRS)
 
 
-def test_invisible_anomalies_are_called_like_their_twins(baseline):
+def test_undetectable_anomalies_get_the_probabilities_of_their_twins(baseline):
     """Where delta-chi2 is below one, even the ideal observer is at chance, and so must we be."""
     hidden = baseline.rows(baseline.dchi2 < 1)
     num = len(hidden) // 2

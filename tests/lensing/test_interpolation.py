@@ -56,12 +56,12 @@ def test_a_step_is_surrounded_by_solved_epochs():
     assert set(range(696, 706)) <= set(asked.tolist())
 
 
-def test_a_spike_between_nodes_is_seen_where_it_is_announced():
+def test_a_spike_between_nodes_is_sampled_near_a_given_point():
     def curve(x):
         return 1 + np.exp(-(((x - 333.2) / 2) ** 2))
 
     expected = curve(np.arange(NUM_EPOCHS))
-    assert np.abs(sampled(curve)[0] - expected).max() > 0.5  # the check alone leaps over it
+    assert np.abs(sampled(curve)[0] - expected).max() > 0.5  # the check alone misses it
     point = np.array([333.2]), np.zeros(1), np.zeros(1)
     found, _ = sampled(curve, intervals_within(*point, NUM_EPOCHS))
     assert np.abs(found - expected).max() < 1e-4
@@ -92,7 +92,7 @@ def test_the_first_pass_is_as_dense_in_time_whatever_the_number_of_epochs():
     ]  # fmt: skip
 
 
-def test_even_epochs_are_told_from_uneven_ones():
+def test_even_and_uneven_epochs_are_distinguished():
     times = np.linspace(-100, 100, 1500)
     assert is_even(times) and is_even(times + 2_457_000)
     assert not is_even(np.sort(times + np.random.default_rng(0).normal(0, 1e-3, 1500)))

@@ -193,7 +193,7 @@ def test_sampled_curves_are_those_of_every_epoch(num_epochs):
 
 
 @pytest.mark.parametrize("s", [0.25, 0.5, 0.9, 1.1, 2.0, 4.0])
-def test_no_small_caustic_is_leapt_over(s):
+def test_no_small_caustic_is_missed_between_samples(s):
     """Short events aimed at every caustic of a planet, between two nodes of the first passes."""
     centres = [c.mean(axis=1) for c in caustic_curves(s, 1e-4)]
     generator = np.random.default_rng(3)

@@ -179,7 +179,7 @@ def test_astropy_table_with_mask_and_time_column():
     "name, zero",
     [("mjd", 2400000.5), ("HJD-2457000", 2457000.0), ("bjd", 2450000.0), ("time", 0.0)],
 )
-def test_time_is_full_julian_date_where_its_zero_can_be_told(name, zero, tmp_path):
+def test_time_is_full_julian_date_where_its_zero_is_known(name, zero, tmp_path):
     lines = rows(TIME - 2450000, MAGNITUDE, 0 * TIME + 0.01, mark=",")
     got = read_photometry(write(tmp_path / "a.csv", [f"{name},mag,mag_err", *lines]))
     np.testing.assert_allclose(got.time, TIME - 2450000 + zero, rtol=0, atol=1e-6)

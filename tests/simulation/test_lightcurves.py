@@ -124,7 +124,7 @@ def test_rows_choose_from_every_member():
     assert chosen.times().shape == chosen.sigmas().shape == chosen.X.shape
 
 
-def test_observed_again_the_events_are_the_same_and_the_noise_is_new(simulated):
+def test_reobserving_keeps_the_events_and_draws_new_noise(simulated):
     curves = load(simulated["file"])
     survey = Survey(num_epochs=150, sigma=0.01, missing_fraction=0.5)
     again = reobserve(curves, survey, 7)
@@ -140,7 +140,7 @@ def test_observed_again_the_events_are_the_same_and_the_noise_is_new(simulated):
     assert (np.isnan(other.X) != np.isnan(again.X)).any()
 
 
-def test_observed_again_an_event_does_not_depend_on_its_company(simulated):
+def test_reobserved_event_does_not_depend_on_the_rest_of_the_set(simulated):
     curves = load(simulated["file"])
     whole = reobserve(curves, SURVEY, 7)
     part = reobserve(curves.rows(slice(10, 20)), SURVEY, 7)
@@ -177,7 +177,7 @@ def test_members_that_do_not_fit_each_other_are_refused(tmp_path, simulated, mem
         load(tmp_path / "odd.npz")
 
 
-def test_a_set_from_a_stranger_runs_no_code(tmp_path):
+def test_loading_an_untrusted_set_runs_no_code(tmp_path):
     objects = np.array([{"a": 1}], dtype=object)
     np.savez(tmp_path / "evil.npz", X=objects, y=objects, time=objects, sigma=objects,
              m_base=objects, pair=objects, dchi2=objects, params=objects)  # fmt: skip

@@ -60,7 +60,7 @@ def test_number_of_workers_does_not_change_a_bit(tmp_path, reference):
 
 
 @pytest.mark.parametrize("shard_size", [13, 50, 90])
-def test_blocks_fitted_together_do_not_show(tmp_path, shard_size):
+def test_bits_do_not_depend_on_the_blocks_that_are_fitted_together(tmp_path, shard_size):
     """90 events are two blocks; shards and chunks cut through them, workers share them."""
     assert BLOCK < 90
     long = dict(num_pairs=90, survey=replace(SMALL, num_epochs=333), preset="distinct")

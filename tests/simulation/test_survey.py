@@ -119,7 +119,7 @@ def test_numbers_that_simulated_sets_rest_on_keep_their_order():
     "options",
     [{}, {"missing_fraction": (0.1, 0.9)}, {"missing_fraction": 0.0}, {"keep_every": (3, 5)}],
 )
-def test_no_curve_keeps_more_epochs_than_it_is_said_to(options):
+def test_no_curve_keeps_more_epochs_than_max_epochs_kept(options):
     most = Survey(num_epochs=EPOCHS, **options).max_epochs_kept(EPOCHS)
     counts = torch.cat([seen_through(seed=k, **options)[2].sum(1) for k in range(20)])
     assert counts.max() <= most <= EPOCHS
@@ -149,8 +149,8 @@ def test_nights_seasons_and_thinning_leave_the_epochs_they_should():
     assert {int(row.float().mean().reciprocal().round()) for row in seen} == {4}
 
 
-def test_labels_of_a_pair_can_be_swapped_without_a_trace():
-    """Exchange the two clean curves: what is drawn for the places stays what it was."""
+def test_noise_and_gaps_of_a_pair_do_not_depend_on_its_curves():
+    """Exchange the two noise-free curves: noise, errors and masks of each row stay the same."""
     swapped = CLEAN.reshape(PAIRS, 2, EPOCHS).flip(1).reshape(CLEAN.shape)
     options = dict(sigma=(0.01, 0.2), missing_fraction=(0.1, 0.5), night=(0.3, 0.9))
     delta, sigma, seen = seen_through(**options)
@@ -159,7 +159,7 @@ def test_labels_of_a_pair_can_be_swapped_without_a_trace():
     torch.testing.assert_close(delta - CLEAN, delta2 - swapped, atol=1e-5, rtol=0)
 
 
-def test_one_event_is_observed_alike_in_any_company():
+def test_observation_of_an_event_does_not_depend_on_the_batch():
     survey = Survey(num_epochs=EPOCHS, sigma=(0.01, 0.1), night=0.4)
 
     def of(events):
