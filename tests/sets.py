@@ -1,9 +1,10 @@
-"""A small matched set made without the simulator: bumps on single-lens curves, rows shuffled."""
+"""Small sets, curves and networks of the tests, made without the simulator."""
 
 import numpy as np
 import torch
 
 from lensml.lensing import point_lens_magnification
+from lensml.network import Network, NetworkConfig
 from lensml.simulation import LightCurves
 from lensml.streaming import answer_lines
 
@@ -53,6 +54,27 @@ def one_by_one(stream, lines):
     """Replies of a stream to lines that come one after the other."""
     return [reply for number, line in enumerate(lines, 1)
             for reply in answer_lines(stream, [line], number)]  # fmt: skip
+
+
+def photometry(length, seed=0, *, wide=False):
+    """Time, magnitude and error of a bright lens with a bump; `wide`: seasons, errors 0.003-0.2."""
+    rng = np.random.default_rng(seed)
+    step = rng.exponential(0.7, length) + 0.01
+    error = rng.choice([0.003, 0.02, 0.2], length) if wide else rng.uniform(0.01, 0.08, length)
+    step[97 if wide else length :: 97] += 150.0
+    time = 2_457_000 + np.cumsum(step)
+    bright = 1.5 / np.hypot(0.3, (time - time[length // 2]) / 15)
+    bright = bright + 1.0 * np.exp(-0.5 * ((time - time[2 * length // 3]) / 2) ** 2)
+    return time, 18 - 2.5 * np.log10(1 + bright) + error * rng.standard_normal(length), error
+
+
+def random_network(**changes):
+    """Every weight at random: nothing is zero that could hide a dependence."""
+    torch.manual_seed(0)
+    network = Network(NetworkConfig(**changes)).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    return network
 
 
 def noisy_singles(num=24, seed=3, sigma=0.02):

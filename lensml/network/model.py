@@ -1,14 +1,23 @@
-"""Causal time-distributed 1-D CNN. Axes: B events, L observed epochs, C channels, F features.
+"""Causal time-distributed 1-D CNN: a logit of P(binary) at every observed epoch.
 
-A causal pyramid: a stem at every epoch; patches of 4 epochs become tokens; each further level
-merges two tokens of the level below. On the way down a level sees its own past, on the way up it
-also hears the last *completed* token of the coarser level. A token is used only once its last
-epoch has come, so the logit at epoch k depends on epochs <= k, whatever the length or spacing.
+Axes: B curves, L observed epochs in time order, C channels, F features, J refits of a curve.
 
-Beside it an expert reads what refits of a single lens to growing prefixes leave unexplained, binned
-by phase; its last opinion is heard at every epoch until the next refit.
+Inputs: features of each epoch (`features.encode`) and, from point-lens fits to the epochs so far
+(`residual_maps.residual_inputs`), innovations of each epoch and one residual map for each refit.
+
+Temporal branch: two blocks at every epoch (the stem), then an encoder and decoder over levels.
+A token of the finest level spans 4 epochs, one of each further level two tokens of the level
+below. The encoder of a level sees its own past; its decoder also sees the last *completed* token
+of the next coarser level, held until the next one (zero-order hold). A token is used only once its
+last epoch has come, so the logit at epoch k depends on epochs <= k.
+
+Residual branch: a small CNN embeds the residual map of each refit; the embedding of the last refit
+is added to the head's hidden layer and held until the next refit.
+
+`Network.forward` reads whole curves, `Network.step` takes one more epoch: the same layers.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -25,7 +34,7 @@ from lensml.network.residual_maps import (
     residual_inputs,
 )
 
-__all__ = ["Network", "NetworkConfig"]
+__all__ = ["CausalBlock", "Network", "NetworkConfig", "PATCH_SIZE", "causal_upsample"]
 
 PATCH_SIZE = 4  # epochs in a token of the finest level
 
@@ -40,7 +49,7 @@ class NetworkConfig:
     encoder_blocks: int = 2  # at each level
     decoder_blocks: int = 1
     num_features: int = NUM_FEATURES
-    embedding_channels: int = 64  # channels of the expert's opinion; 0 = a network without refits
+    embedding_channels: int = 64  # of the residual branch; 0 = a network without refits
 
     def describe(self) -> dict:
         """Plain values for JSON."""
@@ -48,7 +57,7 @@ class NetworkConfig:
 
 
 def causal_upsample(coarse: Tensor, group: int, length: int) -> Tensor:
-    """Coarse tokens (B, J, C) as the finer axis may know them, (B, length, C).
+    """Coarse tokens (B, J, C) held along the finer axis once complete, (B, length, C).
 
     Entry i holds token (i + 1) // group - 1, the last one whose `group` members have all come;
     zeros before the first.
@@ -56,102 +65,16 @@ def causal_upsample(coarse: Tensor, group: int, length: int) -> Tensor:
     return F.pad(coarse, (0, 0, 1, 0)).repeat_interleave(group, dim=1)[:, 1 : length + 1]
 
 
-def _image(x: Tensor) -> Tensor:
-    """Rows (B, L, C) as an image (B, C, 1, L) whose channels lie together; no copy."""
-    return x.transpose(1, 2)[:, :, None]
-
-
-def _rows(image: Tensor) -> Tensor:
-    """An image (B, C, 1, L) as rows (B, L, C); no copy."""
-    return image.squeeze(2).transpose(1, 2)  # indexing would copy in the gradient
-
-
 def _train_by_convolution(x: Tensor) -> bool:
-    """Whether oneDNN's convolutions serve better than matrix products and automatic gradients.
+    """Whether a block calls oneDNN's convolutions: in CPU training they save copies of rows.
 
-    On a CPU they need no copies of shifted rows, and find the gradients of weights and biases in
-    one pass. Inference keeps the plain path.
+    Inference keeps matrix products, whose last bits older results hold.
     """
-    on_cpu = x.device.type == "cpu" and torch.backends.mkldnn.is_available()
-    training = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return on_cpu and training and x.numel() > 0
-
-
-def _working_dtype(x: Tensor) -> torch.dtype:
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
-def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """`layer(x)` of rows (B, L, C)."""
-    if not _train_by_convolution(x):
-        return layer(x)
-    return _rows(F.conv2d(_image(x), layer.weight[:, :, None, None], layer.bias))
-
-
-class _BlockStep(torch.autograd.Function):
-    """`CausalBlock` with its gradient written out: each array is read and written once.
-
-    Equal to `x + block.step(x, ...)`, which stays the reference. `taps` (C, C, 1, 3) and `mix`
-    (C, C, 1, 1) are the weights as convolutions.
-    """
-
-    @staticmethod
-    def forward(ctx, x, gain, shift, taps, taps_bias, mix, mix_bias, dilation, eps):
-        length, channels = x.shape[1:]
-        normed, mean, scale = torch.native_layer_norm(x, (channels,), gain, shift, eps)
-        padding, spacing = (0, 2 * dilation), (1, dilation)  # the surplus lies at the end
-        wide = F.conv2d(_image(normed), taps, taps_bias, 1, padding, spacing)
-        active = wide[..., :length].relu()
-        ctx.save_for_backward(x, mean, scale, normed, active, gain, shift, taps, mix)
-        ctx.padding, ctx.spacing = padding, spacing
-        return _rows(F.conv2d(active, mix, mix_bias)).add_(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        x, mean, scale, normed, active, gain, shift, taps, mix = ctx.saved_tensors
-        length, channels = x.shape[1:]
-        bias, one, none, every = [channels], [1, 1], [0, 0], [True] * 3
-        gradient = gradient.contiguous()
-        back = torch.ops.aten.convolution_backward
-        inner, to_mix, to_mix_bias = back(
-            _image(gradient), active, mix, bias, one, none, one, False, none, 1, every
-        )
-        wide = x.new_empty(len(x), length + ctx.padding[1], channels)
-        wide[:, length:] = 0
-        kept = _image(wide)[..., :length]
-        torch.ops.aten.threshold_backward.grad_input(inner, active, 0, grad_input=kept)
-        inner, to_taps, to_taps_bias = back(
-            _image(wide), _image(normed), taps, bias, one, ctx.padding, ctx.spacing, False, none, 1,
-            every,
-        )  # fmt: skip
-        below, to_gain, to_shift = torch.ops.aten.native_layer_norm_backward(
-            _rows(inner).contiguous(), x, [channels], mean, scale, gain, shift, every
-        )
-        below += gradient
-        return below, to_gain, to_shift, to_taps, to_taps_bias, to_mix, to_mix_bias, None, None
-
-
-class _GeluStep(torch.autograd.Function):
-    """GELU by tanh as x sigmoid(2 y): a CPU computes sigmoid three times as fast as tanh."""
-
-    LINE, CUBE = 2 * 0.7978845608028654, 2 * 0.7978845608028654 * 0.044715
-
-    @staticmethod
-    def forward(ctx, x):
-        gate = x.square().mul_(_GeluStep.CUBE).add_(_GeluStep.LINE).mul_(x).sigmoid_()
-        ctx.save_for_backward(x, gate)
-        return x * gate
-
-    @staticmethod
-    def backward(ctx, gradient):
-        x, gate = ctx.saved_tensors
-        slope = x.square().mul_(3 * _GeluStep.CUBE).add_(_GeluStep.LINE).mul_(x)
-        return slope.mul_(1 - gate).add_(1).mul_(gate).mul_(gradient)
+    return torch.is_grad_enabled() and x.device.type == "cpu" and x.numel() > 0
 
 
 class CausalBlock(nn.Module):
-    """Residual block: a convolution over a token and two of its past, then a mix of channels."""
+    """Residual block: a causal convolution of width 3 over normed tokens, then a channel mix."""
 
     def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
@@ -162,33 +85,43 @@ class CausalBlock(nn.Module):
 
     @property
     def past(self) -> int:
-        """Tokens of its own past that a block remembers."""
+        """Tokens of its own past that a block sees."""
         return 2 * self.dilation
 
     def forward(self, x: Tensor) -> Tensor:  # (B, L, C) -> (B, L, C)
+        normed = F.pad(self.norm(x), (0, 0, self.past, 0))
         if _train_by_convolution(x):
-            return self._written_out(x)
-        return x + self.step(x, F.pad(self.norm(x), (0, 0, self.past, 0)))
-
-    def step(self, x: Tensor, normed: Tensor) -> Tensor:
-        """What is added to `x` (B, L, C), given its normed self behind `past` earlier tokens."""
+            return x + self._convolved(normed)
         length, d = x.shape[1], self.dilation
         taps = [normed[:, k * d : k * d + length] for k in range(3)]
-        return self.mix(F.relu(self.conv(torch.cat(taps, dim=2))))
+        return x + self.mix(F.relu(self.conv(torch.cat(taps, dim=2))))
 
-    def _written_out(self, x: Tensor) -> Tensor:
-        dtype, channels = _working_dtype(x), x.shape[2]
-        taps = self.conv.weight.to(dtype).view(channels, 1, 3, channels).permute(0, 3, 1, 2)
-        mix = self.mix.weight.to(dtype)[:, :, None, None]
-        biases = self.conv.bias.to(dtype), self.mix.bias.to(dtype)
-        return _BlockStep.apply(
-            x.to(dtype).contiguous(), self.norm.weight, self.norm.bias, taps, biases[0], mix,
-            biases[1], self.dilation, self.norm.eps,
-        )  # fmt: skip
+    def _convolved(self, normed: Tensor) -> Tensor:
+        """The same by 2-D convolutions of images (B, C, 1, L), whose channels lie together."""
+        channels = normed.shape[2]
+        taps = self.conv.weight.view(channels, 1, 3, channels).permute(0, 3, 1, 2)
+        image = normed.transpose(1, 2)[:, :, None]
+        hidden = F.relu(F.conv2d(image, taps, self.conv.bias, dilation=(1, self.dilation)))
+        mixed = F.conv2d(hidden, self.mix.weight[:, :, None, None], self.mix.bias)
+        return mixed.squeeze(2).transpose(1, 2)
+
+    def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """One more token (B, C).
+
+        Args:
+            x: The token.
+            past: Normed tokens 2 and 1 dilations before it, one behind the other, (B, 2 C).
+
+        Returns:
+            The block's output at the token, and the normed token, to be kept: each (B, C).
+        """
+        normed = self.norm(x)
+        hidden = self.conv(torch.cat([past, normed], dim=1)).relu_()
+        return self.mix(hidden).add_(x), normed
 
 
 class ResidualMapEncoder(nn.Module):
-    """What residuals binned by phase say of a prefix: (R, C, K) and (R, S) to an opinion (R, E)."""
+    """Embeds residual maps and fit summaries: (R, C, K) and (R, S) -> (R, E)."""
 
     def __init__(self, embedding_channels: int) -> None:
         super().__init__()
@@ -256,64 +189,130 @@ class Network(nn.Module):
         subsample_seed: int | None = None,
         blended: Tensor | bool = True,
     ) -> ResidualInputs | None:
-        """What the network needs beside `features.encode`; None if it was made without.
-
-        `subsample_seed` and `blended` as in `residual_maps.residual_inputs`.
-        """
-        return (
-            residual_inputs(observed, subsample_seed, blended)
-            if self.config.embedding_channels
-            else None
-        )
+        """Inputs from refits, as `residual_maps.residual_inputs`; None for a network without."""
+        if not self.config.embedding_channels:
+            return None
+        return residual_inputs(observed, subsample_seed, blended)
 
     def embed_refits(self, maps: Tensor, fit_summary: Tensor) -> Tensor:
-        """What each of R refits adds in the head, (R, C): images (R, ., K), scalars (R, S)."""
+        """What R refits add to the head's hidden layer, (R, C), of maps and fit summaries."""
         return self.project(self.residual_encoder(maps, fit_summary))
 
     def forward(self, features: Tensor, refits: ResidualInputs | None = None) -> Tensor:
         """Logits (B, L) of features (B, L, F) and refits of the same curves."""
         length = features.shape[1]
-        x = _linear(self.embed, features)
+        # The stem: every epoch.
+        x = self.embed(features)
         if refits is not None:
-            x = x + _linear(self.embed_innovations, refits.innovations)
+            x = x + self.embed_innovations(refits.innovations)
         for block in self.stem:
             x = block(x)
+        # The encoder: from fine to coarse.
         levels = [self._downsample(x, 0)]
         for k in range(len(self.encoder)):
             for block in self.encoder[k]:
                 levels[k] = block(levels[k])
             if k + 1 < len(self.encoder):
                 levels.append(self._downsample(levels[k], k + 1))
+        # The decoder: from coarse to fine, each level with the held token of the coarser one.
         for k in reversed(range(len(levels))):
             if k < len(self.upsample):
-                levels[k] = levels[k] + causal_upsample(
-                    _linear(self.upsample[k], levels[k + 1]), 2, levels[k].shape[1]
-                )
+                coarse = self.upsample[k](levels[k + 1])
+                levels[k] = levels[k] + causal_upsample(coarse, 2, levels[k].shape[1])
             for block in self.decoder[k]:
                 levels[k] = block(levels[k])
+        # The head: stem, held token of the finest level and held embedding of the last refit.
         context = causal_upsample(levels[0], PATCH_SIZE, length)
-        norm, fc1, gelu, fc2 = self.head
-        wide = _linear(fc1, norm(torch.cat([x, context], dim=2)))
-        if refits is not None:
-            wide = wide + self._held_embedding(refits)
-        bent = _GeluStep.apply(wide) if _train_by_convolution(wide) else gelu(wide)
-        return fc2(bent).squeeze(2)
-
-    def _held_embedding(self, refits: ResidualInputs) -> Tensor:
-        """At each epoch what the refit in force adds in the head, (B, L, C)."""
-        rows, num = refits.maps.shape[:2]
-        embedding = self.embed_refits(refits.maps.flatten(0, 1), refits.fit_summary.flatten(0, 1))
-        embedding = F.pad(
-            embedding.unflatten(0, (rows, num)), (0, 0, 1, 0)
-        )  # nothing before the first
-        return embedding.gather(
-            1, refits.active_refit[:, :, None].expand(-1, -1, embedding.shape[2])
-        )
+        embedding = None if refits is None else self._held_embedding(refits)
+        return self._logit(x, context, embedding)
 
     def _downsample(self, x: Tensor, level: int) -> Tensor:
-        """Join complete groups of tokens (B, L, C) -> (B, L // group, C'); a begun group waits."""
+        """Join complete groups of tokens, (B, L, C) -> (B, L // group, C'); the rest waits."""
         group = PATCH_SIZE if level == 0 else 2
         whole = x.shape[1] // group
-        return _linear(
-            self.downsample[level], x[:, : whole * group].reshape(len(x), whole, group * x.shape[2])
-        )
+        joined = x[:, : whole * group].reshape(len(x), whole, group * x.shape[2])
+        return self.downsample[level](joined)
+
+    def _held_embedding(self, refits: ResidualInputs) -> Tensor:
+        """At each epoch what the last refit adds to the head's hidden layer, (B, L, C)."""
+        rows, num = refits.maps.shape[:2]
+        embedding = self.embed_refits(refits.maps.flatten(0, 1), refits.fit_summary.flatten(0, 1))
+        # Row 0 holds zeros: nothing is added before the first refit.
+        embedding = F.pad(embedding.unflatten(0, (rows, num)), (0, 0, 1, 0))
+        last = refits.active_refit[:, :, None].expand(-1, -1, embedding.shape[2])
+        return embedding.gather(1, last)
+
+    def _logit(self, x: Tensor, context: Tensor, embedding: Tensor | None) -> Tensor:
+        """The head: logits (...) of stem (..., C), context (..., C') and embedding (..., C')."""
+        norm, fc1, gelu, fc2 = self.head
+        hidden = fc1(norm(torch.cat([x, context], dim=-1)))
+        if embedding is not None:
+            hidden = hidden + embedding
+        return fc2(gelu(hidden)).squeeze(-1)
+
+    def step(
+        self,
+        features: Tensor,
+        innovations: Tensor | None,
+        embedding: Tensor | None,
+        near: Tensor,
+        context: Tensor,
+        levels: Sequence[Tensor],
+    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+        """One more epoch of B events, those that complete most levels first.
+
+        Args:
+            features: Of the epoch, (B, F).
+            innovations: Of the epoch against the fits in force, (B, I); None = without refits.
+            embedding: What the last refit adds to the head's hidden layer, (B, C); or None.
+            near: For each block of the stem the two tokens of its past, then the PATCH_SIZE - 1
+                epochs of the stem before this one, (B, K, C).
+            context: The last token that the finest level sent up to the head, (B, C).
+            levels: For each level that some events complete, of those events: two tokens of each
+                block, encoder then decoder; then (but at the coarsest level) the level's own last
+                token and the held one of the coarser level, (B_k, K, C) with B_k never rising.
+
+        Returns:
+            Logits (B,); new tokens of the stem (B, K', C), one of each block and its output; for
+            each level new tokens (B_k, K', C), one of each block and its own; and what each level
+            sends to the finer one, or to the head, (B_k, C).
+        """
+        # The stem: every event.
+        x = self.embed(features)
+        if innovations is not None:
+            x = x + self.embed_innovations(innovations)
+        x, stem = _advance(self.stem, x, near)
+        stem.append(x)
+        # The encoder, as far as a token is completed: join it and its elder siblings.
+        tokens, own, group = [], [], torch.cat([near[:, 2 * len(self.stem) :].flatten(1), x], dim=1)
+        for k, past in enumerate(levels):
+            if k:
+                group = torch.cat([levels[k - 1][:, -2], own[-1]], dim=1)
+            token, normed = _advance(self.encoder[k], self.downsample[k](group[: len(past)]), past)
+            tokens.append(normed)
+            own.append(token)
+        # The decoder: back to the finest level; events without a new coarse token hold the old.
+        sent: list[Tensor] = []
+        for k in reversed(range(len(levels))):
+            token, past = own[k], levels[k]
+            if k + 1 < self.config.num_levels:
+                token = token + (_over(sent[0], past[:, -1]) if sent else past[:, -1])
+            token, normed = _advance(self.decoder[k], token, past[:, 2 * len(self.encoder[k]) :])
+            tokens[k] += [*normed, own[k]] if k + 1 < self.config.num_levels else normed
+            sent.insert(0, self.upsample[k - 1](token) if k else token)
+        logit = self._logit(x, _over(sent[0], context) if sent else context, embedding)
+        return logit, torch.stack(stem, dim=1), [torch.stack(t, dim=1) for t in tokens], sent
+
+
+def _advance(blocks: Sequence[CausalBlock], x: Tensor, past: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """`CausalBlock.step` of blocks in turn, each with its two tokens of `past` (B, K, C)."""
+    kept = []
+    for k, block in enumerate(blocks):
+        x, normed = block.step(x, past[:, 2 * k : 2 * k + 2].flatten(1))
+        kept.append(normed)
+    return x, kept
+
+
+def _over(new: Tensor, old: Tensor) -> Tensor:
+    """The rows of `new` in place of the first rows of `old`."""
+    return new if len(new) == len(old) else torch.cat([new, old[len(new) :]])

@@ -1,23 +1,17 @@
-"""The network is causal at every length, and a curve's answer does not depend on its company."""
+"""Layers of the network: what they see, when, and that a curve does not depend on its batch."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from sets import toy_set
+from sets import random_network, toy_set
 
 from lensml.network import model
 from lensml.network.checkpoint import load_network
 from lensml.network.features import NUM_FEATURES
 from lensml.network.inference import predict_proba
-from lensml.network.model import (
-    CausalBlock,
-    Network,
-    NetworkConfig,
-    _GeluStep,
-    causal_upsample,
-)
+from lensml.network.model import CausalBlock, Network, causal_upsample
 from lensml.network.residual_maps import (
     NUM_INNOVATIONS,
     NUM_MAP_CHANNELS,
@@ -25,17 +19,6 @@ from lensml.network.residual_maps import (
     PHASE_BINS,
     ResidualInputs,
 )
-
-LENGTHS = [*range(1, 10), 11, 12, 13, 31, 32, 33, 127, 128, 129, 255, 256, 257, 300]
-
-
-def random_network(**changes) -> Network:
-    """Every weight at random: nothing is zero that could hide a leak."""
-    torch.manual_seed(0)
-    network = Network(NetworkConfig(**changes)).eval()
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.15)
-    return network
 
 
 @pytest.fixture(scope="module", params=["random", "shipped"])
@@ -49,47 +32,14 @@ def features() -> torch.Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("length", LENGTHS)
-def test_appending_epochs_changes_no_answer_before_them(network, features, length):
-    whole, part = network(features), network(features[:, :length])
-    torch.testing.assert_close(part.sigmoid(), whole[:, :length].sigmoid(), rtol=0, atol=1e-5)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("cut", [1, 2, 3, 4, 5, 7, 8, 9, 64, 255, 256, 257])
-def test_changing_the_future_changes_no_answer_of_the_past(network, features, cut):
-    changed = features.clone()
-    changed[:, cut:] = 30 * torch.randn_like(changed[:, cut:])
-    a, b = network(features)[:, :cut], network(changed)[:, :cut]
-    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
-
-
-@torch.no_grad()
-def test_the_present_epoch_is_heard():
-    """Causal, but not late: the answer at epoch k uses epoch k."""
-    network, x = random_network(), torch.randn(1, 50, NUM_FEATURES)
-    changed = x.clone()
-    changed[:, 37] += 1
-    assert (network(x) - network(changed))[0, 37].abs() > 1e-4
-
-
-@torch.no_grad()
-def test_the_distant_past_is_heard():
+def test_the_distant_past_is_seen():
     network, x = random_network(), torch.randn(1, 400, NUM_FEATURES)
     changed = x.clone()
     changed[:, :8] += 1
     assert (network(x) - network(changed))[0, -1].abs() > 1e-7
 
 
-def test_no_gradient_flows_from_the_future():
-    network = random_network()
-    x = torch.randn(1, 70, NUM_FEATURES, requires_grad=True)
-    for k in (0, 3, 4, 30, 63):
-        (gradient,) = torch.autograd.grad(network(x)[0, k], x)
-        assert (gradient[0, k + 1 :] == 0).all() and (gradient[0, k] != 0).any()
-
-
-def test_a_coarse_token_is_heard_only_when_it_is_complete():
+def test_a_coarse_token_is_used_only_when_it_is_complete():
     coarse = torch.arange(1.0, 4.0)[None, :, None]
     assert causal_upsample(coarse, 4, 11)[0, :, 0].tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
     assert causal_upsample(coarse, 2, 5)[0, :, 0].tolist() == [0, 1, 1, 2, 2]
@@ -104,12 +54,12 @@ def test_late_epochs_do_not_change_early_outputs_of_a_block():
     torch.testing.assert_close(block(x)[:, :60], block(changed)[:, :60])
 
 
-def test_an_untrained_network_has_no_opinion():
+def test_an_untrained_network_gives_one_half():
     p = predict_proba(Network(), toy_set(3))
     assert (p[np.isfinite(p)] == 0.5).all()
 
 
-def test_answers_stand_where_epochs_were_observed(network):
+def test_probabilities_stand_where_epochs_were_observed(network):
     curves = toy_set(6)
     p = predict_proba(network, curves)
     assert p.dtype == np.float32 and p.shape == curves.X.shape
@@ -117,7 +67,7 @@ def test_answers_stand_where_epochs_were_observed(network):
     assert np.nanmin(p) >= 0 and np.nanmax(p) <= 1
 
 
-def test_curves_of_different_length_are_answered_as_if_alone(network):
+def test_curves_of_different_length_do_not_depend_on_their_batch(network):
     curves = toy_set(8, num_epochs=300)
     X = curves.X.copy()
     for row, last in enumerate(np.random.default_rng(0).integers(1, 300, len(X))):
@@ -130,28 +80,10 @@ def test_curves_of_different_length_are_answered_as_if_alone(network):
         np.testing.assert_allclose(apart, together, rtol=0, atol=1e-5)
 
 
-def test_removing_later_epochs_changes_no_earlier_answer(network):
-    curves = toy_set(4, num_epochs=300)
-    whole = predict_proba(network, curves)
-    for keep in (5, 64, 150, 299):
-        X = curves.X.copy()
-        X[:, keep:] = np.nan
-        part = predict_proba(network, replace(curves, X=X))
-        np.testing.assert_allclose(part[:, :keep], whole[:, :keep], rtol=0, atol=1e-5)
-
-
 def test_times_of_each_row_may_be_its_own():
     network, curves = load_network()[0], toy_set(4)
     own = replace(curves, time=np.array(curves.times()), sigma=np.array(curves.sigmas()))
     assert (predict_proba(network, own) == predict_proba(network, curves))[np.isfinite(own.X)].all()
-
-
-@pytest.mark.parametrize("levels", [1, 3])
-def test_other_depths_are_causal_too(features, levels):
-    network = random_network(num_levels=levels, decoder_blocks=2)
-    with torch.no_grad():
-        a, b = network(features)[:, :101], network(features[:, :101])
-    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
 def random_refits(rows: int, length: int) -> ResidualInputs:
@@ -171,7 +103,7 @@ def random_refits(rows: int, length: int) -> ResidualInputs:
 
 
 @torch.no_grad()
-def test_an_opinion_is_heard_from_its_refit_on_and_not_before(features):
+def test_an_embedding_is_held_from_its_refit_on_and_not_before(features):
     network = random_network()
     refits = random_refits(2, 400)
     changed = refits._replace(maps=refits.maps.clone())
@@ -183,7 +115,7 @@ def test_an_opinion_is_heard_from_its_refit_on_and_not_before(features):
     assert not torch.allclose(one, silent)
 
 
-def test_a_network_begins_with_nothing_to_say_and_an_expert_with_no_say(features):
+def test_the_residual_branch_adds_nothing_before_training(features):
     torch.manual_seed(0)
     network = Network().eval()
     torch.nn.init.normal_(network.head[-1].weight)
@@ -191,55 +123,76 @@ def test_a_network_begins_with_nothing_to_say_and_an_expert_with_no_say(features
         assert torch.equal(network(features), network(features, random_refits(2, 400)))
 
 
-def answers_and_gradients(network, x, written_out, monkeypatch, cast=False, refits=None):
+def answers_and_gradients(network, x, by_convolution, monkeypatch, cast=False, refits=None):
     """Logits of a network in training and the gradients of all that goes in, by either path."""
-    plain = model._train_by_convolution
-    monkeypatch.setattr(model, "_train_by_convolution", plain if written_out else lambda x: False)
+    usual = model._train_by_convolution
+    monkeypatch.setattr(
+        model, "_train_by_convolution", usual if by_convolution else lambda x: False
+    )
     network.zero_grad()
     x = x.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=cast):
         logits = network(x) if refits is None else network(x, refits)
     weight = torch.linspace(-1, 1, x.shape[1]).reshape(1, -1, *(1,) * (logits.dim() - 2))
     (logits.float() * weight).mean().backward()
-    monkeypatch.setattr(model, "_train_by_convolution", plain)
+    monkeypatch.setattr(model, "_train_by_convolution", usual)
     return [logits.detach(), x.grad, *(p.grad.clone() for p in network.parameters())]
 
 
 @pytest.mark.parametrize("length", [3, 4, 7, 64, 257])
-def test_written_out_gradients_are_the_automatic_ones(network, length, monkeypatch):
+def test_training_by_convolutions_has_the_gradients_of_matrix_products(
+    network, length, monkeypatch
+):
     x = torch.randn(3, length, NUM_FEATURES, generator=torch.Generator().manual_seed(2))
     refits = random_refits(3, length) if network.config.embedding_channels else None
-    fast = answers_and_gradients(network, x, True, monkeypatch, refits=refits)
+    convolved = answers_and_gradients(network, x, True, monkeypatch, refits=refits)
     plain = answers_and_gradients(network, x, False, monkeypatch, refits=refits)
-    for a, b in zip(fast, plain, strict=True):
+    for a, b in zip(convolved, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-5 * float(b.abs().max()) + 1e-12)
 
 
 @pytest.mark.parametrize("dilation", [1, 2])
-def test_in_bfloat16_a_block_errs_no_more_than_its_plain_form(dilation, monkeypatch):
+def test_in_bfloat16_convolutions_err_no_more_than_matrix_products(dilation, monkeypatch):
     torch.manual_seed(0)
     block, x = CausalBlock(32, dilation), torch.randn(4, 90, 32).bfloat16().float()
     torch.nn.init.normal_(block.mix.weight, std=0.2)
     exact = answers_and_gradients(block, x, False, monkeypatch)
     x = x.bfloat16()  # as the layer before it hands it over
-    fast = answers_and_gradients(block, x, True, monkeypatch, cast=True)
+    convolved = answers_and_gradients(block, x, True, monkeypatch, cast=True)
     plain = answers_and_gradients(block, x, False, monkeypatch, cast=True)
-    for a, b, e in zip(fast, plain, exact, strict=True):
+    for a, b, e in zip(convolved, plain, exact, strict=True):
         error = (b.float() - e).norm()
         assert (a.float() - e).norm() < 2 * error + 1e-6 * e.norm()
 
 
-def test_gelu_by_a_sigmoid_is_gelu():
-    x = torch.linspace(-15, 15, 3001, requires_grad=True)
-    plain = torch.nn.functional.gelu(x, approximate="tanh")
-    fast = _GeluStep.apply(x)
-    torch.testing.assert_close(fast, plain, rtol=0, atol=1e-6)
-    slopes = [torch.autograd.grad(y.sum(), x)[0] for y in (plain, fast)]
-    torch.testing.assert_close(slopes[1], slopes[0], rtol=0, atol=3e-6)
-
-
-def test_inference_takes_the_plain_path(network, features, monkeypatch):
+def test_inference_uses_matrix_products(network, features, monkeypatch):
     with torch.no_grad():
         before = network(features)
         monkeypatch.setattr(model, "_train_by_convolution", lambda x: False)
         assert torch.equal(network(features), before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+def test_a_block_steps_through_tokens_as_it_reads_them_together(dilation):
+    torch.manual_seed(0)
+    block, x = CausalBlock(8, dilation), torch.randn(3, 20, 8)
+    torch.nn.init.normal_(block.mix.weight)
+    normed, expected = [torch.zeros(3, 8)] * block.past, block(x)
+    for k in range(20):
+        past = torch.cat([normed[-2 * dilation], normed[-dilation]], dim=1)
+        y, new = block.step(x[:, k], past)
+        normed.append(new)
+        torch.testing.assert_close(y, expected[:, k], rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_an_embedding_does_not_depend_on_the_others_of_its_batch():
+    network, generator = load_network()[0], torch.Generator().manual_seed(0)
+    maps = torch.randn(70, NUM_MAP_CHANNELS, PHASE_BINS, generator=generator)
+    fit_summary = torch.randn(70, NUM_SUMMARY, generator=generator)
+    together = network.embed_refits(maps, fit_summary)
+    for num in (1, 2, 3, 15, 16, 17, 33):
+        part = slice(37, 37 + num)
+        alone = network.embed_refits(maps[part], fit_summary[part])
+        torch.testing.assert_close(alone, together[part], rtol=0, atol=5e-6)
