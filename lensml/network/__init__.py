@@ -4,7 +4,10 @@ from lensml._exports import exports
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
-    features="BIN_WIDTHS FEATURE_WINDOW NUM_FEATURES PackedCurves encode observed_epochs pack",
+    features=(
+        "BIN_WIDTHS FEATURE_WINDOW NUM_BINS NUM_FEATURES PackedCurves encode encode_latest "
+        "observed_epochs pack"
+    ),
     sequential_fit="BIN Fits MAX_HISTORY next_refit_epoch prior_fits refit_schedule update_fits",
     residual_maps=(
         "NUM_INNOVATIONS NUM_MAP_CHANNELS NUM_SUMMARY PHASE_BINS ResidualInputs "

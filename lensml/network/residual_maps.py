@@ -103,7 +103,9 @@ def innovation_features(
         their errors, the error of the prediction, and sums of innovations and of their squares
         since the fit; and the fits with those sums brought up to date.
     """
-    number = fits.count[:, None] + torch.arange(1, times.shape[1] + 1, device=times.device)
+    number = fits.epochs_since_fit[:, None] + torch.arange(
+        1, times.shape[1] + 1, device=times.device
+    )
     seen = number[:, None]
     bright, root = bright[:, None], root[:, None]
     curve, gradient = _curve_and_gradient(fits.theta, times)
@@ -113,7 +115,7 @@ def innovation_features(
     residual = (bright - curve) * root
     innovation = (residual / (1.0 + prediction_error * prediction_error).sqrt()).clamp(-50, 50)
     both = torch.stack([innovation, innovation * innovation], dim=3)
-    total = fits.since[:, :, None] + torch.cumsum(both, dim=2)
+    total = fits.innovation_sums[:, :, None] + torch.cumsum(both, dim=2)
     columns = [
         residual.asinh(),
         innovation.asinh(),
@@ -122,7 +124,7 @@ def innovation_features(
         ((total[..., 1] - seen) / (2.0 * seen).sqrt()).asinh(),
     ]
     table = (torch.stack(columns, dim=3) / 2.0).transpose(1, 2).flatten(2)
-    return table, fits._replace(since=total[:, :, -1], count=number[:, -1])
+    return table, fits._replace(innovation_sums=total[:, :, -1], epochs_since_fit=number[:, -1])
 
 
 def _edges(tau: Tensor) -> Tensor:

@@ -57,8 +57,8 @@ class Fits(NamedTuple):
 
     theta: Tensor  # (B, M, 4) float64: t0 [day], ln u0, ln tE, ln f_s
     covariance: Tensor  # (B, M, 16) float64, of theta
-    since: Tensor  # (B, M, 2) float64: sums of innovations and of their squares
-    count: Tensor  # (B,) float64, epochs since
+    innovation_sums: Tensor  # (B, M, 2) float64: since then, of innovations and their squares
+    epochs_since_fit: Tensor  # (B,) float64
 
 
 def next_refit_epoch(count: int) -> int:

@@ -4,7 +4,6 @@ from lensml._exports import exports
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
-    step="",
     cache="",
     classifier="StreamingClassifier",
     server="answer_lines serve",

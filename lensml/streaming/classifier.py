@@ -30,7 +30,7 @@ from lensml.streaming.cache import EventCache
 
 __all__ = ["StreamingClassifier"]
 
-STATE_VERSION = 3
+STATE_VERSION = 4
 
 
 @dataclass

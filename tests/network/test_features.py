@@ -1,11 +1,21 @@
-"""What the network may see: the past and the present, whatever comes after or between."""
+"""Features of an epoch: their definitions, gaps, padding, extreme values; the last one alone."""
 
 import numpy as np
 import pytest
 import torch
+from sets import photometry
 
 from lensml.network import features as product
-from lensml.network.features import BIN_WIDTHS, NUM_FEATURES, encode, observed_epochs, pack
+from lensml.network.features import (
+    BIN_WIDTHS,
+    NUM_BINS,
+    NUM_FEATURES,
+    PackedCurves,
+    encode,
+    encode_latest,
+    observed_epochs,
+    pack,
+)
 from lensml.simulation import Survey, draw_torch, observe
 
 
@@ -21,28 +31,6 @@ def features(mag, sigma, times, base=18.0):
     return encode(observed_epochs(mag[None], sigma[None], times[None], np.array([base])))[0]
 
 
-LENGTHS = [*range(1, 10), 15, 16, 17, 63, 64, 65, 191, 192, 193, 255, 256, 257, 258, 300]
-
-
-@pytest.mark.parametrize("length", LENGTHS)
-def test_appending_epochs_changes_no_feature_before_them(length):
-    mag, sigma, times = curve(400)
-    whole = features(mag, sigma, times)
-    part = features(mag[:length], sigma[:length], times[:length])
-    torch.testing.assert_close(part, whole[:length], rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("cut", [1, 4, 7, 64, 200, 256])
-def test_changing_the_future_changes_no_feature_of_the_past(cut):
-    mag, sigma, times = curve(400)
-    before = features(mag, sigma, times)[:cut]
-    mag, sigma, times = mag.copy(), sigma.copy(), times.copy()
-    mag[cut:] -= 9
-    sigma[cut:] *= 100
-    times[cut:] += 1e4
-    torch.testing.assert_close(features(mag, sigma, times)[:cut], before, rtol=0, atol=1e-6)
-
-
 def test_gaps_are_left_out_not_filled():
     mag, sigma, times = curve(120)
     hidden = mag.copy()
@@ -53,7 +41,7 @@ def test_gaps_are_left_out_not_filled():
     torch.testing.assert_close(encode(observed)[0], features(mag[kept], sigma[kept], times[kept]))
 
 
-def test_padding_gives_zeros_and_disturbs_nobody():
+def test_padding_gives_zeros_and_changes_no_other_curve():
     mag, sigma, times = curve(90)
     both = np.stack([mag, np.where(np.arange(90) < 37, mag, np.nan)])
     observed = observed_epochs(both, np.stack([sigma] * 2), np.stack([times] * 2), np.full(2, 18.0))
@@ -86,13 +74,13 @@ def test_features_are_finite_where_errors_and_steps_are_extreme():
     assert torch.isfinite(features(np.full(50, -20.0), np.full(50, 0.01), np.arange(50.0))).all()
 
 
-def test_noise_about_a_flat_line_is_of_unit_surprise():
+def test_noise_about_a_flat_line_deviates_by_its_error():
     """Deviations are in units of their own error: 1 sigma for pure noise, at every width."""
     generator = np.random.default_rng(0)
     mag = 18 + 0.05 * generator.standard_normal((40, 400))
     observed = observed_epochs(mag, np.full((40, 400), 0.05), np.arange(400.0), np.full(40, 18.0))
-    surprise = torch.sinh(2 * encode(observed)[:, 260:, 5:13])
-    assert ((surprise.std((0, 1)) - 1).abs() < 0.2).all()
+    deviates = torch.sinh(2 * encode(observed)[:, 260:, 5:13])
+    assert ((deviates.std((0, 1)) - 1).abs() < 0.2).all()
 
 
 def test_compact_keeps_order_and_values():
@@ -104,8 +92,8 @@ def test_compact_keeps_order_and_values():
     assert got.valid.tolist() == [[True, True, True], [True, False, False]]
 
 
-def plain_surprise(b, weight, times, width):
-    """Deviations of one curve from what the three bins before foretell, epoch by epoch."""
+def plain_deviations(b, weight, times, width):
+    """Deviations of one curve from extrapolations of the three bins before, epoch by epoch."""
     linear, parabolic, signal = (np.zeros(len(b)) for _ in range(3))
     for k in range(len(b)):
         bins = []
@@ -136,15 +124,15 @@ def plain_features(b, sigma, times):
     amplitude = 10 ** (0.4 * np.clip(b, 0.005, 8))
     root = np.sqrt(amplitude**2 - 1)
     steps = np.diff(times, prepend=-1.0)
-    surprises = [plain_surprise(b, sigma**-2, times, width) for width in BIN_WIDTHS]
+    deviations = [plain_deviations(b, sigma**-2, times, width) for width in BIN_WIDTHS]
     columns = [
         np.clip(b, -3, 8) / 2,
         np.arcsinh(b / sigma) / 3,
         np.log10(sigma / 0.03),
         np.log10(np.clip(steps, 1e-4, 1e3)) / 2,
         np.log(2 / ((amplitude + root) * root)) / 4,
-        *(np.arcsinh(x) / 2 for surprise in surprises for x in surprise[:2]),
-        *(np.arcsinh(surprise[2]) / 4 for surprise in surprises[2:]),
+        *(np.arcsinh(x) / 2 for one in deviations for x in one[:2]),
+        *(np.arcsinh(one[2]) / 4 for one in deviations[2:]),
     ]
     return np.stack(columns, axis=1)
 
@@ -196,3 +184,27 @@ def test_a_given_length_cuts_off_the_latest_epochs():
     whole, short = pack(*given), pack(*given, length=50)
     assert short.valid.all()
     assert all((s == w[:, :50]).all() for s, w in zip(short, whole, strict=True))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 11, 12, 16, 47, 64, 191, 192, 255, 256, 257, 900])
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+def test_features_of_the_last_epoch_are_those_of_the_whole_past(length, kind):
+    times, mag, error = photometry(length, wide=True)
+    bright, sigma = np.float32(18 - mag), np.float32(error)
+    columns = (torch.from_numpy(x)[None] for x in (bright, sigma, times))
+    valid = torch.ones(1, length, dtype=torch.bool)
+    whole = encode(PackedCurves(*columns, valid, torch.empty(0)))[0, -1]
+
+    def back(x, lags):
+        """Entries so far back from the last one; 0 before the first."""
+        return np.array([x[length - 1 - k] if k < length else np.zeros(x.shape[1:]) for k in lags])
+
+    weight = sigma.astype(float) ** -2
+    terms = np.stack([weight, weight * bright, weight * (times - times[0])], axis=1)
+    lags = np.arange(NUM_BINS + 1)
+    edges = [back(terms.cumsum(0), lags * width) for width in BIN_WIDTHS[1:]]
+    last = [back(x.astype(float), lags[:-1])[:, None] for x in (bright, sigma, times)]
+    inputs = *last, np.stack(edges, axis=1)[:, :, None], np.array([length])
+    with np.errstate(all="ignore"):
+        got = encode_latest(*map(kind, inputs))
+    np.testing.assert_allclose(np.asarray(got)[0], whole.numpy(), rtol=0, atol=2e-5)

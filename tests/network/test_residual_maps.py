@@ -1,7 +1,6 @@
 """Pictures of what refits leave: causal, equal for any company, and blank for single lenses."""
 
 import numpy as np
-import pytest
 import torch
 from sets import noisy_singles, padded, toy_set
 
@@ -36,23 +35,6 @@ def test_axes_are_what_the_docstring_says():
     assert refits.fit_summary.shape == (rows, num, NUM_SUMMARY)
     assert refits.active_refit.shape == (rows, length) and refits.active_refit.max() == num
     assert all(torch.isfinite(x.float()).all() for x in refits)
-
-
-@pytest.mark.parametrize("length", [7, 8, 9, 100, 128, 200])
-def test_later_epochs_change_nothing_before_them(length):
-    whole = observed(3, 300)
-    changed = whole._replace(brightening=whole.brightening.clone())
-    changed.brightening[:, length:] += 1.0
-    seen = [residual_inputs(x) for x in (whole, changed, cut(whole, length))]
-    num = len(refit_schedule(length))
-    for other in seen[1:]:
-        torch.testing.assert_close(
-            seen[0].innovations[:, :length], other.innovations[:, :length], rtol=0, atol=1e-6
-        )
-        for name in ("maps", "fit_summary"):
-            ours, theirs = (getattr(x, name)[:, :num] for x in (seen[0], other))
-            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
-    assert not torch.equal(seen[0].innovations[:, length:], seen[1].innovations[:, length:])
 
 
 def test_a_curve_is_seen_alike_alone_and_among_others():

@@ -1,4 +1,4 @@
-"""One epoch at a time gives the answers of the whole curve, and bad lines change nothing."""
+"""Named events: separate, of constant size, saved and restored; bad epochs change nothing."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from sets import one_by_one
+from sets import one_by_one, photometry
 
 from lensml.network import (
     BASELINE_MAX,
@@ -22,15 +22,6 @@ from lensml.paths import InputError
 from lensml.streaming.classifier import StreamingClassifier
 
 
-def photometry(length: int, seed: int = 0):
-    generator = np.random.default_rng(seed)
-    time = 2_457_000 + np.cumsum(generator.exponential(0.7, length) + 0.01)
-    error = generator.uniform(0.01, 0.08, length)
-    bright = 1.5 / np.hypot(0.3, (time - time[length // 2]) / 15)
-    bright = bright + 1.0 * np.exp(-0.5 * ((time - time[2 * length // 3]) / 2) ** 2)
-    return time, 18 - 2.5 * np.log10(1 + bright) + error * generator.standard_normal(length), error
-
-
 @pytest.fixture(scope="module")
 def network() -> Network:
     return load_network()[0]
@@ -39,43 +30,6 @@ def network() -> Network:
 def stream_all(stream, name, columns, m_base=None):
     epochs = zip(*(c.tolist() for c in columns), strict=True)
     return np.array([stream.update(name, *epoch, m_base) for epoch in epochs])
-
-
-@pytest.mark.parametrize("m_base", [18.0, None])
-@pytest.mark.parametrize("length", [*range(1, 10), 19, 20, 21, 255, 256, 257, 330])
-def test_stream_equals_batch(network, length, m_base):
-    """With a baseline from the past the features change while it is being learned."""
-    columns = photometry(length)
-    batch = classify(*columns, m_base, network)
-    streamed = stream_all(StreamingClassifier(network), "x", columns, m_base)
-    if m_base is not None:
-        np.testing.assert_allclose(streamed, batch, rtol=0, atol=1e-5)
-    else:
-        np.testing.assert_allclose(streamed, batch, rtol=0, atol=1e-5)
-        assert (batch[: BASELINE_MIN - 1] == 0.5).all()
-
-
-def test_stream_equals_batch_where_all_flux_is_known_to_be_lensed(network):
-    columns = photometry(150)
-    batch = classify(*columns, 18.0, network, blended=False)
-    streamed = stream_all(StreamingClassifier(network, blended=False), "x", columns, 18.0)
-    np.testing.assert_allclose(streamed, batch, rtol=0, atol=1e-5)
-    open_ended = classify(*columns, 18.0, network)
-    assert np.abs(batch - open_ended).max() > 1e-4
-
-
-@pytest.mark.parametrize("m_base", [18.0, None])
-@pytest.mark.parametrize("cut", [3, 10, 20, 64, 199, 201, 257])
-def test_later_epochs_change_no_earlier_call(network, cut, m_base):
-    time, mag, error = photometry(300)
-    whole = classify(time, mag, error, m_base, network)
-    part = classify(time[:cut], mag[:cut], error[:cut], m_base, network)
-    np.testing.assert_allclose(part, whole[:cut], rtol=0, atol=1e-5)
-    mag, error = mag.copy(), error.copy()
-    mag[cut:] -= 5
-    error[cut:] *= 30
-    changed = classify(time, mag, error, m_base, network)
-    np.testing.assert_allclose(changed[:cut], whole[:cut], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("m_base", [18.0, None])
@@ -95,7 +49,7 @@ def test_saved_and_restored_the_stream_goes_on_as_if_nothing_had_happened(
     assert (np.concatenate([before, after]) == whole).all()
 
 
-def test_events_do_not_hear_each_other(network):
+def test_events_do_not_depend_on_each_other(network):
     columns = [photometry(60, seed) for seed in range(3)]
     stream = StreamingClassifier(network)
     mixed = np.array(
@@ -233,28 +187,6 @@ def in_columns(entries):
     return [list(column) for column in zip(*entries, strict=True)]
 
 
-@pytest.mark.parametrize("m_base", [18.0, None])
-def test_many_events_in_one_call_are_each_as_if_alone(network, m_base):
-    """Events begin one after the other, so that their ages and levels differ in every call."""
-    curves = [photometry(230, seed) for seed in range(6)]
-    stream, p = StreamingClassifier(network), [[] for _ in curves]
-    for k in range(230 + 5 * 7):
-        now = [i for i in range(6) if 0 <= k - 7 * i < 230]
-        entries = [
-            (f"e{i}", *(c[k - 7 * i].item() for c in curves[i]), m_base if k % 3 else None)
-            if k > 7 * i
-            else (f"e{i}", *(c[0].item() for c in curves[i]), m_base)
-            for i in now
-        ]
-        answers, problems = stream.update_many(*in_columns(entries))
-        assert not problems
-        for i, answer in zip(now, answers, strict=True):
-            p[i].append(answer)
-    for i, columns in enumerate(curves):
-        batch = classify(*columns, m_base, network)
-        np.testing.assert_allclose(p[i], batch, rtol=0, atol=1e-5)
-
-
 def test_an_event_that_comes_several_times_is_taken_in_order(network):
     columns = photometry(50)
     entries = [("x", *e, 18.0) for e in zip(*(c.tolist() for c in columns), strict=True)]
@@ -285,7 +217,8 @@ def test_bad_entries_are_named_and_the_others_go_on(network):
     assert np.isnan(answers[3 : 3 + len(bad)]).all() and "new" not in stream.events
     clean = StreamingClassifier(network)
     expected = [clean.update_many(*in_columns(part))[0] for part in (good, later)]
-    np.testing.assert_array_equal(answers[[0, 1, 2, -3, -2, -1]], np.concatenate(expected))
+    answers = answers[[0, 1, 2, -3, -2, -1]]
+    np.testing.assert_allclose(answers, np.concatenate(expected), rtol=0, atol=2e-6)
 
 
 def test_arrays_and_lists_are_the_same_columns(network):
