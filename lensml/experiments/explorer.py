@@ -12,47 +12,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lensml.lensing import (
-    BinaryLens,
-    binary_magnification,
-    caustic_curves,
-    fit_pspl,
-    topology,
-    track,
-)
+from lensml import lensing
+from lensml.lensing import BinaryLens, binary_magnification, fit_pspl
 from lensml.network import Network, classify, load_network
 from lensml.plotting import BINARY, SINGLE, canvas, styled
 
 if TYPE_CHECKING:
     from ipywidgets import VBox
 
-__all__ = [
-    "ExampleEvent",
-    "draw",
-    "explore",
-    "frames",
-    "observe_example",
-    "plot_caustics",
-    "snapshot",
-]
+__all__ = ["ExampleEvent", "explore", "frames", "observe_example", "plot_caustics", "snapshot"]
 
 TIMES = np.linspace(-60.0, 60.0, 900)  # the default survey's cadence, centred on the event [day]
 T0, TE, RHO = 0.0, 20.0, 2e-3  # what the sliders leave alone [day, day, theta_E]
 M_BASE = 18.0
 DEFAULTS = {"s": 1.1, "q": 0.1, "u0": 0.15, "alpha": 1.0, "sigma": 0.05}
-RANGES = {
-    "s": (0.1, 10),
-    "q": (1e-4, 1),
-    "u0": (0.001, 1),
-    "alpha": (0, 6.283),
-    "sigma": (3e-3, 0.2),
-}
-LABELS = {
-    "s": "separation s",
-    "q": "mass ratio q",
-    "u0": "impact u0",
-    "alpha": "angle alpha [rad]",
-    "sigma": "error [mag]",
+SLIDERS = {  # label, lowest and highest position
+    "s": ("separation s", 0.1, 10),
+    "q": ("mass ratio q", 1e-4, 1),
+    "u0": ("impact u0", 0.001, 1),
+    "alpha": ("angle alpha [rad]", 0, 6.283),
+    "sigma": ("error [mag]", 3e-3, 0.2),
 }
 
 
@@ -71,7 +50,7 @@ class ExampleEvent:
     @property
     def caption(self) -> str:
         """Topology, delta-chi2 and final P(binary) in one line."""
-        kind = topology(self.event.s, self.event.q)
+        kind = lensing.topology(self.event.s, self.event.q)
         return (
             f"{kind} binary, delta-chi2 against its twin {self.dchi2:,.1f}, "
             f"P(binary) at the end {self.p[-1]:.3f}"
@@ -161,10 +140,10 @@ def plot_caustics(events: Sequence[BinaryLens], titles: Sequence[str] = ()) -> F
 
 def _draw_caustics(axes: Axes, event: BinaryLens, tall: float = 2.0) -> None:
     """A field around the closest approach, 3 theta_E wide and `tall` times as high."""
-    path = track(event, event.t0 + event.tE * np.linspace(-3, 3, 601))
+    path = lensing.track(event, event.t0 + event.tE * np.linspace(-3, 3, 601))
     total = 1 + event.q
     lenses = np.array([-event.s * event.q / total, event.s / total])
-    for curve in caustic_curves(event.s, event.q):
+    for curve in lensing.caustic_curves(event.s, event.q):
         axes.plot(*curve, ".", ms=1, color=BINARY, rasterized=True)
     axes.plot(*path, color=SINGLE, lw=1)
     middle = path.shape[1] // 2
@@ -201,17 +180,13 @@ def explore(**parameters: float) -> "VBox":
 
     sliders = {}
     for name, value in (DEFAULTS | parameters).items():
-        low, high = RANGES[name]
-        wide = {"layout": Layout(width="34em"), "style": {"description_width": "9em"}}
-        look = {"description": LABELS[name], "continuous_update": False, **wide}
-        if name in ("u0", "alpha"):
-            sliders[name] = FloatSlider(value, min=low, max=high, step=(high - low) / 500, **look)
-            sliders[name].readout_format = ".3f"
-        else:
+        label, low, high = SLIDERS[name]
+        kind, form = (FloatSlider, ".3f") if name in ("u0", "alpha") else (FloatLogSlider, ".4g")
+        if kind is FloatLogSlider:
             low, high = np.log10([low, high])
-            sliders[name] = FloatLogSlider(
-                value, min=low, max=high, step=(high - low) / 200, readout_format=".4g", **look
-            )
+        look = {"layout": Layout(width="34em"), "style": {"description_width": "9em"}}
+        look |= {"description": label, "continuous_update": False, "readout_format": form}
+        sliders[name] = kind(value, min=low, max=high, step=(high - low) / 500, **look)
     numbers, image = HTML(), Image(format="png")
 
     def follow(_=None) -> None:
@@ -242,7 +217,7 @@ def frames(name: str, values: NDArray, **fixed: float) -> "VBox":
         0,
         min=0,
         max=len(images) - 1,
-        description=f"{LABELS[name]}, {values[0]:.3g} to {values[-1]:.3g}",
+        description=f"{SLIDERS[name][0]}, {values[0]:.3g} to {values[-1]:.3g}",
         readout=False,
         layout=Layout(width="40em"),
         style={"description_width": "20em"},

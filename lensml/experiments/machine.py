@@ -106,15 +106,14 @@ def preflight(folder: Path | str = ".") -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     backend = "ROCm" if torch.version.hip else "CUDA" if torch.version.cuda else "CPU build"
     versions = {p: installed(p) for p in (*NEEDED, *NEEDED_FOR_THE_BOOK)}
-    cores = available_cores()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    cores, memory = available_cores(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     disk = shutil.disk_usage(folder).free / 1e9
     facts = {
         "python": platform.python_version(),
         "device": ", ".join(gpus) or f"CPU ({platform.machine()})",
         "torch backend": backend,
         "cores": cores,
-        "memory [GB]": round(memory, 1),
+        "memory [GB]": round(memory / 1e9, 1),
         "free disk [GB]": round(disk, 1),
         "bfloat16": "yes" if bf16_supported(device) else "emulated",
         "shipped weights": "yes" if (WEIGHTS / "model.safetensors").exists() else "none",

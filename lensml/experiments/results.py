@@ -257,8 +257,9 @@ class Chapter:
         stem = f"{self.name[:2]}_{name}"
         self.figures.append(stem)
         if self.mark:
-            look = {"color": "0.5", "alpha": 0.5, "rotation": 15, "fontsize": 15}
-            figure.text(0.5, 0.5, self.mark, ha="center", va="center", zorder=10, **look)
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7}
+            look = {"color": "0.4", "fontsize": 13, "bbox": box, "zorder": 10}
+            figure.text(0.5, 0.5, self.mark, ha="center", va="center", **look)
         if self.size != "smoke" and SIZES.index(self.size) >= largest_size(self.name[:2]):
             folder = output_root() / FIGURES.relative_to(ROOT)
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,7 @@
 """Chapters run by papermill and compiled into a book: what is refused, kept and shown."""
 
+import ast
+import importlib
 import json
 import os
 import re
@@ -9,6 +11,7 @@ import sys
 import nbformat
 import pytest
 
+import lensml
 from lensml.experiments import book as publish
 from lensml.experiments import notebooks as chapters
 from lensml.experiments import results
@@ -150,6 +153,34 @@ def test_every_quoted_number_of_pages_and_notebooks_is_committed():
 
 def book_names():
     return [path.stem for path in sorted(chapters.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
+
+
+def code_cells(name):
+    cells = json.loads((chapters.NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("name", book_names())
+def test_a_chapter_has_few_lines_of_code(name):
+    lines = [sum(bool(line.strip()) for line in cell.splitlines()) for cell in code_cells(name)]
+    assert sum(lines) < 150 and max(lines) <= 25
+
+
+@pytest.mark.parametrize("name", book_names())
+def test_a_chapter_uses_what_rooms_show(name):
+    tree = ast.parse("\n".join(code_cells(name)))
+    assigned = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and n.ctx == ast.Store()}
+    rooms = {"lm": lensml} | {
+        alias.name: importlib.import_module(f"lensml.{alias.name}")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "lensml"
+        for alias in node.names
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert not node.attr.startswith("_"), node.attr
+            if node.value.id in rooms.keys() - assigned:
+                assert node.attr in rooms[node.value.id].__all__, f"{node.value.id}.{node.attr}"
 
 
 @pytest.mark.book
