@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lensml.experiments.book import quotable
+from lensml.experiments import quotable
 
 ROOT = Path(__file__).resolve().parent.parent
 

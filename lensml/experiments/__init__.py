@@ -23,5 +23,5 @@ __getattr__, __dir__, __all__ = exports(
         "stream_rate stream_seconds stream_seconds_in_batches worker_map"
     ),
     notebooks="run",
-    book="make_book",
+    book="make_book quotable",
 )
