@@ -296,9 +296,8 @@ def _write_shards(sim: Simulation, folder: Path, workers: int, progress: bool) -
     todo = [(p, events) for p, events in zip(paths, sim.shards(), strict=True) if not p.exists()]
     tasks = [(sim, chunk) for _, events in todo for chunk in _chunks(events)]
     workers = min(workers, len(tasks))
-    bar = tqdm(
-        total=sim.num_pairs, unit="event", desc=f"simulate {sim.preset}", disable=not progress
-    )
+    look = {"unit": "event", "desc": f"simulate {sim.preset}", "disable": not progress}
+    bar = tqdm(total=sim.num_pairs, **look)
     bar.update(sim.num_pairs - sum(len(events) for _, events in todo))
     if workers <= 1:
         threads = torch.get_num_threads()
@@ -330,8 +329,7 @@ def _claim(folder: Path, sim: Simulation) -> None:
     wanted = json.loads(json.dumps(sim.describe()))
     if begun.exists():
         found = json.loads(begun.read_text())
-        different = [k for k in wanted if found.get(k) != wanted[k]]
-        if different:
+        if different := [k for k in wanted if found.get(k) != wanted[k]]:
             was = ", ".join(f"{k} = {found.get(k)}" for k in different)
             raise InputError(
                 f"{folder}: holds a set with other arguments ({was}); "
