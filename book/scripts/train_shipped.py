@@ -3,7 +3,7 @@
 Simulates the sets of `lensml.training.recipes` into data/ and trains on them into runs/; the same
 command resumes a killed run. Copies the best weights, in float16, into lensml/weights.
 
-The weights that ship were made in the few minutes that a GPU was at hand, by more of the same:
+The shipped weights were trained on a GPU, on four times the events and for eight epochs:
 `python book/scripts/train_shipped.py --times 4 --epochs 8 --batch_size 1024`.
 """
 
