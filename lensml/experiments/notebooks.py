@@ -175,8 +175,7 @@ def error_outputs(path: Path) -> list[str]:
 @contextmanager
 def logged(path: Path):
     """Send papermill's account of the run, with all output of the cells, to `path`."""
-    logger = logging.getLogger("papermill")
-    handler = logging.FileHandler(path, mode="w")
+    logger, handler = logging.getLogger("papermill"), logging.FileHandler(path, mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     level, logger.propagate = logger.level, False
     logger.addHandler(handler)
@@ -191,16 +190,14 @@ def logged(path: Path):
 
 @contextmanager
 def written_to(folder: Path | None):
-    """Let the kernel write results and figures below `folder` instead of the repository."""
-    if folder is None:
-        yield
-        return
+    """Let the kernel write results and figures below `folder`, if given, not the repository."""
     before = os.environ.get(OUTPUT_VARIABLE)
-    os.environ[OUTPUT_VARIABLE] = str(folder)
+    if folder:
+        os.environ[OUTPUT_VARIABLE] = str(folder)
     try:
         yield
     finally:
-        os.environ.pop(OUTPUT_VARIABLE)
+        os.environ.pop(OUTPUT_VARIABLE, None)
         if before is not None:
             os.environ[OUTPUT_VARIABLE] = before
 

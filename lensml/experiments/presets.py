@@ -43,7 +43,7 @@ class BaselineMethods:
     num_pairs: int  # pairs on which they are compared with the network
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Experiment:
     """One chapter: test sets, surveys through which they are observed, fine-tuned networks."""
 
@@ -124,8 +124,8 @@ def simulated_events(size: str = "full", seed: int = 0) -> Experiment:
     null_pairs = {"smoke": 40, "desk": 2000, "full": 2000}[check_size(size)]
     sets = ("baseline", "distinct", "planetary", "stellar")
     return Experiment(
-        size=size,
-        seed=seed,
+        size,
+        seed,
         tests={k: _tests(k, size, seed + 500) for k in sets}
         | {"null": Simulation(preset="null", num_pairs=null_pairs, seed=seed)},
     )
@@ -134,8 +134,8 @@ def simulated_events(size: str = "full", seed: int = 0) -> Experiment:
 def baseline(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 2: the whole range of binaries at the default survey, matched and not matched."""
     return Experiment(
-        size=size,
-        seed=seed,
+        size,
+        seed,
         tests={
             "matched": _tests("baseline", size, seed),
             "population": _tests("baseline", size, seed, population=True),
@@ -148,8 +148,8 @@ def baseline(size: str = "full", seed: int = 0) -> Experiment:
 def distinct(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 3: binaries whose source crosses a caustic."""
     return Experiment(
-        size=size,
-        seed=seed,
+        size,
+        seed,
         tests={"matched": _tests("distinct", size, seed)},
         fine_tuned={"distinct": _fine_tuned("distinct", size, seed)},
     )
@@ -162,8 +162,8 @@ def cadence(size: str = "full", seed: int = 0) -> Experiment:
     surveys["one epoch a day"] = Survey(missing_fraction=0.05, keep_every=(7, 7))
     surveys["one epoch in three days"] = Survey(missing_fraction=0.05, keep_every=(22, 22))
     return Experiment(
-        size=size,
-        seed=seed,
+        size,
+        seed,
         tests={"matched": _tests("baseline", size, seed + 100)},
         surveys=surveys,
     )
@@ -172,8 +172,8 @@ def cadence(size: str = "full", seed: int = 0) -> Experiment:
 def photometric_error(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 5: the same events at four photometric errors."""
     return Experiment(
-        size=size,
-        seed=seed,
+        size,
+        seed,
         tests={"matched": _tests("baseline", size, seed + 200)},
         surveys={f"{sigma:g} mag": Survey(sigma=sigma) for sigma in (0.01, 0.05, 0.1, 0.2)},
     )
@@ -182,8 +182,8 @@ def photometric_error(size: str = "full", seed: int = 0) -> Experiment:
 def planetary_stellar(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 6: planetary and stellar companions at two photometric errors."""
     return Experiment(
-        size=size,
-        seed=seed,
+        size,
+        seed,
         tests={k: _tests(k, size, seed) for k in ("planetary", "stellar")},
         surveys={f"{sigma:g} mag": Survey(sigma=sigma) for sigma in (0.01, 0.1)},
         fine_tuned={k: _fine_tuned(k, size, seed) for k in ("planetary", "stellar")},
@@ -198,8 +198,8 @@ def early_detection(size: str = "full", seed: int = 0) -> Experiment:
     num_singles = {"smoke": 48, "desk": 10_000, "full": 50_000}[check_size(size)]
     num_fitted = {"smoke": 48, "desk": 6000, "full": 50_000}[size]
     return Experiment(
-        size=size,
-        seed=seed,
+        size,
+        seed,
         tests={
             "distinct": _tests("distinct", size, seed + 300),
             "baseline": _tests("baseline", size, seed + 300),
@@ -221,8 +221,8 @@ def physical_limits(size: str = "full", seed: int = 0) -> Experiment:
     fewer = max(48, PAIRS[check_size(size)] // 3)
     most = 10_000  # at which intervals on recalls are a per cent wide
     return Experiment(
-        size=size,
-        seed=seed,
+        size,
+        seed,
         tests={
             "baseline": _tests("baseline", size, seed + 400),
             "stellar": _tests("stellar", size, seed + 400, num_pairs=fewer),

@@ -161,35 +161,34 @@ def compare_with_committed(
     return comparison_table(chapter, load_results(chapter), numbers, size)
 
 
-def made(simulation: Simulation, workers: int | None = None) -> Path:
-    """A simulated set as one file under `data/sets`, simulated if it is not there."""
+def made(simulation: Simulation, path: Path) -> Path:
+    """The simulated set at `path`, made or found; small ones in this process alone."""
+    workers = 1 if simulation.num_pairs < 200 else None  # done before a second one would start
+    return simulate(path, simulation, workers=workers)
+
+
+def one_file(simulation: Simulation) -> Path:
+    """A set as one file under `data/sets`."""
     kind = "population" if simulation.population else "matched"
     stem = f"{simulation.preset}_{kind}_{simulation.num_pairs}_seed{simulation.seed}"
-    return simulate(
-        DATA / "sets" / f"{stem}.npz", simulation, workers=_workers(simulation, workers)
-    )
-
-
-def _workers(simulation: Simulation, workers: int | None) -> int | None:
-    """One process for a set that is made before a second one would have started."""
-    return workers or (1 if simulation.num_pairs < 200 else None)
+    return made(simulation, DATA / "sets" / f"{stem}.npz")
 
 
 class Chapter:
     """One run of a chapter: its preset, its clock, and what it shows and saves.
 
-    Attributes:
-        name: File stem of the notebook, such as "02_baseline".
-        size, seed: Of this run.
-        experiment: What the preset of that name combines; None for a chapter without one.
-        figures: Names of the figures shown so far.
+    Args:
+        name: File stem of the notebook; ``02_baseline`` takes `presets.baseline`.
+        size: "smoke", "desk" or "full".
+        seed: Of all that is drawn.
+        sizes_differ: Whether a run at smoke is less than one at desk.
     """
 
     def __init__(self, name: str, size: str, seed: int = 0, *, sizes_differ: bool = True) -> None:
         self.name, self.size, self.seed = name, check_size(size), seed
         preset = getattr(presets, name[3:], None)
         self.experiment: Experiment | None = preset(size, seed) if preset else None
-        self.figures: list[str] = []
+        self.figures: list[str] = []  # shown so far
         self.started = time.time()
         self._sizes_differ = sizes_differ
 
@@ -210,9 +209,9 @@ class Chapter:
         pairs = max((test.num_pairs for test in tests), default=0)
         return f"smoke size: {f'{pairs} pairs, ' * bool(pairs)}not a result"
 
-    def test_path(self, name: str, *, workers: int | None = None) -> Path:
+    def test_path(self, name: str) -> Path:
         """File of the test set `name`, simulated on first use."""
-        return made(self.experiment.tests[name], workers)
+        return one_file(self.experiment.tests[name])
 
     def test_set(self, name: str) -> LightCurves:
         """The test set `name`.
@@ -236,14 +235,13 @@ class Chapter:
 
     def training_set(self) -> LightCurves:
         """The events that the baseline methods of chapter 8 learn from."""
-        return load(made(self.experiment.baseline_methods.training))
+        return load(one_file(self.experiment.baseline_methods.training))
 
-    def fine_tuned(self, name: str, *, workers: int | None = None) -> Path:
+    def fine_tuned(self, name: str) -> Path:
         """Run folder of the network made for `name`; trained on first use, resumes."""
         simulation, config = self.experiment.fine_tuned[name]
         stem = f"{simulation.preset}_{simulation.num_pairs}_seed{simulation.seed}"
-        workers = _workers(simulation, workers)
-        data = simulate(DATA / "sets" / f"train_{stem}", simulation, workers=workers)
+        data = made(simulation, DATA / "sets" / f"train_{stem}")
         start = weights_hash() if config.start_from else ""
         recipe = zlib.crc32(f"{simulation}{config}{start}".encode())  # another one, another folder
         return train(data, DATA / "runs" / f"{stem}_{recipe:08x}", config, name=name, resume=True)
@@ -298,13 +296,4 @@ class Chapter:
         return compare_with_committed(self.name, numbers, self.size)
 
 
-def start(name: str, size: str, seed: int = 0, *, sizes_differ: bool = True) -> Chapter:
-    """Begin a chapter: look up its preset, start its clock.
-
-    Args:
-        name: File stem of the notebook; ``02_baseline`` takes `presets.baseline`.
-        size: "smoke", "desk" or "full".
-        seed: Of all that is drawn.
-        sizes_differ: Whether a run at smoke is less than one at desk.
-    """
-    return Chapter(name, size, seed, sizes_differ=sizes_differ)
+start = Chapter  # what a notebook calls to begin: experiments.start("02_baseline", size, seed)
