@@ -5,7 +5,7 @@ from lensml._exports import exports
 __getattr__, __dir__, __all__ = exports(
     __name__,
     lenses="BinaryLens PointLens magnification_centre to_centre_of_mass track",
-    caustics="caustic_curves crosses_caustic topology",
+    caustics="caustic_curves crosses_caustic topology topology_borders",
     interpolation="",
     magnification=("binary_magnification finite_source_magnification point_lens_magnification"),
     _triton="",

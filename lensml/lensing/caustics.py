@@ -17,6 +17,7 @@ __all__ = [
     "caustic_curves",
     "crosses_caustic",
     "topology",
+    "topology_borders",
 ]
 
 CUBE_ROOTS_OF_UNITY = np.exp(2j * np.pi / 3 * np.arange(3))[:, None]
@@ -108,6 +109,14 @@ def topology(s: float, q: float) -> str:
         return "wide"
     m1, m2 = 1 / (1 + q), q / (1 + q)
     return "close" if s < 1 and m1 * m2 < (1 - s**4) ** 3 / (27 * s**8) else "resonant"
+
+
+def topology_borders(q: NDArray) -> tuple[NDArray, NDArray]:
+    """Separations between close and resonant, and resonant and wide caustics, each like `q`."""
+    s = np.linspace(0.3, 0.99999, 4000)
+    product = (1 - s**4) ** 3 / (27 * s**8)  # of the mass fractions on the border; falls with s
+    close = np.interp(q / (1 + q) ** 2, product[::-1], s[::-1])
+    return close, np.sqrt((1 + np.cbrt(q)) ** 3 / (1 + q))
 
 
 def crosses_caustic(event: BinaryLens, t_first: float, t_last: float) -> bool:

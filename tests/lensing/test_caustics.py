@@ -8,7 +8,13 @@ import pytest
 from matplotlib.path import Path as Polygon
 from VBMicrolensing import VBMicrolensing
 
-from lensml.lensing.caustics import caustic_branches, caustic_curves, crosses_caustic, topology
+from lensml.lensing.caustics import (
+    caustic_branches,
+    caustic_curves,
+    crosses_caustic,
+    topology,
+    topology_borders,
+)
 from lensml.lensing.lenses import BinaryLens, track
 from lensml.lensing.magnification import binary_magnification
 from lensml.seeds import event_generator
@@ -135,3 +141,11 @@ def test_a_crossing_shows_as_a_jump_of_brightness():
     missing = replace(event, u0=2.0)
     assert not crosses_caustic(missing, -40.0, 40.0)
     assert np.abs(np.diff(np.log(binary_magnification(missing, times)))).max() < 0.01
+
+
+def test_topology_changes_at_its_borders():
+    q = np.geomspace(1e-4, 1, 10)
+    for ratio, close, wide in zip(q, *topology_borders(q), strict=True):
+        assert topology(close * 0.99, ratio) == "close"
+        assert topology(close * 1.01, ratio) == topology(wide * 0.99, ratio) == "resonant"
+        assert topology(wide * 1.01, ratio) == "wide"

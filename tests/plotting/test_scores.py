@@ -106,18 +106,6 @@ def test_map_shows_found_over_all():
     np.testing.assert_array_equal(recall, [[0.5, np.nan], [np.nan, 1.0]])
 
 
-def test_topology_borders_are_where_caustics_merge():
-    from lensml.lensing import topology
-
-    axes = Figure().subplots()
-    plots.topology_borders(axes)
-    close, wide = (x.get_xydata() for x in axes.lines)
-    for s, q in close[10::20]:
-        assert topology(s * 0.99, q) == "close" and topology(s * 1.01, q) == "resonant"
-    for s, q in wide[10::20]:
-        assert topology(s * 0.99, q) == "resonant" and topology(s * 1.01, q) == "wide"
-
-
 def test_growth_is_relative_to_the_median_of_the_smallest_size(figures):
     axes = figures["growth"].axes[0]
     np.testing.assert_allclose(line(axes, "stream").get_ydata(), [1.0, 9.0 / 1.1])
