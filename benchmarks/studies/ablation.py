@@ -1,4 +1,4 @@
-"""What the parts of the network are worth: small trainings on the same rows, one change at a time.
+"""Ablation of the network: small trainings on the same rows, one change at a time.
 
     python -m benchmarks.studies.ablation [--only NAME ...] [--quick]
 
@@ -117,11 +117,8 @@ class Recurrent(Network):
         context = causal_upsample(
             self.run_core(self._downsample(x, 0)), PATCH_SIZE, features.shape[1]
         )
-        norm, fc1, bend, fc2 = self.head
-        wide = fc1(norm(torch.cat([x, context], dim=2)))
-        if refits is not None:
-            wide = wide + self._held_embedding(refits)
-        return fc2(bend(wide)).squeeze(2)
+        embedding = None if refits is None else self._held_embedding(refits)
+        return self._logit(x, context, embedding)
 
 
 class Averages(nn.Module):
@@ -155,13 +152,13 @@ class StateSpace(Recurrent):
 
 
 def loss_of(logits: Tensor, valid: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-    """Cross entropy with the weights over time of `lensml.loop`, curves weighed by `weight`."""
+    """Cross entropy weighted over time like `training_loss`, and by `weight` over curves."""
     position = torch.cumsum(valid, dim=1) / valid.sum(1, keepdim=True).clamp_min(1)
-    share = valid * (0.2 + position**2)
-    share = share / share.sum(1, keepdim=True).clamp_min(1e-9)
+    over_time = valid * (0.2 + position**2)
+    over_time = over_time / over_time.sum(1, keepdim=True).clamp_min(1e-9)
     target = labels[:, None].expand_as(logits)
     each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return ((each * share).sum(1) * weight).mean() / weight.mean()
+    return ((each * over_time).sum(1) * weight).mean() / weight.mean()
 
 
 def plain(logits: Tensor, valid: Tensor, labels: Tensor, dchi2: Tensor) -> Tensor:
@@ -169,7 +166,7 @@ def plain(logits: Tensor, valid: Tensor, labels: Tensor, dchi2: Tensor) -> Tenso
 
 
 def by_strength(logits: Tensor, valid: Tensor, labels: Tensor, dchi2: Tensor) -> Tensor:
-    """Pairs that nobody can tell apart count a tenth."""
+    """Weights from 0.1 to 1 with delta-chi2, so that undetectable pairs count least."""
     return loss_of(logits, valid, labels, (dchi2 / 25).clamp(0.1, 1.0))
 
 
@@ -181,30 +178,30 @@ def contrastive(logits: Tensor, valid: Tensor, labels: Tensor, dchi2: Tensor) ->
 
 
 class Variant(NamedTuple):
-    """One change: how the network is built, what it is told, its loss, and what is kept of it."""
+    """One change: how the network is built, its inputs, its loss, and which weights are kept."""
 
     build: Callable[[NetworkConfig], Network] = Network
     changes: dict = {}  # of its configuration
     loss: Callable = plain
-    pictures: bool = True
-    residuals: bool = True
+    residual_maps: bool = True
+    innovations: bool = True
     average: float = 0.0  # decay of a running average of the weights; 0 = the last weights
 
-    def told(self, refits: ResidualInputs) -> ResidualInputs | None:
-        if not (self.pictures or self.residuals):
+    def inputs(self, refits: ResidualInputs) -> ResidualInputs | None:
+        if not (self.residual_maps or self.innovations):
             return None
-        shown = (self.residuals, self.pictures, self.pictures, True)
+        shown = (self.innovations, self.residual_maps, self.residual_maps, True)
         return ResidualInputs(
             *(x if y else torch.zeros_like(x) for x, y in zip(refits, shown, strict=True))
         )
 
 
-FLAT = {"num_levels": 1, "blocks_down": 0, "blocks_up": 0}
+FLAT = {"num_levels": 1, "encoder_blocks": 0, "decoder_blocks": 0}
 VARIANTS = {
     "as_built": Variant(),
-    "no_refits": Variant(pictures=False, residuals=False),
-    "no_pictures": Variant(pictures=False),
-    "no_residuals": Variant(residuals=False),
+    "no_refits": Variant(residual_maps=False, innovations=False),
+    "no_residual_maps": Variant(residual_maps=False),
+    "no_innovations": Variant(innovations=False),
     "four_levels": Variant(changes={"num_levels": 4}),
     "no_pyramid": Variant(changes=FLAT),
     "recurrent": Variant(build=Recurrent, changes=FLAT),
@@ -239,7 +236,7 @@ def trained(variant: Variant, draws: list[Rows], passes: int, name: str) -> tupl
                 warm = min(1.0, progress / 0.05 + 1e-3)
                 group["lr"] = rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
             with cast:
-                logits = network(features, variant.told(refits)).float()
+                logits = network(features, variant.inputs(refits)).float()
             loss = variant.loss(logits, valid, labels, dchi2)
             optimizer.zero_grad()
             loss.backward()
@@ -262,7 +259,7 @@ def last_calls(network: Network, variant: Variant, rows: Rows) -> np.ndarray:
     for part in torch.arange(len(rows.labels)).split(BATCH):
         features, refits, valid, *_ = rows.batch(part)
         last = (valid.sum(1) - 1).clamp_min(0)[:, None]
-        calls.append(network(features, variant.told(refits)).gather(1, last)[:, 0])
+        calls.append(network(features, variant.inputs(refits)).gather(1, last)[:, 0])
     return torch.cat(calls).numpy()
 
 
