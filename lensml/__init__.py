@@ -23,5 +23,5 @@ __getattr__, __dir__, __all__ = exports(
     network="classify load_network predict_proba",
     training="TrainingConfig train",
     streaming="StreamingClassifier",
-    evaluation="evaluate",
+    experiments="evaluate",
 )

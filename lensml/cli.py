@@ -131,7 +131,7 @@ def _write_history_figure(run: Path, draw) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from lensml.evaluation.evaluate import evaluate
+    from lensml.experiments import evaluate
 
     metrics = evaluate(args.data, args.output_dir, args.model, early_detection=args.early_detection)
     for name in ("accuracy", "roc_auc", "average_precision", "ece"):

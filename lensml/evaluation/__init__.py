@@ -1,33 +1,35 @@
-"""Metrics, the ideal observer, early detection, alerts, baseline methods."""
+"""Metrics, the ideal observer, early detection, alerts, calibration, baseline methods, reports."""
 
 from lensml._exports import exports
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
     metrics=(
-        "average_precision balanced_accuracy bin_label bin_thresholds bootstrap dchi2_50 ece "
-        "fraction pr_curve recall_at_fpr recall_by_dchi2 reliability roc_auc roc_curve "
-        "threshold_at_fpr"
+        "STATISTICS average_precision balanced_accuracy bin_label bin_thresholds "
+        "binomial_interval bootstrap dchi2_50 ece fraction pr_curve recall_at_fpr "
+        "recall_by_dchi2 reliability roc_auc roc_curve threshold_at_fpr wilson_interval"
     ),
     ideal_observer=(
-        "completeness excess_over_ideal expected_ideal ideal_log_ratio ideal_probability "
-        "ideal_recall partner_rows until_fraction"
+        "assert_below_ideal excess_over_ideal expected_ideal ideal_log_ratio ideal_probability "
+        "ideal_recall largest_z partner_rows until_fraction"
     ),
-    baselines="pspl_residuals residual_scan_score shortcut_probe summary_statistics",
-    anomaly_finder="score_at_fixed_thresholds search",
-    classical="bins_where_worse classical_scores compare",
-    early_detection="PHASE_EDGES first_alert",
-    calibration="calibration_table fit_calibrator prior_shift resample_to_prevalence",
-    prefixes="add_reachable alerts_by_peak onsets proportion wilson_interval",
-    profile_ratio="",
+    early_detection=(
+        "PHASE_EDGES add_refit_limited alerts_before_peak first_alert onset_times predict "
+        "refit_prefixes"
+    ),
     alerts=(
-        "alert_rate_and_purity compare_with_ideal counted detected_by_phase false_alarm_report "
-        "latency_summary season_peaks set_threshold"
+        "alert_rate_and_purity compare_with_ideal detected_by_phase false_alarm_report "
+        "latency_summary set_threshold"
     ),
-    evaluate="check_unseen predict",
-    assess="headline",
-    report=(
-        "assert_below_ideal assert_falling dchi2_retained detected gap_to_ideal loss_by_cause "
-        "score share_beyond summary under_surveys undetectable_by_group worst"
+    calibration="calibration_table fit_calibrator prior_shift resample_to_prevalence",
+    anomaly_finder="pspl_residuals score_at_fixed_thresholds search_prefixes",
+    baselines=(
+        "bins_where_worse classical_scores compare_methods residual_scan_score shortcut_probe "
+        "summary_statistics"
     ),
+    comparison=(
+        "assert_falling completeness dchi2_retained detected fraction_beyond gap_to_ideal "
+        "loss_by_cause score summary under_surveys undetectable_by_group"
+    ),
+    report="assess check_classes check_unseen full_report headline",
 )

@@ -17,20 +17,6 @@ from lensml.evaluation.ideal_observer import until_fraction
 from lensml.lensing import fit_prefixes, pspl_delta_mag
 from lensml.simulation import FRACTIONS, LightCurves
 
-__all__ = [
-    "DURATIONS",
-    "RULES",
-    "AnomalyScan",
-    "PrefixFits",
-    "PrefixSearch",
-    "anomaly_scan",
-    "score_at_fixed_thresholds",
-    "observed",
-    "refit",
-    "residuals",
-    "search",
-]
-
 CHUNK = 256  # rows fitted and scanned together
 DURATIONS = tuple(float(0.3 * 1.5**k) for k in range(10))  # t_eff of the templates, to 11.5 [day]
 REACH = 3.0  # half a template's window, in t_eff
@@ -150,6 +136,11 @@ def residuals(curves: LightCurves, parameters: NDArray, until: float = 1.0) -> N
     return result
 
 
+def pspl_residuals(curves: LightCurves, *, device: str | None = None) -> NDArray:
+    """Residuals of the best single lens of the whole curve of each row, (n, T), in errors."""
+    return residuals(curves, refit(curves, (1.0,), device=device).parameters[:, 0])
+
+
 def shapes(tau: NDArray) -> NDArray:
     """The two anomalies of Kim et al. (2018) at (t - t0) / t_eff, (w, 2): u0 -> 0 and u0 = 1."""
     q = 1 + tau**2
@@ -208,7 +199,7 @@ def best_template(times: NDArray, data: NDArray, weight: NDArray, duration: floa
     return best
 
 
-def search(
+def search_prefixes(
     curves: LightCurves, fractions: Sequence[float] = FRACTIONS, *, device: str | None = None
 ) -> PrefixSearch:
     """Refit every prefix and scan its residuals for anomalies; see `refit` and `anomaly_scan`."""

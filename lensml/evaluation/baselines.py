@@ -1,61 +1,43 @@
-"""What simple and classical methods achieve on the same rows and the same points as the network.
+"""Baseline methods on the same rows as the network: shortcut probe, scan, classical searches.
 
-The scalar auditor looks for shortcuts: on a matched set it must stay at chance where the anomaly is
-invisible. The two classical scores are a single-lens refit to the noisy data and, like the anomaly
-finders of the surveys, a scan of its residuals. Axes: n rows, T epochs.
+The shortcut probe tests for leaks: on a matched set it must stay at chance where the anomaly is
+invisible. The classical methods are single-lens fits of the noisy data, scans of their residuals,
+and gradient boosting on features of both. Axes: n rows, T epochs, K features.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
+from scipy.stats import binomtest, kurtosis, skew
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from lensml.evaluation import metrics
-from lensml.evaluation.ideal_observer import until_fraction
-from lensml.lensing import fit_pspl
+from lensml.evaluation.anomaly_finder import DURATIONS, PrefixSearch, observed
 from lensml.simulation import LightCurves
 
-__all__ = [
-    "PsplResiduals",
-    "shortcut_probe",
-    "pspl_refit_score",
-    "pspl_residuals",
-    "residual_scan_score",
-    "scalars_of",
-    "summary_statistics",
-    "window_deviates",
-]
-
-CHUNK = 512
+CHUNK = 512  # rows held as float64 at a time
 SCAN_WIDTHS = (3, 5, 9, 17, 33, 65, 129)  # observed epochs in a window
+PLACES = np.concatenate([-np.geomspace(4, 0.1, 12), [0.0], np.geomspace(0.1, 4, 12)])  # [tE]
 
 
-def summary_statistics(lightcurves: LightCurves) -> dict[str, NDArray]:
-    """Numbers (n,) that know nothing of anomalies, each computed from the observed curve alone."""
-    times = lightcurves.times()
-    parts: dict[str, list[NDArray]] = {}
-    for start in range(0, len(lightcurves.y), CHUNK):
-        rows = lightcurves.rows(np.arange(start, min(start + CHUNK, len(lightcurves.y))))
-        chunk = scalars_of(
-            np.asarray(rows.X, dtype=float) - np.asarray(rows.m_base, dtype=float)[:, None],
-            np.asarray(times[start : start + CHUNK]),
-            np.asarray(rows.sigmas(), dtype=float),
-        )
-        for name, values in chunk.items():
-            parts.setdefault(name, []).append(values)
-    return {name: np.concatenate(values) for name, values in parts.items()}
+def summary_statistics(curves: LightCurves) -> dict[str, NDArray]:
+    """Scalars (n,) that hold nothing of anomalies, each computed from the observed curve alone."""
+    parts = [
+        scalars_of(*observed(curves.rows(slice(start, start + CHUNK))))
+        for start in range(0, len(curves), CHUNK)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def scalars_of(delta: NDArray, times: NDArray, sigma: NDArray) -> dict[str, NDArray]:
-    """`summary_statistics` of one chunk: magnitude change, epochs and errors, each (m, T)."""
-    seen = np.isfinite(delta)
-    some = seen.any(axis=1)
-    points = seen.sum(axis=1)
+def scalars_of(times: NDArray, delta: NDArray, sigma: NDArray) -> dict[str, NDArray]:
+    """`summary_statistics` of epochs, magnitude change and errors, each (m, T), as `observed`."""
+    seen, rows = np.isfinite(delta), np.arange(len(delta))
+    some, points = seen.any(axis=1), seen.sum(axis=1)
     filled = np.where(seen, delta, np.inf)
     peak = filled.argmin(axis=1)
-    rows = np.arange(len(delta))
     safe = np.where(some[:, None], delta, 0.0)  # a row without data is a flat one
     bright = np.nanpercentile(safe, 1, axis=1)
     steps = np.abs(np.diff(np.where(seen, delta, np.nan), axis=1))
@@ -77,9 +59,9 @@ def scalars_of(delta: NDArray, times: NDArray, sigma: NDArray) -> dict[str, NDAr
 
 
 def shortcut_probe(
-    lightcurves: LightCurves, *, folds: int = 5, seed: int = 0, num_bootstrap: int = 200
+    curves: LightCurves, *, folds: int = 5, seed: int = 0, num_bootstrap: int = 200
 ) -> dict[str, dict[str, float]]:
-    """ROC area of each scalar and of gradient boosting on all of them, with intervals over pairs.
+    """ROC AUC of each scalar and of gradient boosting on all of them, with intervals over pairs.
 
     Returns:
         By scalar, and under "all together" for boosting cross-validated with pairs kept together:
@@ -88,99 +70,30 @@ def shortcut_probe(
     Raises:
         ValueError: If there are fewer pairs than `folds`.
     """
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.model_selection import GroupKFold, cross_val_predict
-
-    y, pair = np.asarray(lightcurves.y), np.asarray(lightcurves.pair)
-    scalars = summary_statistics(lightcurves)
+    y, pair = np.asarray(curves.y), np.asarray(curves.pair)
     groups = np.where(pair >= 0, pair, pair.max(initial=0) + 1 + np.arange(pair.size))
     if np.unique(groups).size < folds:
         raise ValueError(f"{np.unique(groups).size} pairs cannot be split into {folds} `folds`")
+    scores = summary_statistics(curves)
     model = HistGradientBoostingClassifier(max_iter=100, max_depth=4, random_state=seed)
-    scores = dict(scalars)
-    scores["all together"] = cross_val_predict(
-        model,
-        np.column_stack(list(scalars.values())),
-        y,
-        groups=groups,
-        cv=GroupKFold(folds),
-        method="predict_proba",
-    )[:, 1]
+    columns, split = np.column_stack(list(scores.values())), GroupKFold(folds)
+    p = cross_val_predict(model, columns, y, groups=groups, cv=split, method="predict_proba")
     return {
         name: metrics.bootstrap(metrics.roc_auc, [y, score], pair, num=num_bootstrap, seed=seed)
-        for name, score in scores.items()
+        for name, score in (scores | {"all together": p[:, 1]}).items()
     }
 
 
-@dataclass(frozen=True)
-class PsplResiduals:
-    """Best single-lens fit to the noisy observed data of each row."""
-
-    residual: NDArray  # (data - model) / sigma, float32 (n, T), NaN = not observed
-    chi2: NDArray  # (n,)
-    dof: NDArray  # observed epochs less free parameters (n,)
-
-
-def pspl_residuals(
-    lightcurves: LightCurves, *, until: float = 1.0, device: str | None = None
-) -> PsplResiduals:
-    """Fit a single lens to the data of each row, from several starts, the baseline known.
-
-    Args:
-        lightcurves: Any set; only X, time, sigma and m_base are used (and whether f_s is free).
-        until: Fraction of the window that may be used; later epochs become NaN.
-        device: Where the fits run; CPU by default.
-    """
-    n = len(lightcurves.y)
-    names = [str(name) for name in lightcurves.param_names]
-    blended = bool((lightcurves.params[:, names.index("f_s")] < 1).any())
-    residual = np.full(lightcurves.X.shape, np.nan, dtype=np.float32)
-    chi2 = np.empty(n)
-    for start in range(0, n, CHUNK):
-        rows = lightcurves.rows(np.arange(start, min(start + CHUNK, n)))
-        times, sigma = np.array(rows.times()), np.asarray(rows.sigmas(), dtype=float)
-        delta = np.asarray(rows.X, dtype=float) - np.asarray(rows.m_base, dtype=float)[:, None]
-        seen = np.isfinite(delta) & until_fraction(times, until)
-        stop = max(4, int(until_fraction(times, until).sum(axis=1).max()))
-        fit = fit_pspl(
-            torch.as_tensor(times[:, :stop], device=device),
-            torch.as_tensor(np.where(seen, delta, 0.0)[:, :stop], device=device),
-            weight=torch.as_tensor(np.where(seen, 1 / sigma**2, 0.0)[:, :stop], device=device),
-            blended=blended,
-            num_refined=3,
-        )
-        model = fit.delta_mag(torch.as_tensor(times, device=device)).cpu().numpy()
-        residual[start : start + CHUNK] = np.where(seen, (delta - model) / sigma, np.nan)
-        chi2[start : start + CHUNK] = fit.chi2.cpu().numpy()
-    dof = np.isfinite(residual).sum(axis=1) - (4 if blended else 3)
-    return PsplResiduals(residual, chi2, dof)
-
-
-def pspl_refit_score(
-    lightcurves: LightCurves, fitted: PsplResiduals | None = None, *, device: str | None = None
-) -> NDArray:
-    """Chi2 of the best single lens above its expectation, in its standard deviations, (n,)."""
-    fitted = pspl_residuals(lightcurves, device=device) if fitted is None else fitted
-    return (fitted.chi2 - fitted.dof) / np.sqrt(2 * np.maximum(fitted.dof, 1))
-
-
-def residual_scan_score(
-    lightcurves: LightCurves, fitted: PsplResiduals | None = None, *, device: str | None = None
-) -> NDArray:
-    """Most surprising window of residuals, (n,): the larger of two tests over many widths.
+def residual_scan_score(residual: NDArray) -> NDArray:
+    """Largest deviate of any window of residuals (n, T) of `pspl_residuals`, (n,); 0 for too few.
 
     In windows of 3 to 129 successive observed epochs: the chi2 gained by a constant offset (a bump)
     and the summed chi2 (any scatter), both as standard normal deviates, the second by Wilson &
     Hilferty (1931). In the spirit of Yang et al. (2025) and of KMTNet's AnomalyFinder (Zang et al.
     2021), which see the same residuals.
     """
-    fitted = pspl_residuals(lightcurves, device=device) if fitted is None else fitted
-    return np.array([scan(row[np.isfinite(row)].astype(float)) for row in fitted.residual])
-
-
-def scan(residual: NDArray) -> float:
-    """Largest deviate of any window of the observed residuals (k,); 0 for fewer than three."""
-    return float(np.nanmax(window_deviates(residual), initial=0.0))
+    best = (window_deviates(row[np.isfinite(row)].astype(float)) for row in residual)
+    return np.array([float(np.nanmax(deviates, initial=0.0)) for deviates in best])
 
 
 def window_deviates(residual: NDArray) -> NDArray:
@@ -196,3 +109,195 @@ def window_deviates(residual: NDArray) -> NDArray:
         scatter = (np.cbrt(np.maximum(ratio, 0)) - (1 - spread)) / np.sqrt(spread)
         best[:, k] = bump.max(), scatter.max()
     return best.ravel()
+
+
+def classical_scores(
+    searched: PrefixSearch, training: PrefixSearch | None = None, *, seed: int = 0
+) -> dict[str, NDArray]:
+    """Score (n,) of each classical method at the end of the last prefix.
+
+    Args:
+        searched: The rows to score.
+        training: Other events through the same survey, to train gradient boosting on; None = skip.
+        seed: Of the boosting.
+
+    Raises:
+        ValueError: If an event of `searched` is also in `training`.
+    """
+    scores = {
+        "single-lens refit": searched.refits.score[:, -1],
+        "residual windows": residual_scan_score(searched.residual),
+        "anomaly templates": searched.scans[-1].score,
+    }
+    if training is not None:
+        (*here, events), (*there, others) = searched.curves.events(), training.curves.events()
+        if here == there and np.isin(events, others).any():
+            raise ValueError("`training` shares events with the rows to score; take another seed")
+        y = np.asarray(training.curves.y)
+        scores["gradient boosting"] = boosted_score(
+            features(training), y, features(searched), seed=seed
+        )
+    return scores
+
+
+def features(searched: PrefixSearch) -> NDArray:
+    """Features of each curve and its best single lens, (n, K); NaN where a row has no value.
+
+    The fit's chi2 and parameters; the best window of each width and template of each duration, and
+    where the best template lies; shape of the distribution of residuals, their order in time, and
+    their asymmetry about the peak; the scalars of `summary_statistics`.
+    """
+    fits, residual, scan = searched.refits, searched.residual, searched.scans[-1]
+    times, delta, sigma = observed(searched.curves)
+    t0, u0, tE, f_s = fits.parameters[:, -1].T
+    best = scan.dchi2.argmax(axis=1)
+    place = (scan.centre[np.arange(len(t0)), best] - t0) / tE
+    tau = (times - t0[:, None]) / tE[:, None]
+    columns = [
+        fits.score[:, -1:],
+        (fits.chi2[:, -1:] / np.maximum(fits.dof[:, -1:], 1)),
+        np.column_stack([t0, np.log(u0), np.log(tE), f_s, place, np.abs(place)]),
+        np.column_stack([scan.score, scan.flat.max(axis=1), np.array(DURATIONS)[best]]),
+        scan.dchi2,
+        scan.flat,
+        np.stack([window_deviates(row[np.isfinite(row)]) for row in residual]),
+        np.stack([residual_features(*row) for row in zip(residual, tau, strict=True)]),
+        np.column_stack(list(scalars_of(times, delta, sigma).values())),
+    ]
+    return np.hstack(columns)
+
+
+def residual_features(residual: NDArray, tau: NDArray) -> NDArray:
+    """Distribution, order and place of one row's residuals (T,) at (t - t0) / tE, (41,)."""
+    seen = np.isfinite(residual)
+    z, tau = residual[seen], tau[seen]
+    if z.size < 8:
+        return np.full(17 + len(PLACES) - 1, np.nan)
+    # Order in time: von Neumann ratio, runs test, autocorrelation.
+    neumann = np.mean(np.diff(z) ** 2) / max(np.mean(z**2), 1e-12)
+    runs = 1 + np.count_nonzero(np.diff(z > 0))
+    order = [neumann, (runs - z.size / 2) / np.sqrt(z.size / 4)]
+    lags = [np.mean(z[k:] * z[:-k]) for k in (1, 2, 4)]
+    # Sums near the peak, even and odd in time.
+    near = [np.abs(tau) < width for width in (0.1, 0.3, 1.0)]
+    sums = [z[m].sum() / np.sqrt(max(m.sum(), 1)) for m in near]
+    odd = [(z[m] * np.sign(tau[m])).sum() / np.sqrt(max(m.sum(), 1)) for m in near]
+    # Distribution, and sums in bins of phase.
+    wings = [np.mean(np.abs(z) > k) for k in (2, 3)]
+    count = np.maximum(np.histogram(tau, PLACES)[0], 1)
+    binned = np.histogram(tau, PLACES, weights=z)[0] / np.sqrt(count)
+    spread = [skew(z), kurtosis(z), z.min(), z.max()]
+    return np.array([*spread, *order, *lags, *sums, *odd, *wings, *binned])
+
+
+def boosted_score(train: NDArray, y: NDArray, test: NDArray, *, seed: int = 0) -> NDArray:
+    """P(binary) of the rows of `test` (n, K) by gradient boosting on `train` (m, K), `y` (m,).
+
+    Mean of five forests of different seeds: one alone scatters more than its inputs. Features that
+    no row of `train` has, as windows longer than its curves, are left out.
+    """
+    known = np.isfinite(train).any(axis=0)
+    options = {"max_iter": 250, "learning_rate": 0.04, "max_leaf_nodes": 12, "max_features": 0.3}
+    options |= {"min_samples_leaf": 40, "l2_regularization": 5.0}
+    models = [HistGradientBoostingClassifier(**options, random_state=seed + k) for k in range(5)]
+    p = [m.fit(train[:, known], y).predict_proba(test[:, known])[:, 1] for m in models]
+    return np.mean(p, axis=0)
+
+
+def compare_methods(
+    scores: Mapping[str, NDArray],
+    y: NDArray,
+    dchi2: NDArray,
+    pair: NDArray,
+    *,
+    num: int = 200,
+    seed: int = 0,
+) -> dict[str, dict]:
+    """Every method on the same rows at 1 % false positives.
+
+    Args:
+        scores: By method (n,), growing with P(binary).
+        y, dchi2, pair: Class, delta-chi2 and pair of the rows (n,).
+        num, seed: Resamples of pairs.
+
+    Returns:
+        By method `recall_by_dchi2` (`metrics.recall_by_dchi2`), and with intervals
+        `dchi2_at_half_recall`, `roc_auc` and `recall`, the last at the pooled threshold.
+    """
+    keys = {"dchi2_at_half_recall": "dchi2_at_half_recall", "roc_auc": "roc_auc"}
+    keys["recall"] = "recall_at_1pct"
+    compared = {}
+    for name, p in scores.items():
+        columns = (y, p, p, dchi2, pair)
+        table = metrics.score_table(*columns, keys.values(), num=num, seed=seed)
+        compared[name] = {"recall_by_dchi2": metrics.recall_by_dchi2(y, p, dchi2, 0.01)}
+        compared[name] |= {key: table[statistic] for key, statistic in keys.items()}
+    return compared
+
+
+def bins_where_worse(
+    network: NDArray,
+    others: Mapping[str, NDArray],
+    y: NDArray,
+    dchi2: NDArray,
+    pair: NDArray,
+    rate: float = 0.01,
+    *,
+    above: float = 25.0,
+    num: int = 400,
+    seed: int = 0,
+) -> list[dict]:
+    """Bins of delta-chi2 in which a method detects more than the network, on the same rows.
+
+    Args:
+        network: Score of the network (n,).
+        others: Scores of the others, by method.
+        y, dchi2, pair: Class, delta-chi2 and pair of the rows (n,).
+        rate: False positives, of each bin where it has enough twins.
+        above: Bins below this delta-chi2 are left out.
+        num, seed: Resamples of the pairs of a bin, both methods on the same ones. A pooled
+            threshold, where the bin has too few twins, is held.
+
+    Returns:
+        One dict a bin and method: `bin`, `method`, `binaries`, `network`, `other` (the recalls),
+        `difference` with its 95 % interval, and `certain`, whether that is above zero and an exact
+        sign test of the binaries that one alone finds agrees (few binaries fool a bootstrap).
+    """
+    y, pair, binary = np.asarray(y), np.asarray(pair), np.asarray(y) == 1
+    worse = []
+    for low, high in metrics.DCHI2_BINS:
+        rows = metrics.in_bin(dchi2, low, high)
+        if low < above or not (rows & binary).any():
+            continue
+        own = (rows & ~binary).sum() * rate >= 1 - 1e-9
+        for name, score in others.items():
+            both = [np.asarray(p, dtype=float) for p in (network, score)]
+            pooled = [metrics.threshold_at_fpr(p[~binary], rate) for p in both]
+
+            def recalls(y, *scores, fixed=None if own else pooled) -> list[NDArray]:
+                """Which binaries each score detects, at thresholds of the same sample or fixed."""
+                cuts = fixed or [metrics.threshold_at_fpr(p[y == 0], rate) for p in scores]
+                return [p[y == 1] > cut for p, cut in zip(scores, cuts, strict=True)]
+
+            def gain(*columns, of=recalls) -> float:
+                ours, theirs = of(*columns)
+                return metrics.fraction(theirs) - metrics.fraction(ours)
+
+            columns = [y[rows], *(p[rows] for p in both)]
+            ours, theirs = recalls(*columns)
+            if theirs.mean() <= ours.mean():
+                continue
+            difference = metrics.bootstrap(gain, columns, pair[rows], num=num, seed=seed)
+            sign_test = binomtest(int((theirs & ~ours).sum()), int((theirs ^ ours).sum()))
+            worse.append(
+                {
+                    "bin": metrics.bin_label(low, high),
+                    "method": name,
+                    "binaries": ours.size,
+                    "network": float(ours.mean()),
+                    "other": float(theirs.mean()),
+                    "difference": difference,
+                    "certain": difference["low"] > 0 and sign_test.pvalue < 0.05,
+                }
+            )
+    return worse

@@ -1,38 +1,47 @@
-"""What nobody can beat: the ideal observer of a pair, expected and realised, and the bound test.
+"""Ideal observers: log-likelihood ratios of a pair, their expectation, and the test against them.
 
-The ideal observer knows both noise-free curves of a pair and must say which one made the data. Its
-log-likelihood ratio is normal with mean -+D/2 and variance D for D = delta-chi2. Axes: n rows, T
-epochs, F fractions of the window, P pairs.
+The ideal observer knows both noise-free curves of a pair and decides which one made the data: an
+oracle bound. Its log-likelihood ratio is normal with mean -+D/2 and variance D for D = delta-chi2.
+The refit-limited observer knows the binary, but has to fit the single lens to the data so far: a
+profile likelihood ratio. Axes: n rows, T epochs, F fractions of the window, P pairs, B rows at a
+time, L observed epochs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import expit, ndtr, ndtri
+from torch import Tensor
+from tqdm import tqdm
 
 from lensml.evaluation import metrics
-from lensml.lensing import fit_prefixes
+from lensml.lensing import pspl_delta_mag
+from lensml.network import BIN, PackedCurves, observed_epochs, prior_fits, update_fits
 from lensml.paths import InputError
-from lensml.simulation import FRACTIONS, LightCurves, Survey, error_bars
+from lensml.simulation import LightCurves, Survey, error_bars
 
 __all__ = [
+    "assert_below_ideal",
     "excess_over_ideal",
-    "completeness",
     "expected_ideal",
     "ideal_log_ratio",
     "ideal_probability",
     "ideal_recall",
+    "largest_z",
+    "llr_series",
     "noise_is_known",
     "partner_rows",
-    "prefix_dchi2",
+    "profile_llr_series",
     "until_fraction",
 ]
 
 CHUNK = 1024  # rows held as float64 at a time
 OUTLIER_WIDTH = 5.0  # of an outlier's noise, in sigma, as `survey.observe` draws it
+REFIT_ROWS = 64  # whose prefixes are refitted together
+PASSES = 2  # of a refit; after one, some rows are still on the way to the minimum
 
 
 def until_fraction(times: NDArray, fraction: float) -> NDArray:
@@ -74,7 +83,7 @@ def pair_curves(
     own, other = lightcurves.rows(rows), lightcurves.rows(partner[rows])
     if not np.array_equal(own.times(), other.times()):
         raise InputError(
-            "`time` differs within a pair, so its two noise-free curves share no epochs; "
+            "`time` differs within a pair, so its two noise-free curves have no common grid; "
             "the ideal observer needs one grid per pair"
         )
     own_clean = np.asarray(own.noise_free(), dtype=float)
@@ -86,7 +95,7 @@ def pair_curves(
 
 
 def noise_is_known(lightcurves: LightCurves) -> bool:
-    """Whether the likelihood below is the exact one: nothing of the noise is hidden from the set.
+    """Whether the likelihood is exact: the set stores all parameters of its noise.
 
     A per-event factor on the true errors or an error of the adopted baseline is not stored.
     """
@@ -119,11 +128,28 @@ def log_density(data: NDArray, lightcurves: LightCurves, clean: NDArray) -> NDAr
     sigma = true_sigma(lightcurves, clean)
     square = ((data - clean) / sigma) ** 2
     core = -0.5 * square - np.log(sigma)
-    share = (lightcurves.meta.get("survey") or {}).get("outlier_fraction", 0.0)
-    if not share:
+    outliers = (lightcurves.meta.get("survey") or {}).get("outlier_fraction", 0.0)
+    if not outliers:
         return core
     wing = -0.5 * square / OUTLIER_WIDTH**2 - np.log(OUTLIER_WIDTH * sigma)
-    return np.logaddexp(np.log1p(-share) + core, np.log(share) + wing)
+    return np.logaddexp(np.log1p(-outliers) + core, np.log(outliers) + wing)
+
+
+def llr_terms(lightcurves: LightCurves) -> Iterator[tuple[NDArray, LightCurves, NDArray]]:
+    """Terms of the log-likelihood ratio, binary over twin, of rows that have a partner.
+
+    Yields:
+        Row numbers (m,), these rows, and the term of each epoch (m, T), 0 where not observed.
+    """
+    partner = partner_rows(lightcurves)
+    matched = np.flatnonzero(partner >= 0)
+    for start in range(0, matched.size, CHUNK):
+        rows = matched[start : start + CHUNK]
+        own, single, binary = pair_curves(lightcurves, rows, partner)
+        seen = np.isfinite(own.X)
+        data = np.where(seen, own.X, single)
+        term = log_density(data, own, binary) - log_density(data, own, single)
+        yield rows, own, np.where(seen, term, 0.0)
 
 
 def ideal_log_ratio(lightcurves: LightCurves, until: ArrayLike | None = None) -> NDArray:
@@ -143,20 +169,28 @@ def ideal_log_ratio(lightcurves: LightCurves, until: ArrayLike | None = None) ->
         InputError: If the set has no noise-free magnification.
     """
     fractions = np.atleast_1d(1.0 if until is None else np.asarray(until, dtype=float))
-    partner = partner_rows(lightcurves)
-    ratio = np.full((partner.size, fractions.size), np.nan)
-    matched = np.flatnonzero(partner >= 0)
-    for start in range(0, matched.size, CHUNK):
-        rows = matched[start : start + CHUNK]
-        own, single, binary = pair_curves(lightcurves, rows, partner)
-        seen = np.isfinite(own.X)
-        data = np.where(seen, own.X, single)
-        term = log_density(data, own, binary) - log_density(data, own, single)
-        term = np.where(seen, term, 0.0)
+    ratio = np.full((len(lightcurves), fractions.size), np.nan)
+    for rows, own, term in llr_terms(lightcurves):
         times = own.times()
         for k, fraction in enumerate(fractions):
             ratio[rows, k] = np.sum(term, axis=1, where=until_fraction(times, fraction))
     return ratio if np.ndim(until) else ratio[:, 0]
+
+
+def llr_series(curves: LightCurves) -> NDArray:
+    """Log-likelihood ratio, binary over twin, up to each observed epoch, (n, T).
+
+    NaN where nothing was observed and for rows without a partner; the last value of a row is
+    `ideal_log_ratio`. By Ville's inequality at most a fraction 1/a of the twins ever exceeds ln a,
+    so that ln 100 is a season's threshold for 1 % before anything is measured.
+
+    Raises:
+        InputError: If the set has no noise-free magnification.
+    """
+    ratio = np.full(curves.X.shape, np.nan)
+    for rows, own, term in llr_terms(curves):
+        ratio[rows] = np.where(np.isfinite(own.X), np.cumsum(term, axis=1), np.nan)
+    return ratio
 
 
 def ideal_probability(log_ratio: NDArray) -> NDArray:
@@ -165,12 +199,12 @@ def ideal_probability(log_ratio: NDArray) -> NDArray:
 
 
 def ideal_recall(dchi2: ArrayLike, rate: float) -> NDArray:
-    """Expected recall of one anomaly when its own twin may pass at `rate`: Phi(sqrt(D) - z)."""
+    """Expected recall of one anomaly when its own twin passes at `rate`: Phi(sqrt(D) - z)."""
     return ndtr(np.sqrt(np.maximum(dchi2, 0)) + ndtri(rate))
 
 
 def expected_ideal(dchi2: ArrayLike, *, max_pairs: int = 2000) -> dict[str, float]:
-    """Values the ideal observer expects over pairs of the given delta-chi2 (P,), noise averaged.
+    """Scores the ideal observer expects over pairs of the given delta-chi2 (P,), noise averaged.
 
     Balanced accuracy, its ROC area, average precision (classes of equal size) and recall at pooled
     1 % and 0.1 % false positives. More than `max_pairs` are represented by their quantiles.
@@ -182,7 +216,7 @@ def expected_ideal(dchi2: ArrayLike, *, max_pairs: int = 2000) -> dict[str, floa
         root = np.quantile(root, (np.arange(max_pairs) + 0.5) / max_pairs)
 
     def passing(threshold: float, sign: int) -> float:
-        """Share of binaries (+1) or singles (-1) above `threshold`."""
+        """Fraction of binaries (+1) or singles (-1) above `threshold`."""
         return float(np.mean(ndtr((sign * root**2 / 2 - threshold) / root)))
 
     top = root.max() ** 2 / 2 + 10 * root.max() + 1
@@ -210,7 +244,6 @@ def excess_over_ideal(
     *,
     num: int = 200,
     seed: int = 0,
-    rate: float = 0.01,
 ) -> dict[str, dict[str, float]]:
     """Network minus the realised ideal observer on the same rows, in bootstrap standard errors.
 
@@ -219,110 +252,121 @@ def excess_over_ideal(
         ideal: Log-likelihood ratio of the ideal observer (n,); rows of NaN are left out.
         y, pair: Class and pair of each row (n,).
         num, seed: Resamples of whole pairs.
-        rate: Pooled false-positive rate at which recalls are compared.
 
     Returns:
-        For `roc_auc`, `balanced_accuracy` and `recall`: `network`, `ideal`, `excess`,
-        `standard_error` and `z`. A z above 3 is a leak.
+        For `roc_auc`, `balanced_accuracy` and `recall` (at 1 % pooled false positives): `network`,
+        `ideal`, `excess`, `standard_error` and `z`. A z above 3 is a leak.
     """
     p, ideal, y, pair = (np.asarray(a) for a in (p, ideal, y, pair))
     known = np.isfinite(ideal)
     p, ideal, y, pair = p[known], ideal[known], y[known], pair[known]
-    statistics = {
-        "roc_auc": lambda y, score, _: metrics.roc_auc(y, score),
-        "balanced_accuracy": lambda y, score, half: metrics.balanced_accuracy(y, score, half),
-        "recall": lambda y, score, _: metrics.recall_at_fpr(y, score, rate),
-    }
-    samples = {name: [] for name in statistics}
-    for i in metrics.cluster_bootstrap(pair, num, seed):
-        for name, of in statistics.items():
-            samples[name].append(of(y[i], p[i], 0.5) - of(y[i], ideal[i], 0.0))
+    sides = (p, p), (ideal, ideal_probability(ideal))
+    names = {name: name for name in ("roc_auc", "balanced_accuracy")} | {"recall": "recall_at_1pct"}
+
+    def both(i: NDArray | slice) -> list[list[float]]:
+        """Statistics of network and ideal observer on rows `i`, by name."""
+        columns = [(y[i], score[i], probability[i], None) for score, probability in sides]
+        return [[metrics.STATISTICS[key](*c) for c in columns] for key in names.values()]
+
+    samples = np.array([both(i) for i in metrics.cluster_bootstrap(pair, num, seed)])
     result = {}
-    for name, of in statistics.items():
-        network, best = of(y, p, 0.5), of(y, ideal, 0.0)
-        error = float(np.nanstd(samples[name], ddof=1))
+    for k, (name, (network, best)) in enumerate(zip(names, both(slice(None)), strict=True)):
         excess = network - best
+        error = float(np.nanstd(samples[:, k, 0] - samples[:, k, 1], ddof=1))
         with np.errstate(divide="ignore", invalid="ignore"):
             z = 0.0 if excess == 0 else float(np.divide(excess, error))
-        result[name] = {
-            "network": network,
-            "ideal": best,
-            "excess": excess,
-            "standard_error": error,
-            "z": z,
-        }
+        values = {"network": network, "ideal": best, "excess": excess}
+        result[name] = values | {"standard_error": error, "z": z}
     return result
 
 
-def completeness(
-    y: ArrayLike, p: ArrayLike, dchi2: ArrayLike, rate: float = 0.01, bins: int = 24
-) -> dict[str, NDArray]:
-    """Recall in bins of log delta-chi2, finer than the table, at the tables' thresholds.
-
-    Returns:
-        `dchi2` (geometric middle), `recall`, `low`, `high` (95 % Wilson), `count`; each (k,).
-    """
-    y, p = metrics.check_scores(y, p)
-    dchi2 = np.asarray(dchi2, dtype=float)
-    threshold, _ = metrics.bin_thresholds(y, p, dchi2, rate)
-    rows = y & (dchi2 > 0)
-    found, log_d = (p > threshold)[rows], np.clip(np.log10(dchi2[rows]), -1, 5)
-    index = np.clip(((log_d + 1) / 6 * bins).astype(int), 0, bins - 1)
-    # One bin a value: the interval of `reliability` is the one wanted here.
-    r = metrics.reliability(found, (index + 0.5) / bins, bins)
-    return {
-        "dchi2": 10 ** (r["predicted"] * 6 - 1),
-        "recall": r["observed"],
-        "low": r["low"],
-        "high": r["high"],
-        "count": r["count"],
-    }
+def largest_z(excess: Mapping[str, Mapping[str, float]]) -> float:
+    """Largest of the excesses of `excess_over_ideal` in standard errors."""
+    return max(row["z"] for row in excess.values())
 
 
-def prefix_dchi2(
-    lightcurves: LightCurves,
-    fractions: Sequence[float] = FRACTIONS,
-    *,
-    device: str | None = None,
-    chunk: int = 256,
-) -> tuple[NDArray, NDArray]:
-    """Delta-chi2 of each binary's prefix against the best single lens *of that prefix*.
-
-    The twin is fitted to the whole curve, which no observer has yet: what can be told apart on a
-    prefix is what remains after a fit to the prefix.
+def assert_below_ideal(z: Mapping[str, float], limit: float = 3.0) -> None:
+    """Stop if a number lies above the realised ideal observer: that is a leak.
 
     Args:
-        lightcurves: Matched set with `magnification`.
-        fractions: Of the window, rising (F,).
-        device: Where the fits run; CPU by default.
-        chunk: Binaries fitted together.
+        z: Excess of the network by name, in bootstrap standard errors (`excess_over_ideal`).
+        limit: Standard errors allowed.
 
-    Returns:
-        The row of each binary that has a twin, (P,), and its delta-chi2, (P, F).
+    Raises:
+        AssertionError: Naming the first number above `limit`.
     """
-    partner = partner_rows(lightcurves)
-    binaries = np.flatnonzero((np.asarray(lightcurves.y) == 1) & (partner >= 0))
-    names = [str(name) for name in lightcurves.param_names]
-    columns = [names.index(name) for name in ("t0", "u0", "tE", "f_s")]
-    result = np.empty((binaries.size, len(fractions)))
-    for start in range(0, binaries.size, chunk):
-        rows = binaries[start : start + chunk]
-        own, single, binary = pair_curves(lightcurves, rows, partner)
-        twin = lightcurves.params[partner[rows]][:, columns]
-        delta = binary - np.asarray(own.m_base, dtype=float)[:, None]
-        weight = np.isfinite(own.X) / np.asarray(own.sigmas(), dtype=float) ** 2
-        against_twin = weight * (binary - single) ** 2
-        blended = bool((twin[:, 3] < 1).any())
-        prefixes = [until_fraction(own.times(), fraction) for fraction in fractions]
-        fits = fit_prefixes(
-            torch.as_tensor(np.array(own.times()), device=device),
-            torch.as_tensor(delta, device=device),
-            [torch.as_tensor(prefix) for prefix in prefixes],
-            weight=torch.as_tensor(weight, device=device),
-            starts=torch.as_tensor(twin[:, None], device=device),
-            blended=blended,
+    for name, excess in z.items():
+        assert not excess > limit, (
+            f"{name}: the network is {excess:.1f} standard errors above the ideal observer, a leak"
         )
-        for k, (fit, prefix) in enumerate(zip(fits, prefixes, strict=True)):
-            bound = (against_twin * prefix).sum(axis=1)
-            result[start : start + chunk, k] = np.minimum(fit.chi2.cpu().numpy(), bound)
-    return binaries, result
+
+
+def profile_llr_series(curves: LightCurves, *, progress: bool = False) -> NDArray:
+    """Profile likelihood ratio: `llr_series` with each prefix's best single lens as twin, (n, T).
+
+    It is `llr_series` less what a fit to the prefix gains over the twin, in half a chi-squared.
+    Every BIN observed epochs the prefix is refitted to the data, begun where the last refit ended;
+    an epoch between two refits takes, of both, the one that fits its own prefix better. NaN for
+    rows with less than BIN epochs.
+
+    Raises:
+        InputError: If the set has no noise-free magnification.
+    """
+    ratio, partner = llr_series(curves), partner_rows(curves)
+    matched = np.flatnonzero(partner >= 0)
+    for start in tqdm(range(0, matched.size, REFIT_ROWS), "refit prefixes", disable=not progress):
+        rows = matched[start : start + REFIT_ROWS]
+        own, single, _ = pair_curves(curves, rows, partner)
+        observed = observed_epochs(own.X, own.sigmas(), own.times(), own.m_base)
+        twin = np.asarray(own.m_base, dtype=float)[:, None] - single
+        twin = torch.as_tensor(twin).gather(1, observed.index)
+        blended = torch.as_tensor(own.blended).expand(len(rows))
+        gain = refit_gains(observed, twin, blended).numpy()
+        row, column = np.nonzero(observed.valid.numpy())
+        ratio[rows[row], observed.index.numpy()[row, column]] -= gain[row, column]
+    return ratio
+
+
+@torch.no_grad()
+def refit_gains(observed: PackedCurves, twin: Tensor, blended: Tensor) -> Tensor:
+    """Gain of the best single lens of each prefix over the twin, (B, L), in ln likelihood.
+
+    Args:
+        observed: Curves without gaps.
+        twin: Brightening of the twin at their epochs, (B, L) float64 [mag].
+        blended: Whether f_s may be less than 1, (B,).
+    """
+    times, bright = observed.times, observed.brightening.double()
+    root = observed.valid / observed.sigma.double().clamp_min(1e-3)
+    lengths = observed.valid.sum(1)
+    of_twin = ((bright - twin) * root).square()
+    gain = torch.full_like(twin, -torch.inf)
+    theta = None
+    for count in range(BIN, int(lengths.max()) + 1, BIN):
+        alive = (lengths >= count).nonzero()[:, 0]
+        epochs = [x[alive, :count] for x in (times, bright, root)]
+        last = epochs[0][:, -1]
+        # Refit the prefix of `count` epochs from where the previous refit ended.
+        if theta is None:
+            theta = prior_fits(len(lengths), last.new_zeros(len(lengths))).theta
+            theta[alive, :, 0] += last[:, None]
+        now = theta[alive]
+        for _ in range(PASSES):
+            now, _ = update_fits(now, epochs[0], -epochs[1], epochs[2], last, blended[alive])
+        theta[alive] = now
+        # Its gain up to the next refit, and back to the previous one.
+        reach = slice(0, count + BIN - 1)
+        near = slice(count - BIN, count + BIN - 1)
+        of_fits = [chi2_terms(now[:, m], times, bright, root, alive, reach) for m in range(2)]
+        saved = of_twin[alive, reach] - torch.stack(of_fits)
+        total = 0.5 * torch.cumsum(saved, dim=2).amax(0)
+        gain[alive, near] = torch.maximum(gain[alive, near], total[:, near])
+    begun = torch.isfinite(gain)
+    return torch.where(begun, gain.clamp_min(0.0), torch.nan)
+
+
+def chi2_terms(theta: Tensor, times, bright, root, rows: Tensor, part: slice) -> Tensor:
+    """Squared residuals of rows from fits `theta` (R, 4), in units of their errors."""
+    t0, ln_u0, ln_tE, ln_f_s = theta.unbind(1)
+    curve = -pspl_delta_mag(times[rows, part], t0, ln_u0.exp(), ln_tE.exp(), ln_f_s.exp())
+    return ((bright[rows, part] - curve) * root[rows, part]).square()

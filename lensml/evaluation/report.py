@@ -1,266 +1,263 @@
-"""The same events under several conditions: network and ideal observer side by side, and what
-each of them loses. Axes: n rows, P pairs."""
+"""Report of one network on one set, with the ideal observer on the same rows. Axes: n rows."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
+from numpy.typing import NDArray
 
+from lensml.evaluation import alerts, metrics
 from lensml.evaluation import early_detection as early
 from lensml.evaluation import ideal_observer as limits
-from lensml.evaluation import metrics
-from lensml.network import Network, predict_proba
-from lensml.simulation import LightCurves, Survey, reobserve
+from lensml.network import find_device, load_network
+from lensml.paths import InputError
+from lensml.simulation import FRACTIONS, LightCurves, load
 
 __all__ = [
-    "DCHI2_UNDETECTABLE",
-    "Scores",
-    "assert_below_ideal",
-    "assert_falling",
-    "detected",
-    "dchi2_retained",
-    "loss_by_cause",
-    "score",
-    "share_beyond",
-    "gap_to_ideal",
-    "summary",
-    "under_surveys",
-    "worst",
+    "Assessment",
+    "assess",
+    "check_classes",
+    "check_unseen",
+    "full_report",
+    "headline",
+    "score_report",
 ]
 
-CHUNK = 2048  # rows whose calls at every epoch are held at a time
-DCHI2_UNDETECTABLE = float(
-    ndtri(0.99) ** 2
-)  # delta-chi2 below which the ideal finds under half at 1 % false
-Interval = dict[str, float]
-STATISTICS: dict[str, Callable[..., float]] = {  # of class, score, probability, delta-chi2
-    "roc_auc": lambda y, s, p, d: metrics.roc_auc(y, s),
-    "balanced_accuracy": lambda y, s, p, d: metrics.balanced_accuracy(y, p),
-    "recall_at_1pct": lambda y, s, p, d: metrics.recall_at_fpr(y, s, 0.01),
-    "dchi2_at_half_recall": lambda y, s, p, d: metrics.dchi2_50(y, s, d),
-}
+REFITTED_PAIRS = 200  # binaries whose prefixes are refitted for a full report
+HEADLINE = (
+    "balanced_accuracy",
+    "roc_auc",
+    "average_precision",
+    "recall_at_1pct",
+    "recall_at_0.1pct",
+    "dchi2_at_half_recall",
+)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """What network and ideal observer say about every row at the end of its window."""
+def check_unseen(curves: LightCurves, config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a set with events that the network was trained or validated on.
 
-    y: NDArray  # (n,) class
-    pair: NDArray  # (n,)
-    dchi2: NDArray  # (n,)
-    epochs: NDArray  # (n,) epochs observed
-    p: NDArray  # (n,) P(binary) of the network
-    ideal: NDArray  # (n,) log-likelihood ratio of the ideal observer
-
-    @property
-    def binary(self) -> NDArray:
-        """Rows of binaries, (n,) bool."""
-        return np.asarray(self.y) == 1
-
-
-def score(network: Network, curves: LightCurves) -> Scores:
-    """Call every row of a matched set once, at the end; on a GPU if there is one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    calls = []
-    for start in range(0, len(curves), CHUNK):
-        rows = curves.rows(slice(start, start + CHUNK))
-        epochs = predict_proba(network, rows, device=device)
-        calls.append(early.at_fractions(epochs, rows.times(), (1.0,))[:, 0])
-    return Scores(
-        y=curves.y,
-        pair=curves.pair,
-        dchi2=curves.dchi2,
-        epochs=np.isfinite(curves.X).sum(axis=1),
-        p=np.concatenate(calls),
-        ideal=limits.ideal_log_ratio(curves),
-    )
-
-
-def under_surveys(
-    network: Network, curves: LightCurves, surveys: Mapping[str, Survey], seed: int
-) -> dict[str, Scores]:
-    """Score the same events, with the same random numbers, through each survey.
-
-    With one seed the surveys differ in nothing but themselves: the epochs left at 40 % missing are
-    among those left at 5 %, and the noise at 0.2 mag is twenty times that at 0.01 mag.
-    """
-    return {k: score(network, reobserve(curves, v, seed)) for k, v in surveys.items()}
-
-
-def summary(scored: Scores, *, num: int, seed: int = 0) -> dict[str, Any]:
-    """Headline numbers of network and ideal observer, with intervals over pairs, and the bound.
-
-    Returns:
-        `pairs`; `epochs`, the mean number observed; `network` and `ideal`, each with the four
-        `STATISTICS` as {"value", "low", "high"}; `bound_z`, the largest excess of the network over
-        the realised ideal observer in bootstrap standard errors; `undetectable`, the fraction of
-        binaries below `DCHI2_UNDETECTABLE`.
-    """
-    sides = {
-        "network": (scored.p, scored.p),
-        "ideal": (scored.ideal, limits.ideal_probability(scored.ideal)),
-    }
-    binaries = scored.dchi2[scored.binary]
-    result: dict[str, Any] = {"pairs": binaries.size, "epochs": float(scored.epochs.mean())}
-    for name, (rank, probability) in sides.items():
-        columns = [scored.y, rank, probability, scored.dchi2]
-        result[name] = {
-            k: metrics.bootstrap(of, columns, scored.pair, num=num, seed=seed)
-            for k, of in STATISTICS.items()
-        }
-    excess = limits.excess_over_ideal(
-        scored.p, scored.ideal, scored.y, scored.pair, num=num, seed=seed
-    )
-    result |= worst(excess)
-    result["undetectable"] = share_beyond(
-        binaries, (DCHI2_UNDETECTABLE,), num=num, seed=seed, below=True
-    )[0]
-    return result
-
-
-def share_beyond(
-    dchi2: ArrayLike, levels: Sequence[float], *, num: int, seed: int = 0, below: bool = False
-) -> list[Interval]:
-    """Share of binaries whose delta-chi2 (P,) lies above (or below) each level, with intervals."""
-    dchi2 = np.asarray(dchi2, dtype=float)
-    sides = [(dchi2 < level) if below else (dchi2 > level) for level in levels]
-    alone = np.arange(dchi2.size)
-    return [metrics.bootstrap(np.mean, [hit], alone, num=num, seed=seed) for hit in sides]
-
-
-def undetectable_by_group(
-    strengths: Mapping[str, NDArray], groups: Mapping[str, NDArray], *, num: int, seed: int = 0
-) -> dict[str, dict[str, Interval]]:
-    """Fraction of undetectable binaries by condition (delta-chi2 (P,)) and group (mask (P,))."""
-    return {
-        condition: {
-            group: share_beyond(dchi2[mask], (DCHI2_UNDETECTABLE,), num=num, seed=seed, below=True)[
-                0
-            ]
-            for group, mask in groups.items()
-        }
-        for condition, dchi2 in strengths.items()
-    }
-
-
-def detected(y: ArrayLike, rank: ArrayLike, rate: float = 0.01) -> NDArray:
-    """Whether each binary ranks above the threshold that `rate` of the singles pass, (P,) bool."""
-    binary, rank = np.asarray(y) == 1, np.asarray(rank)
-    return rank[binary] > metrics.threshold_at_fpr(rank[~binary], rate)
-
-
-def loss_by_cause(
-    before: Scores, after: Scores, *, statistic: str = "roc_auc", num: int, seed: int = 0
-) -> dict[str, Interval]:
-    """What a worse survey costs on the same events, split by whose fault it is.
+    An event is (preset, seed, index): another file name, noise or cadence does not make it new.
 
     Args:
-        before, after: The same rows through two surveys.
-        statistic: One of `STATISTICS`.
-        num, seed: Resamples of pairs; a pair is drawn in both surveys at once.
+        curves: The set.
+        config: `config.json` of the network, with `trained_on` and `validated_on`.
+        path: File of the set, for the error.
 
-    Returns:
-        `total`, what the network's statistic falls by; `data`, what the ideal observer's falls by:
-        the information that was not recorded; `network`, the difference. Each {"value", "low",
-        "high"}.
+    Raises:
+        InputError: Naming the command that makes fresh events.
     """
-    if not np.array_equal(before.pair, after.pair) or not np.array_equal(before.y, after.y):
-        raise ValueError("`before` and `after` must hold the same events in the same order")
-    of = STATISTICS[statistic]
-
-    def network(y, p0, i0, d0, p1, i1, d1):
-        return of(y, p0, p0, d0) - of(y, p1, p1, d1)
-
-    def ideal(y, p0, i0, d0, p1, i1, d1):
-        expit = limits.ideal_probability
-        return of(y, i0, expit(i0), d0) - of(y, i1, expit(i1), d1)
-
-    columns = [before.y, before.p, before.ideal, before.dchi2, after.p, after.ideal, after.dchi2]
-    parts = {
-        "total": network,
-        "data": ideal,
-        "network": lambda *c: network(*c) - ideal(*c),
-    }
-    return {
-        name: metrics.bootstrap(part, columns, before.pair, num=num, seed=seed)
-        for name, part in parts.items()
-    }
+    preset, seed, events = curves.events()
+    ranges = {name: config.get(name) or [] for name in ("trained_on", "validated_on")}
+    for name, seen in ranges.items():
+        same = [r for r in seen if (r["preset"], r["seed"]) == (preset, seed)]
+        hits = sum(int(((events >= r["first"]) & (events < r["stop"])).sum()) for r in same)
+        if hits:
+            fresh = 1 + max(r["seed"] for seen in ranges.values() for r in seen)
+            raise InputError(
+                f"{path}: {hits} of its {events.size} events (preset {preset}, seed {seed}) are "
+                f"among those the model was {name.replace('_', ' ')}; make fresh ones with "
+                f"`lensml simulate --binary_params {preset} --seed {fresh} "
+                f"--n_pspl {events.size} --n_binary {events.size} --output FRESH.npz`"
+            )
 
 
-def gap_to_ideal(
-    scored: Scores, statistic: str = "recall_at_1pct", *, num: int, seed: int = 0
-) -> Interval:
-    """Ideal observer less network on the same rows, with its paired interval over pairs."""
-    of = STATISTICS[statistic]
-
-    def gap(y, p, i, d):
-        return of(y, i, limits.ideal_probability(i), d) - of(y, p, p, d)
-
-    columns = [scored.y, scored.p, scored.ideal, scored.dchi2]
-    return metrics.bootstrap(gap, columns, scored.pair, num=num, seed=seed)
-
-
-def dchi2_retained(before: Scores, after: Scores, level: float = 25.0) -> dict[str, float]:
-    """What share of its delta-chi2 a visible anomaly keeps in a worse survey of the same events.
-
-    Returns:
-        `epochs`, the share of epochs kept; `median`, `p16`, `p84` of the share of delta-chi2 over
-        binaries above `level` before; `binaries`, how many those are.
-    """
-    rows = before.binary & (before.dchi2 > level)
-    share = after.dchi2[rows] / before.dchi2[rows]
-    quantiles = np.quantile(share, [0.5, 0.16, 0.84]) if share.size else np.full(3, np.nan)
-    return {
-        "epochs": float(after.epochs.mean() / before.epochs.mean()),
-        **dict(zip(("median", "p16", "p84"), map(float, quantiles), strict=True)),
-        "binaries": int(rows.sum()),
-    }
-
-
-def worst(excess: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The largest excess of `limits.excess_over_ideal`, as `assert_below_ideal` reads it."""
-    return {"bound_z": max(e["z"] for e in excess.values())}
-
-
-def assert_below_ideal(summaries: Mapping[str, Mapping[str, Any]], limit: float = 3.0) -> None:
-    """Stop if any condition lies above the realised ideal observer: that would be a leak."""
-    for name, row in summaries.items():
-        assert row["bound_z"] <= limit, (
-            f"{name}: the network is {row['bound_z']:.1f} standard errors above the ideal observer"
+def check_classes(curves: LightCurves, path: Path) -> None:
+    """Refuse labels that cannot be scored."""
+    counts = {int(label): int((curves.y == label).sum()) for label in (0, 1)}
+    if sum(counts.values()) != len(curves) or 0 in counts.values():
+        raise InputError(
+            f"{path}: `y` holds {counts[0]} single lenses (0) and {counts[1]} binaries (1) in "
+            f"{len(curves)} rows, but both classes and nothing else were expected; "
+            "`lensml classify` calls curves of unknown class"
         )
 
 
-def assert_falling(
-    scored: Mapping[str, Scores],
-    *,
-    statistic: str = "roc_auc",
-    num: int,
-    seed: int = 0,
-    limit: float = 3.0,
-) -> dict[str, float]:
-    """Stop if a worse condition gives a better score: the signature of a leak.
+def observer_scores(
+    y: NDArray, rank: NDArray, p: NDArray, dchi2: NDArray, pair: NDArray, *, num: int, seed: int
+) -> dict[str, Any]:
+    """Every number of a full report of one observer, with `intervals` of its `STATISTICS`.
 
     Args:
-        scored: Conditions from best to worst, same rows.
-        statistic: One of `STATISTICS`, larger being better.
+        y, dchi2, pair: Class, delta-chi2 (NaN = unknown) and pair of each row (n,).
+        rank: Score that ranks (n,).
+        p: Probability (n,).
         num, seed: Resamples of pairs.
-        limit: Standard errors by which the score may rise.
+    """
+    known = np.isfinite(dchi2)
+    by_dchi2 = 0 < (y[known] == 1).sum() < known.sum()
+    names = [n for n in metrics.STATISTICS if by_dchi2 or n != "dchi2_at_half_recall"]
+    intervals = metrics.score_table(y, rank, p, dchi2, pair, names, num=num, seed=seed)
+    values = {name: row["value"] for name, row in intervals.items()}
+    rates = {"recall_at_1pct": 0.01, "recall_at_0.1pct": 0.001}
+    columns = y[known], rank[known], dchi2[known]
+    return dict.fromkeys(metrics.STATISTICS) | values | {
+        "confusion_matrix": metrics.confusion_matrix(y, p),
+        "ece": metrics.ece(y, p),
+        "ece_debiased": metrics.ece(y, p, debiased=True),
+        "recall_by_dchi2": {k: metrics.recall_by_dchi2(*columns, rate) for k, rate in rates.items()}
+        if by_dchi2
+        else None,
+        "intervals": intervals,
+    }  # fmt: skip
+
+
+def score_report(
+    curves: LightCurves, p: NDArray, ideal: NDArray | None, *, num: int = 200, seed: int = 0
+) -> dict[str, Any]:
+    """Full report of one probability a row, with the ideal observer's on the same rows.
+
+    Without noise-free curves the ideal observer is its expectation from `dchi2`, as far as that
+    goes; what is not defined is None.
+
+    Args:
+        curves: The set, n rows.
+        p: P(binary) of each row (n,).
+        ideal: Log-likelihood ratio of the ideal observer (n,), NaN = no partner; None = unknown.
+        num, seed: Resamples of pairs behind each interval.
 
     Returns:
-        For each step, "a -> b", the network's change in standard errors; negative is a fall.
+        Numbers of the network, `intervals`, `ideal_observer` and `bound_excess`
+        (`excess_over_ideal`).
     """
-    names, steps = list(scored), {}
-    for better, worse in zip(names[:-1], names[1:], strict=True):
-        fall = loss_by_cause(
-            scored[better], scored[worse], statistic=statistic, num=num, seed=seed
-        )["total"]
-        error = (fall["high"] - fall["low"]) / (2 * ndtri(0.975))
-        z = -fall["value"] / error if error > 0 else np.sign(-fall["value"]) * np.inf
-        z = 0.0 if fall["value"] == 0 else float(z)
-        steps[f"{better} -> {worse}"] = z
-        assert z <= limit, f"{statistic} rises by {z:.1f} standard errors from {better} to {worse}"
-    return steps
+    y, dchi2, pair = curves.y, curves.dchi2, curves.pair
+    result = observer_scores(y, p, p, dchi2, pair, num=num, seed=seed)
+    observer = dict.fromkeys(result) | {"kind": None, "exact": limits.noise_is_known(curves)}
+    result["bound_excess"] = None
+    binaries = dchi2[(y == 1) & np.isfinite(dchi2)]
+    if ideal is not None and (known := np.isfinite(ideal)).any():
+        y, ratio, dchi2, pair = (column[known] for column in (y, ideal, dchi2, pair))
+        probability = limits.ideal_probability(ratio)
+        observer |= observer_scores(y, ratio, probability, dchi2, pair, num=num, seed=seed)
+        observer["kind"] = "realised"
+        result["bound_excess"] = limits.excess_over_ideal(
+            p[known], ratio, y, pair, num=num, seed=seed
+        )
+    elif binaries.size:
+        observer |= limits.expected_ideal(binaries) | {"kind": "expected"}
+    return result | {"ideal_observer": observer}
+
+
+def scores_by_fraction(
+    curves: LightCurves, p: NDArray, ideal: NDArray | None, *, num: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Scores at each of FRACTIONS with the ideal observer's of that prefix.
+
+    Args:
+        curves: The set, n rows.
+        p: P(binary) at FRACTIONS (n, 7).
+        ideal: Log-likelihood ratio up to FRACTIONS (n, 7); None = unknown.
+        num, seed: Resamples of pairs.
+    """
+    y, pair, of = curves.y, curves.pair, metrics.STATISTICS
+    by_fraction = {}
+    for k, name in enumerate(early.FRACTION_KEYS):
+        columns = y, p[:, k], p[:, k], curves.dchi2
+        row: dict[str, Any] = metrics.score_table(
+            *columns, pair, ("balanced_accuracy", "roc_auc"), num=num, seed=seed
+        )
+        row |= {key: of[key](*columns) for key in ("accuracy", "recall_at_1pct", "brier")}
+        row |= {"ece": metrics.ece(y, p[:, k])}
+        row |= dict.fromkeys(("ideal", "bound_excess", "reachable"))
+        if ideal is not None and (known := np.isfinite(ideal[:, k])).any():
+            ratio = ideal[known, k]
+            best = y[known], ratio, limits.ideal_probability(ratio), curves.dchi2[known]
+            names = ("balanced_accuracy", "roc_auc", "recall_at_1pct")
+            row["ideal"] = {key: of[key](*best) for key in names}
+            row["bound_excess"] = limits.excess_over_ideal(
+                p[:, k], ideal[:, k], y, pair, num=num, seed=seed
+            )
+        by_fraction[name] = row
+    return by_fraction
+
+
+def full_report(
+    curves: LightCurves,
+    predictions: early.Predictions,
+    *,
+    early_detection: bool = False,
+    num_bootstrap: int = 200,
+    seed: int = 0,
+) -> tuple[dict[str, Any], NDArray | None]:
+    """All numbers of `metrics.json` but provenance.
+
+    Args:
+        curves: The set, n rows.
+        predictions: Of `predict` on it.
+        early_detection: Also refit prefixes (refit-limited bound, onset) and count alerts.
+        num_bootstrap, seed: Resamples of pairs behind every interval.
+
+    Returns:
+        The report, and the log-likelihood ratio of the ideal observer up to FRACTIONS (n, 7), None
+        without noise-free pairs.
+    """
+    options = {"num": num_bootstrap, "seed": seed}
+    paired = curves.magnification is not None and (curves.pair >= 0).any()
+    ideal = limits.ideal_log_ratio(curves, FRACTIONS) if paired else None
+    last = None if ideal is None else ideal[:, -1]
+    result = score_report(curves, predictions.p[:, -1], last, **options)
+    by_fraction = scores_by_fraction(curves, predictions.p, ideal, **options)
+    result["alerts"] = None
+    if early_detection:
+        rows = curves.rows(slice(len(predictions.season)))
+        onset = np.full(len(rows), np.nan)
+        if paired:
+            refits = early.refit_prefixes(rows, REFITTED_PAIRS)
+            early.add_refit_limited(by_fraction, refits)
+            onset = early.onset_times(rows, refits)
+        result["alerts"] = alerts.alert_summary(
+            predictions.season, rows.times(), rows.y, rows.pair, onset, rate=0.01
+        )
+    result["early_detection"] = by_fraction
+    result["against_phase"] = early.scores_by_phase(curves.y, predictions.by_phase)
+    return result, ideal
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """One network on one set."""
+
+    curves: LightCurves
+    p: NDArray  # (n,) float32, P(binary) at the end of the window
+    ideal: NDArray | None  # (n,) log-likelihood ratio of the ideal observer, None without twins
+    report: dict[str, Any]  # of `score_report`
+
+
+def assess(
+    data: Path, run: Path | None = None, *, num_bootstrap: int = 200, seed: int = 0
+) -> Assessment:
+    """Score a network on a set at the end of the window; nothing is written.
+
+    Args:
+        data: Set in the exchange format.
+        run: Run folder of the network; None = the one that ships with the package.
+        num_bootstrap, seed: Resamples of pairs behind each interval.
+
+    Raises:
+        InputError: If the network has seen one of the events.
+        AssertionError: If a number lies above the ideal observer (`assert_below_ideal`).
+    """
+    network, config = load_network(run, find_device())
+    curves = load(data)
+    check_unseen(curves, config, data)
+    p = early.predict(network, curves, season_rows=0).p[:, -1]
+    ideal = limits.ideal_log_ratio(curves) if (curves.pair >= 0).any() else None
+    report = score_report(curves, p, ideal, num=num_bootstrap, seed=seed)
+    excess = report["bound_excess"] or {}
+    limits.assert_below_ideal({name: row["z"] for name, row in excess.items()})
+    return Assessment(curves, p, ideal, report)
+
+
+def headline(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers that a chapter keeps of a `score_report`, with those of the ideal observer."""
+    ideal = report["ideal_observer"]
+    chosen = {name: report["intervals"][name] for name in HEADLINE if name in report["intervals"]}
+    chosen |= {name: report[name] for name in ("ece", "ece_debiased", "brier", "recall_by_dchi2")}
+    if ideal["kind"]:
+        beside = ideal.get("intervals") or ideal
+        chosen["ideal"] = {name: beside[name] for name in HEADLINE if beside.get(name) is not None}
+    if report["bound_excess"]:
+        chosen["above_ideal_in_sigma"] = {k: v["z"] for k, v in report["bound_excess"].items()}
+    return chosen

@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = exports(
         "BENCHMARKS Chapter PERFORMANCE benchmarks_by_device compare_with_committed display "
         "load_benchmark load_results season_thresholds start"
     ),
+    evaluation_run="evaluate",
     explorer="explore frames plot_caustics snapshot",
     timing=(
         "CYCLE aged_stream batch_speed fresh_epochs pipeline_seconds resampled simulation_speed "

@@ -160,7 +160,7 @@ def method_looks(names: Sequence[str]) -> dict[str, dict]:
 
 @styled
 def recall_by_method(compared: Mapping[str, Mapping], rate: float = 0.01) -> Figure:
-    """Recall by delta-chi2, and delta-chi2 at 50 % recall, of `evaluation.compare`.
+    """Recall by delta-chi2, and delta-chi2 at 50 % recall, of `compare_methods`.
 
     Bars are 95 % Wilson intervals on the left and bootstrap intervals on the right; symbols are
     hollow where the bin has too few twins for a threshold of its own.
@@ -170,8 +170,8 @@ def recall_by_method(compared: Mapping[str, Mapping], rate: float = 0.01) -> Fig
         rows = compared[name]["recall_by_dchi2"]
         filled = [i for i, row in enumerate(rows) if row["binaries"]]
         place = np.array(filled) + 0.1 * (k - (len(compared) - 1) / 2)
-        shown = [wilson_interval(rows[i]["recall"], rows[i]["binaries"]) for i in filled]
-        value, low, high = (np.array([s[key] for s in shown]) for key in ("value", "low", "high"))
+        value, num = (np.array([rows[i][key] for i in filled]) for key in ("recall", "binaries"))
+        low, high = wilson_interval(value, num)
         pooled = np.array([rows[i]["threshold_from"] != "bin" for i in filled], dtype=bool)
         dots = {"color": look["color"], "ls": "", "marker": look.pop("marker"), "ms": 4.5}
         left.plot(place, value, label=name, **look)

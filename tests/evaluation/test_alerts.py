@@ -5,14 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom
 from sets import toy_set
 
-from lensml.evaluation import alerts
+from lensml.evaluation import alerts, metrics
 from lensml.evaluation import early_detection as early
 from lensml.evaluation import ideal_observer as limits
-from lensml.evaluation import profile_ratio as ideal
-from lensml.network import Network, predict_proba
+from lensml.network import Network
 
 NAN = np.nan
 
@@ -60,37 +58,19 @@ def test_too_few_single_lenses_say_that_they_cannot_show_the_rate():
         alerts.set_threshold([], 0.01)
 
 
-def test_exact_interval_of_a_share_has_its_tails():
-    got = alerts.counted(np.arange(200) < 3)
-    assert binom.sf(2, 200, got["low"]) == pytest.approx(0.025)
-    assert binom.cdf(3, 200, got["high"]) == pytest.approx(0.025)
-    assert alerts.counted([False] * 9)["low"] == 0 and alerts.counted([True] * 9)["high"] == 1
-    assert np.isnan(alerts.counted([])["value"])
-
-
 def test_later_data_change_no_alert_that_was_given(network):
     curves = toy_set(20, num_epochs=96)
     cut = replace(curves, **{k: getattr(curves, k)[:, :60] for k in ("X", "magnification")})
     cut = replace(cut, time=curves.time[:60])
-    threshold = float(np.median(early.max_probability(predict_proba(network, cut))))
-    before = alerts.season_peaks(network, cut, [threshold]).first_alert[:, 0]
-    after = alerts.season_peaks(network, curves, [threshold]).first_alert[:, 0]
+    threshold = float(np.median(early.predict(network, cut).max_probability))
+    before, after = (
+        early.first_alert(early.predict(network, c).season, c.times(), threshold)
+        for c in (cut, curves)
+    )
     given = np.isfinite(before)
     assert 0 < given.sum() < len(curves)
     np.testing.assert_array_equal(after[given], before[given])
     assert not (after[~given] <= cut.time[-1]).any()
-
-
-def test_chunks_give_what_the_whole_set_gives(network):
-    curves = toy_set(25, num_epochs=60)
-    p = predict_proba(network, curves)
-    got = alerts.season_peaks(network, curves, [0.4, 0.6], chunk=7)
-    np.testing.assert_allclose(got.peak, early.max_probability(p), atol=1e-6)
-    np.testing.assert_allclose(got.final, early.at_fractions(p, curves.times())[:, -1], atol=1e-6)
-    assert got.first_alert.shape == (50, 2)
-    policy = alerts.set_threshold(got.peak[curves.y == 0], 0.1)
-    assert policy.first_alert(p, curves.times()).shape == (50,)
-    assert alerts.season_peaks(network, curves, chunk=50).first_alert.shape == (50, 0)
 
 
 def test_lag_counts_what_it_says():
@@ -122,7 +102,7 @@ def test_lags_are_compared_on_binaries_that_both_alerted():
 
 def test_the_ideal_observer_against_itself_has_no_lag():
     curves = toy_set(200, num_epochs=60, bump=3.0)
-    same = limits.ideal_probability(ideal.llr_series(curves))
+    same = limits.ideal_probability(limits.llr_series(curves))
     onset = np.full(len(curves), NAN)
     report, binaries = alerts.compare_with_ideal(curves, same, onset, rate=0.05, num_refitted=40)
     assert report["network"]["threshold"] == report["ideal"]["threshold"]
@@ -138,7 +118,7 @@ def test_the_ideal_observer_against_itself_has_no_lag():
 def test_a_delayed_observer_lags_by_its_delay():
     curves = toy_set(400, num_epochs=121, bump=3.0, sigma=0.02)  # an epoch every 200 / 120 days
     curves = replace(curves, X=np.where(np.isnan(curves.X), curves.noise_free(), curves.X))
-    bound = limits.ideal_probability(ideal.llr_series(curves))
+    bound = limits.ideal_probability(limits.llr_series(curves))
     late = np.hstack([np.full((len(bound), 3), 0.5), bound[:, :-3]])
     onset = np.full(len(curves), NAN)
     report, _ = alerts.compare_with_ideal(curves, late, onset, rate=0.05, num_refitted=40)
@@ -156,7 +136,9 @@ def test_purity_of_a_counted_population_is_what_the_formula_says():
     binary = rng.random(200_000) < 0.1
     alert = rng.random(binary.size) < np.where(binary, 0.4, 0.01)
     got = alerts.alert_rate_and_purity(
-        alerts.counted(rng.random(5000) < 0.01), alerts.counted(rng.random(2000) < 0.4), 0.1
+        metrics.binomial_interval(rng.random(5000) < 0.01),
+        metrics.binomial_interval(rng.random(2000) < 0.4),
+        0.1,
     )
     assert got["alerts_per_1000"]["low"] < 1000 * alert.mean() < got["alerts_per_1000"]["high"]
     assert got["purity"]["low"] < binary[alert].mean() < got["purity"]["high"]
@@ -169,10 +151,29 @@ def test_purity_of_a_counted_population_is_what_the_formula_says():
 
 def test_no_false_alarm_yet_is_not_certainty():
     got = alerts.alert_rate_and_purity(
-        alerts.counted([False] * 50), alerts.counted([True] * 10), 0.01
+        metrics.binomial_interval([False] * 50), metrics.binomial_interval([True] * 10), 0.01
     )
     assert got["purity"]["value"] == 1 and got["purity"]["low"] < 0.5
     none = alerts.alert_rate_and_purity(
-        alerts.counted([False] * 9), alerts.counted([False] * 9), 0.1
+        metrics.binomial_interval([False] * 9), metrics.binomial_interval([False] * 9), 0.1
     )
     assert np.isnan(none["purity"]["value"])
+
+
+def test_a_season_is_summarised_on_the_half_that_set_no_threshold():
+    # Pairs 0, 2 (even) set the threshold; pairs 1, 3, 5 are reported.
+    times = np.arange(10.0)
+    p = np.full((10, 10), 0.1)
+    pair = np.array([0, 0, 2, 2, 1, 1, 3, 3, 5, 5])
+    y = np.tile([0, 1], 5)
+    p[0, 4] = 0.6  # highest single of the first half: the threshold
+    p[6, 3] = 0.7  # one of three reported singles passes it
+    p[5, 6:] = 0.9  # binary of pair 1: onset at 4, alert at 6
+    p[7, 2] = 0.9  # binary of pair 3: alert at 2 before its onset at 5
+    onset = np.array([NAN, 1, NAN, 1, NAN, 4.0, NAN, 5.0, NAN, 3.0])
+    got = alerts.alert_summary(p, times, y, pair, onset, rate=0.01)
+    assert got["threshold"] == 0.6
+    assert got["false_alarms"] == pytest.approx(1 / 3) and got["singles"] == 3
+    assert got["detected"] == got["detected_with_onset"] == pytest.approx(2 / 3)
+    assert got["premature"] == 0.5 and got["median_lag"] == 2.0
+    assert got["with_onset"] == 3

@@ -4,22 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from sets import toy_set
+from sets import planted, toy_set
 
+from lensml.evaluation import anomaly_finder as anomaly
 from lensml.evaluation import baselines, metrics
 from lensml.evaluation import ideal_observer as limits
-from lensml.lensing import pspl_delta_mag
 
 
 @pytest.fixture(scope="module")
 def curves():
     return toy_set(60, bump=1.0)
-
-
-@pytest.fixture(scope="module")
-def fitted(curves):
-    return baselines.pspl_residuals(curves)
 
 
 def test_scalars_are_those_of_the_observed_curve(curves):
@@ -51,48 +45,118 @@ def test_auditor_finds_a_planted_shortcut_and_nothing_else():
         baselines.shortcut_probe(honest.rows(honest.pair < 3))
 
 
-def test_refit_of_a_twin_leaves_noise_only(curves, fitted):
-    twins = curves.y == 0
-    score = baselines.pspl_refit_score(curves, fitted)
-    assert abs(score[twins].mean()) < 5 / np.sqrt(twins.sum())
-    assert score[twins].std() == pytest.approx(1, abs=0.35)
-    # At least as good as the true curve, whose chi2 no fitted one may exceed.
-    names = ("t0", "u0", "tE", "f_s")
-    truth = pspl_delta_mag(
-        torch.as_tensor(curves.time), *(torch.as_tensor(curves.param(n)) for n in names)
-    ).numpy()
-    chi2 = np.nansum(((curves.X - 18.0 - truth) / 0.05) ** 2, axis=1)
-    assert (fitted.chi2[twins] <= chi2[twins] * (1 + 1e-6)).all()
-    observed = np.nansum(fitted.residual[twins] ** 2, axis=1)
-    np.testing.assert_allclose(observed, fitted.chi2[twins], rtol=1e-3)
-    np.testing.assert_array_equal(fitted.dof, np.isfinite(curves.X).sum(axis=1) - 3)
-
-
-def test_classical_scores_see_anomalies_but_not_beyond_the_ideal_observer(curves, fitted):
-    ideal = limits.ideal_log_ratio(curves)
-    for score in (baselines.pspl_refit_score, baselines.residual_scan_score):
-        values = score(curves, fitted)
-        assert metrics.roc_auc(curves.y, values) > 0.75
-        excess = limits.excess_over_ideal(values, ideal, curves.y, curves.pair)
-        assert excess["roc_auc"]["z"] < 3
-
-
-def test_prefix_fit_uses_nothing_later(curves):
-    X = curves.X.copy()
-    X[:, curves.time > 0] = 12.0
-    half = baselines.pspl_residuals(curves.rows(slice(6)), until=0.5)
-    wild = baselines.pspl_residuals(replace(curves, X=X).rows(slice(6)), until=0.5)
-    np.testing.assert_array_equal(half.residual, wild.residual)
-    assert np.isnan(half.residual[:, curves.time > 0]).all()
+def scan(residual):
+    return float(baselines.residual_scan_score([residual])[0])
 
 
 def test_scan_finds_bumps_and_scatter_that_a_whole_curve_hides():
     rng = np.random.default_rng(0)
-    flat = np.array([baselines.scan(rng.normal(size=800)) for _ in range(60)])
+    flat = np.array([scan(rng.normal(size=800)) for _ in range(60)])
     bump = rng.normal(size=800)
     bump[400:409] += 3.0
     noisy = rng.normal(size=800)
     noisy[400:465] *= 2.0
-    assert baselines.scan(bump) == pytest.approx(9.0, abs=2.0)  # 3 sigma on nine epochs
-    assert baselines.scan(bump) > flat.max() and baselines.scan(noisy) > flat.max()
-    assert baselines.scan(np.empty(0)) == 0
+    assert scan(bump) == pytest.approx(9.0, abs=2.0)  # 3 sigma on nine epochs
+    assert scan(bump) > flat.max() and scan(noisy) > flat.max()
+    assert scan(np.empty(0)) == 0
+
+
+def test_the_residual_scan_sees_anomalies_but_not_beyond_the_ideal_observer(curves):
+    score = baselines.residual_scan_score(anomaly.pspl_residuals(curves))
+    assert metrics.roc_auc(curves.y, score) > 0.75
+    excess = limits.excess_over_ideal(score, limits.ideal_log_ratio(curves), curves.y, curves.pair)
+    assert excess["roc_auc"]["z"] < 3
+
+
+@pytest.fixture(scope="module")
+def visible():
+    return toy_set(150, bump=0.6)
+
+
+@pytest.fixture(scope="module")
+def searched(visible):
+    return anomaly.search_prefixes(visible, (1.0,))
+
+
+@pytest.fixture(scope="module")
+def scores(searched):
+    training = anomaly.search_prefixes(toy_set(250, bump=0.6, seed=1), (1.0,))
+    return baselines.classical_scores(searched, training)
+
+
+def test_every_method_ranks_binaries_above_singles_but_not_beyond_the_ideal(visible, scores):
+    ideal = limits.ideal_log_ratio(visible)
+    assert list(scores) == [
+        "single-lens refit", "residual windows", "anomaly templates", "gradient boosting"
+    ]  # fmt: skip
+    for name, score in scores.items():
+        assert metrics.roc_auc(visible.y, score) > 0.65, name
+        excess = limits.excess_over_ideal(score, ideal, visible.y, visible.pair)
+        assert excess["roc_auc"]["z"] < 3, name
+
+
+def test_boosting_gains_on_the_scores_it_is_given(visible, scores):
+    best = max(metrics.roc_auc(visible.y, scores[n]) for n in list(scores)[:3])
+    assert metrics.roc_auc(visible.y, scores["gradient boosting"]) > best - 0.02
+
+
+def test_boosting_is_blind_where_there_is_no_anomaly():
+    """Trained on visible anomalies, shown pairs that nobody can tell apart."""
+    training = anomaly.search_prefixes(toy_set(150, bump=0.6, seed=1), (1.0,))
+    nothing = toy_set(200, bump=1e-5, seed=2)
+    score = baselines.classical_scores(anomaly.search_prefixes(nothing, (1.0,)), training)
+    auc = metrics.bootstrap(
+        metrics.roc_auc, [nothing.y, score["gradient boosting"]], nothing.pair, num=100
+    )
+    error = (auc["high"] - auc["low"]) / 3.92
+    assert abs(auc["value"] - 0.5) < 4 * error
+
+
+def test_training_events_may_not_be_scored(searched):
+    with pytest.raises(ValueError, match="take another seed"):
+        baselines.classical_scores(searched, searched)
+
+
+def test_features_know_nothing_but_the_observed_curve(visible, searched):
+    table = baselines.features(searched)
+    assert table.shape[0] == len(visible) and np.isfinite(table).mean() > 0.95
+    blind = visible.rows(slice(None))
+    blind.params[:, :7] = np.nan  # f_s alone says whether it is free
+    again = baselines.features(anomaly.search_prefixes(blind, (1.0,)))
+    np.testing.assert_allclose(again, table, rtol=1e-6, atol=1e-6)
+
+
+def test_comparison_is_that_of_metrics(visible, scores):
+    columns = (visible.y, visible.dchi2, visible.pair)
+    found = baselines.compare_methods(scores, *columns, num=40)
+    for name, score in scores.items():
+        assert found[name]["roc_auc"]["value"] == metrics.roc_auc(visible.y, score)
+        rows = metrics.recall_by_dchi2(visible.y, score, visible.dchi2, 0.01)
+        assert [r["recall"] for r in found[name]["recall_by_dchi2"]] == pytest.approx(
+            [r["recall"] for r in rows], nan_ok=True
+        )
+
+
+def test_bins_are_named_in_which_the_network_finds_less():
+    y, dchi2, pair, good, bad = planted()
+    beaten = baselines.bins_where_worse(bad, {"good": good}, y, dchi2, pair, num=100)
+    certain = {row["bin"] for row in beaten if row["certain"]}
+    assert certain == {"75-160", "160-500"}
+    for row in beaten:
+        assert row["difference"]["value"] == pytest.approx(row["other"] - row["network"])
+        assert row["difference"]["low"] <= row["difference"]["value"]
+    winner = baselines.bins_where_worse(good, {"bad": bad}, y, dchi2, pair, num=100)
+    assert not any(row["certain"] for row in winner)
+
+
+def test_a_method_does_not_beat_itself():
+    y, dchi2, pair, good, _ = planted()
+    assert baselines.bins_where_worse(good, {"twin": good}, y, dchi2, pair, num=20) == []
+
+
+def test_three_binaries_are_too_few_to_be_certain():
+    y, pair = np.tile([0, 1], 3), np.repeat(np.arange(3), 2)
+    dchi2 = np.full(6, 100.0)
+    good, bad = y * 10.0, np.array([1.0, 0.0] * 3)
+    (row,) = baselines.bins_where_worse(bad, {"good": good}, y, dchi2, pair, num=50)
+    assert row["difference"]["low"] == 1 and not row["certain"]

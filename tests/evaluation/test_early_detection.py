@@ -2,10 +2,38 @@
 
 import numpy as np
 import pytest
+import torch
+from scipy.optimize import minimize
+from sets import toy_set
 
 from lensml.evaluation import early_detection as early
+from lensml.evaluation import ideal_observer as limits
+from lensml.evaluation import metrics
+from lensml.lensing import point_lens_magnification
+from lensml.network import Network, predict_proba
+from lensml.simulation import FRACTIONS
 
 NAN = np.nan
+
+
+@pytest.fixture(scope="module")
+def network():
+    """An untrained network whose output is not 0.5 everywhere."""
+    torch.manual_seed(0)
+    network = Network()
+    torch.nn.init.normal_(network.head[-1].weight)
+    return network
+
+
+def test_chunks_give_what_the_whole_set_gives(network, monkeypatch):
+    curves = toy_set(25, num_epochs=60)
+    p = predict_proba(network, curves)
+    monkeypatch.setattr(early, "CHUNK", 7)
+    got = early.predict(network, curves, season_rows=20)
+    np.testing.assert_allclose(got.max_probability, early.max_probability(p), atol=1e-6)
+    np.testing.assert_allclose(got.p, early.at_fractions(p, curves.times()), atol=1e-6)
+    np.testing.assert_allclose(got.season, p[:20], atol=1e-6)
+    assert early.predict(network, curves, season_rows=0).season.shape == (0, 60)
 
 
 def test_call_at_a_fraction_is_the_last_one_made_by_then():
@@ -40,20 +68,17 @@ def test_phase_counts_from_the_peak_in_einstein_times():
     times = np.arange(10.0)
     p = np.tile(np.arange(10) / 10, (2, 1))
     p[0, 4] = NAN
-    got = early.against_phase(p, times, t0=[5, 0], tE=[1, 2], edges=[-1, 0, 1, 30])
+    got = early.by_phase(p, times, t0=[5, 0], tE=[1, 2], edges=[-1, 0, 1, 30])
     # Row 0: epoch 4 lies in [-1, 0) but was not observed, so the call of epoch 3 stands.
     np.testing.assert_allclose(got[0], [0.3, 0.5, 0.9])
     np.testing.assert_allclose(got[1], [NAN, 0.1, 0.9])  # its window begins at the peak
 
 
-def test_threshold_holds_over_the_whole_season():
+def test_a_threshold_holds_over_the_whole_season():
     p = np.full((100, 5), 0.1)
-    p[:, 2] = np.arange(100) / 100  # the peak is in mid-season, the last call is harmless
-    y = np.zeros(100)
-    threshold = early.season_threshold(p, y, rate=0.05)
+    p[:, 2] = np.arange(100) / 100  # the peak is in mid-season, the last probability is small
+    threshold = metrics.threshold_at_fpr(early.max_probability(p), 0.05)
     assert np.isfinite(early.first_alert(p, np.arange(5.0), threshold)).mean() == 0.05
-    with_binaries = np.concatenate([p, np.ones((50, 5))])
-    assert early.season_threshold(with_binaries, np.repeat([0, 1], [100, 50]), 0.05) == threshold
 
 
 def test_first_alert_is_the_first_epoch_above():
@@ -66,27 +91,8 @@ def test_first_alert_is_the_first_epoch_above():
 
 def test_onset_is_interpolated_where_delta_chi2_passes_the_level():
     dchi2 = np.array([[0, 10, 40], [30, 50, 60], [0, 1, 2]])
-    got = early.onset_times(dchi2, np.linspace(0, 100, 11), [0.25, 0.5, 1.0], level=25)
+    got = early.interpolate_onset(dchi2, np.linspace(0, 100, 11), [0.25, 0.5, 1.0], level=25)
     np.testing.assert_allclose(got, [75.0, 25 * 25 / 30, NAN])
-
-
-def test_summary_counts_what_it_says():
-    # Pairs 0, 2 (even) set the threshold; pairs 1, 3, 5 are reported.
-    times = np.arange(10.0)
-    p = np.full((10, 10), 0.1)
-    pair = np.array([0, 0, 2, 2, 1, 1, 3, 3, 5, 5])
-    y = np.tile([0, 1], 5)
-    p[0, 4] = 0.6  # highest single of the first half: the threshold
-    p[6, 3] = 0.7  # one of three reported singles passes it
-    p[5, 6:] = 0.9  # binary of pair 1: onset at 4, alert at 6
-    p[7, 2] = 0.9  # binary of pair 3: alert at 2 before its onset at 5
-    onset = np.array([NAN, 1, NAN, 1, NAN, 4.0, NAN, 5.0, NAN, 3.0])
-    got = early.alert_summary(p, times, y, pair, onset, rate=0.01)
-    assert got["threshold"] == 0.6
-    assert got["false_alarms"] == pytest.approx(1 / 3) and got["singles"] == 3
-    assert got["detected"] == got["detected_with_onset"] == pytest.approx(2 / 3)
-    assert got["premature"] == 0.5 and got["median_lag"] == 2.0
-    assert got["with_onset"] == 3
 
 
 def test_halves_keep_pairs_together():
@@ -98,3 +104,65 @@ def test_halves_of_lone_rows_hold_both_classes():
     half = early.calibration_half([-1] * 8)
     label = np.tile([0, 1], 4)
     assert half[label == 0].sum() == half[label == 1].sum() == 2
+
+
+def test_an_onset_exists_only_where_the_whole_curve_shows_the_anomaly():
+    curves = toy_set(8, num_epochs=60, sigma=0.05, bump=2.0)
+    onset = early.onset_times(curves, early.refit_prefixes(curves, 8, above=25.0))
+    strong = (curves.y == 1) & (curves.dchi2 > 25)
+    assert strong.any() and np.isfinite(onset[strong]).any()
+    assert not np.isfinite(onset[~strong]).any()
+    known = onset[np.isfinite(onset)]
+    assert np.all((known >= curves.time[0]) & (known <= curves.time[-1]))
+
+
+def test_what_is_reachable_on_a_prefix_never_exceeds_the_bound():
+    curves = toy_set(6, num_epochs=60)
+    windows = {"0.5": {}, "1.0": {}}
+    refits = early.refit_prefixes(curves, 6)
+    early.add_refit_limited(windows, refits)
+    assert np.all(refits.dchi2[:, -1] <= curves.dchi2[refits.rows] * (1 + 1e-6) + 1e-6)
+    assert windows["1.0"]["reachable"]["pairs"] == 6
+    assert windows["0.5"]["reachable"]["roc_auc"] <= windows["1.0"]["reachable"]["roc_auc"] + 1e-6
+
+
+def test_alerts_are_compared_with_the_peak_of_the_twin():
+    curves = toy_set(4, shuffle=False)
+    peak = np.repeat(curves.param("t0")[::2], 2)
+    alert = np.where(np.arange(8) < 4, peak - 1, peak + 1)
+    assert early.alerts_before_peak(curves, alert)["before_peak"] == 0.5
+
+
+def test_refit_limited_delta_chi2_lies_between_nothing_and_the_bound():
+    curves = toy_set(24, bump=1.0)
+    rows, reachable = early.prefix_dchi2(curves)
+    assert (curves.y[rows] == 1).all() and reachable.shape == (24, 7)
+    clean, partner = curves.noise_free(), limits.partner_rows(curves)
+    terms = ((clean - clean[partner]) / 0.05) ** 2 * np.isfinite(curves.X)
+    for k, fraction in enumerate(FRACTIONS):
+        bound = terms[rows][:, limits.until_fraction(curves.time, fraction)].sum(axis=1)
+        assert (reachable[:, k] <= bound * (1 + 1e-9)).all()
+    half, late = reachable[:, 3], reachable[:, -1]
+    assert (half <= late * 1.01 + 0.1).all()  # more data cannot fit better
+    assert late.max() > 100
+
+
+def test_refit_limited_delta_chi2_is_the_best_single_lens_of_the_prefix():
+    curves = toy_set(4, bump=1.0, seed=3)
+    rows, reachable = early.prefix_dchi2(curves, [0.6])
+    clean = curves.noise_free()
+    for row, got in zip(rows, reachable[:, 0], strict=True):
+        seen = limits.until_fraction(curves.time, 0.6) & np.isfinite(curves.X[row])
+        t, m = curves.time[seen], clean[row, seen]
+
+        def chi2(x, t=t, m=m):
+            u = np.hypot(np.exp(x[1]), (t - x[0]) / np.exp(x[2]))
+            return np.sum(((m - 18 + 2.5 * np.log10(point_lens_magnification(u))) / 0.05) ** 2)
+
+        t0, u0, tE = curves.params[row, :3]
+        options = {"maxiter": 4000, "maxfev": 4000, "xatol": 1e-6, "fatol": 1e-6}
+        best = min(
+            minimize(chi2, [t0, np.log(u), np.log(tE)], method="Nelder-Mead", options=options).fun
+            for u in (u0, 0.3 * u0)
+        )
+        assert got <= best * 1.001 + 1e-3

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binom, binomtest, norm
 from sklearn import metrics as reference
 from sklearn.isotonic import IsotonicRegression
 
@@ -192,3 +192,20 @@ def test_one_class_has_no_ranking():
 def test_missing_scores_are_named():
     with pytest.raises(ValueError, match="NaN in 1 rows, first row 1"):
         metrics.roc_auc([0, 1], [0.1, np.nan])
+
+
+def test_an_exact_interval_of_a_fraction_has_its_tails():
+    got = metrics.binomial_interval(np.arange(200) < 3)
+    assert binom.sf(2, 200, got["low"]) == pytest.approx(0.025)
+    assert binom.cdf(3, 200, got["high"]) == pytest.approx(0.025)
+    assert metrics.binomial_interval([False] * 9)["low"] == 0
+    assert metrics.binomial_interval([True] * 9)["high"] == 1
+    assert np.isnan(metrics.binomial_interval([])["value"])
+
+
+@pytest.mark.parametrize("method", ["exact", "wilson"])
+@pytest.mark.parametrize("hits", [0, 3, 20])
+def test_binomial_intervals_agree_with_scipy(method, hits):
+    got = metrics.binomial_interval(np.arange(20) < hits, method)
+    expected = binomtest(hits, 20).proportion_ci(method=method)
+    assert (got["low"], got["high"]) == pytest.approx((expected.low, expected.high), abs=1e-9)

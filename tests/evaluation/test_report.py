@@ -1,113 +1,62 @@
-"""Conditions are compared on the same events, and a leak between them stops the run."""
+"""Reports of one network on one set: events it has seen, numbers, the ideal observer's."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from sets import toy_set
 
-from lensml.evaluation import report as compare
-from lensml.evaluation.ideal_observer import ideal_log_ratio
-from lensml.evaluation.report import Scores
-from lensml.network import Network, NetworkConfig
-from lensml.simulation import Survey
+from lensml.evaluation import ideal_observer as limits
+from lensml.evaluation.metrics import roc_auc
+from lensml.evaluation.report import assess, check_unseen, headline, score_report
+from lensml.paths import InputError
+from lensml.simulation import save
 
 
-def scored(sigma=0.1, blur=1.0, pairs=150, seed=3):
-    """Network = ideal observer blurred by noise of its own; the same events at any `sigma`."""
-    curves = toy_set(pairs, sigma=sigma, seed=seed, shuffle=False)
-    ratio = ideal_log_ratio(curves)
-    p = ratio + blur * np.random.default_rng(seed).standard_normal(ratio.size)
-    p = 1 / (1 + np.exp(-np.clip(p, -500, 500)))
-    epochs = np.isfinite(curves.X).sum(axis=1)
-    return Scores(y=curves.y, pair=curves.pair, dchi2=curves.dchi2, epochs=epochs, p=p, ideal=ratio)
+@pytest.fixture(scope="module")
+def curves():
+    return toy_set(30, seed=2)
 
 
-def test_what_is_lost_is_lost_by_the_data_or_by_the_network():
-    parts = compare.loss_by_cause(scored(0.02), scored(0.2, blur=3.0), num=40)
-    total = parts["data"]["value"] + parts["network"]["value"]
-    assert parts["total"]["value"] == pytest.approx(total)
-    assert parts["data"]["low"] > 0  # ten times the noise costs anybody something
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sets") / "toy.npz"
+    save(path, toy_set(num_pairs=30))
+    return assess(path, num_bootstrap=20, seed=1)
 
 
-def test_the_same_survey_twice_loses_exactly_nothing():
-    parts = compare.loss_by_cause(scored(), scored(), num=20)
-    assert {part[k] for part in parts.values() for k in part} == {0.0}
+def test_an_assessment_scores_each_row_at_the_end_of_its_window(scored):
+    assert scored.p.shape == scored.curves.y.shape == scored.ideal.shape
+    assert scored.report["roc_auc"] == pytest.approx(roc_auc(scored.curves.y, scored.p))
 
 
-def test_losses_of_different_events_are_refused():
-    one = scored()
-    with pytest.raises(ValueError, match="same events"):
-        compare.loss_by_cause(one, replace(one, pair=one.pair[::-1]), num=5)
+def test_the_headline_holds_intervals_and_the_ideal_beside_them(scored):
+    numbers = headline(scored.report)
+    for name in ("balanced_accuracy", "roc_auc"):
+        assert numbers[name]["low"] <= numbers[name]["value"] <= numbers[name]["high"]
+        assert numbers["ideal"][name]["value"] >= numbers[name]["value"]
 
 
-def test_more_noise_with_a_better_score_stops_the_run():
-    clear, noisy = scored(0.02), scored(0.3)
-    steps = compare.assert_falling({"clear": clear, "noisy": noisy}, num=40)
-    assert steps["clear -> noisy"] < 0
-    with pytest.raises(AssertionError, match="from noisy to clear"):
-        compare.assert_falling({"noisy": noisy, "clear": clear}, num=40)
+def test_delta_chi2_alone_gives_the_expected_ideal(curves):
+    p = np.where(curves.y == 1, 0.7, 0.3)
+    result = score_report(replace(curves, magnification=None), p, None, num=20)
+    expected = limits.expected_ideal(curves.dchi2[curves.y == 1])
+    assert result["ideal_observer"]["kind"] == "expected"
+    assert result["ideal_observer"]["roc_auc"] == expected["roc_auc"]
 
 
-def test_a_network_that_knows_the_answer_stops_the_run():
-    honest = scored(0.3)
-    compare.assert_below_ideal({"honest": compare.summary(honest, num=40)})
-    cheat = replace(honest, p=np.where(honest.y == 1, 0.9, 0.1))
-    with pytest.raises(AssertionError, match="cheat: the network is .* above the ideal"):
-        compare.assert_below_ideal({"cheat": compare.summary(cheat, num=40)})
-
-
-def test_every_survey_sees_the_same_events_and_fewer_epochs_never_say_more():
-    torch.manual_seed(0)
-    network = Network(NetworkConfig(stem_channels=4, channels=4, num_levels=2))
-    curves = toy_set(12, shuffle=False)
-    surveys = {
-        f"{f:g}": Survey(num_epochs=len(curves.time), missing_fraction=f) for f in (0.1, 0.5)
+@pytest.mark.parametrize("first, refused", [(0, 5), (9, 3), (11, 1), (12, 0)])
+def test_events_of_training_and_validation_are_refused(first, refused, tmp_path):
+    curves = toy_set(5, seed=1)  # five events, beginning with `first`
+    curves = replace(curves, pair=curves.pair + first)
+    config = {
+        "trained_on": [{"preset": "toy", "seed": 1, "first": 0, "stop": 10}],
+        "validated_on": [{"preset": "toy", "seed": 1, "first": 10, "stop": 12}],
     }
-    few = compare.under_surveys(network, curves, surveys, seed=1)
-    assert all(np.array_equal(s.pair, curves.pair) for s in few.values())
-    assert np.all(few["0.5"].dchi2 <= few["0.1"].dchi2 + 1e-9)
-    assert np.all((few["0.1"].p >= 0) & (few["0.1"].p <= 1))
-
-
-def test_half_of_the_anomalies_at_the_hopeless_level_are_found_by_the_ideal_observer():
-    from lensml.evaluation.ideal_observer import ideal_recall
-
-    assert ideal_recall(compare.DCHI2_UNDETECTABLE, 0.01) == pytest.approx(0.5)
-
-
-def test_shares_above_and_below_a_level_add_up():
-    dchi2 = np.array([1.0, 10.0, 30.0, 100.0])
-    above, below = (
-        compare.share_beyond(dchi2, (25.0,), num=5, below=b)[0]["value"] for b in (False, True)
-    )
-    assert (above, below) == (0.5, 0.5)
-
-
-def test_fewer_epochs_keep_their_share_of_the_information():
-    full = scored(0.02)
-    half = replace(full, dchi2=full.dchi2 / 2, epochs=full.epochs / 2)
-    kept = compare.dchi2_retained(full, half)
-    assert kept["median"] == kept["p16"] == pytest.approx(0.5)
-    assert kept["epochs"] == pytest.approx(0.5) and kept["binaries"] > 0
-
-
-def test_the_shortfall_is_the_ideal_less_the_network():
-    s = scored(blur=3.0)
-    row = compare.summary(s, num=5)
-    gap = row["ideal"]["roc_auc"]["value"] - row["network"]["roc_auc"]["value"]
-    assert compare.gap_to_ideal(s, "roc_auc", num=5)["value"] == pytest.approx(gap)
-
-
-def test_hopeless_shares_are_counted_within_each_group():
-    dchi2 = np.array([1.0, 2.0, 100.0, 200.0])
-    near = np.array([True, True, False, False])
-    shares = compare.undetectable_by_group({"0.1 mag": dchi2}, {"near": near, "far": ~near}, num=5)
-    assert shares["0.1 mag"]["near"]["value"] == 1 and shares["0.1 mag"]["far"]["value"] == 0
-
-
-def test_found_takes_its_threshold_from_the_singles():
-    y = np.array([0] * 100 + [1, 1])
-    rank = np.array([*np.linspace(0, 1, 100), 0.995, 0.5])
-    assert compare.detected(y, rank).tolist() == [True, False]
+    if not refused:
+        return check_unseen(curves, config, tmp_path)
+    with pytest.raises(InputError, match="of its 5 events .*train|of its 5 events .*validated"):
+        check_unseen(curves, config, tmp_path)
+    other = replace(curves, meta={**curves.meta, "seed": 2})
+    check_unseen(other, config, tmp_path)
+    check_unseen(replace(curves, meta={**curves.meta, "preset": "else"}), config, tmp_path)

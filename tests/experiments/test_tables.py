@@ -110,7 +110,7 @@ def methods():
     y, dchi2, pair, good, bad = planted()
     scores = {"network": bad, "anomaly templates": good, "ideal observer": good + 1e-3 * bad}
     worse = evaluation.bins_where_worse(bad, {"anomaly templates": good}, y, dchi2, pair, num=60)
-    return evaluation.compare(scores, y, dchi2, pair, num=40), worse
+    return evaluation.compare_methods(scores, y, dchi2, pair, num=40), worse
 
 
 def test_the_recall_table_has_a_row_a_method_and_a_column_a_bin(methods):

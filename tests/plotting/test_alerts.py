@@ -18,7 +18,10 @@ def figures():
     network = np.where(rng.random(200) < 0.8, ideal + rng.exponential(5, 200), NAN)
     found = np.linspace(0, 0.6, EDGES.size)
     prevalence = np.geomspace(0.003, 0.5, 20)
-    rates = evaluation.counted(np.arange(1000) < 9), evaluation.counted(np.arange(1000) < 300)
+    rates = (
+        evaluation.binomial_interval(np.arange(1000) < 9),
+        evaluation.binomial_interval(np.arange(1000) < 300),
+    )
     y = np.tile([0, 1], 500)
     p = np.clip(rng.normal(0.4 + 0.2 * y, 0.15), 0, 1)[:, None].repeat(7, axis=1)
     return {

@@ -116,7 +116,7 @@ def test_growth_is_relative_to_the_median_of_the_smallest_size(figures):
 def compared():
     y, dchi2, pair, good, bad = planted()
     scores = {"network": bad, "anomaly templates": good, "ideal observer": good + 1e-3 * bad}
-    return evaluation.compare(scores, y, dchi2, pair, num=40)
+    return evaluation.compare_methods(scores, y, dchi2, pair, num=40)
 
 
 def test_every_method_is_drawn_in_every_filled_bin(compared):

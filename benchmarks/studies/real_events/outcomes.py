@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 
 from benchmarks.studies.real_events.protocol import ERROR_MODELS, Classification
-from lensml.evaluation import proportion
+from lensml.evaluation import binomial_interval
 
 __all__ = [
     "GROUPS",
@@ -58,7 +58,10 @@ def alert_fractions(
     found = list(found)
     hit = {id(c): c.detected(threshold) if binary else c.alerted[threshold] for c in found}
     events = [any(hit[id(c)] for c in group) for group in by_event(found).values()]
-    return {"files": proportion(list(hit.values())), "events": proportion(events)}
+    return {
+        "files": binomial_interval(list(hit.values()), "wilson"),
+        "events": binomial_interval(events, "wilson"),
+    }
 
 
 def summary_table(found: Sequence[Classification], thresholds: Sequence[str]) -> list[dict]:

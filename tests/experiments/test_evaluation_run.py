@@ -8,11 +8,9 @@ import pytest
 import torch
 from sets import toy_set
 
-from lensml.evaluation import early_detection as early
-from lensml.evaluation import ideal_observer as limits
-from lensml.evaluation import metrics
-from lensml.evaluation.evaluate import check_unseen, evaluate, plain, summary
-from lensml.network import Network, NetworkConfig, predict_proba, save_network
+from lensml.evaluation import ideal_log_ratio, predict, roc_auc
+from lensml.experiments import evaluate
+from lensml.network import Network, NetworkConfig, save_network
 from lensml.paths import InputError
 from lensml.simulation import FRACTIONS, save
 
@@ -56,7 +54,7 @@ def evaluated(run, curves, tmp_path_factory):
 def test_calls_are_those_of_the_network_in_the_order_of_the_set(evaluated, network, curves):
     with np.load(evaluated[0] / "predictions.npz", allow_pickle=False) as file:
         got = {name: file[name] for name in file.files}
-    expected = early.at_fractions(predict_proba(network, curves), curves.times())
+    expected = predict(network, curves).p
     np.testing.assert_allclose(got["p"], expected, atol=1e-6)
     assert got["p"].dtype == np.float32
     for name in ("y", "pair", "dchi2"):
@@ -73,24 +71,24 @@ def test_file_holds_what_was_returned_and_no_nan(evaluated):
 def test_headline_numbers_are_those_of_the_last_call(evaluated, curves):
     folder, result = evaluated
     p = np.load(folder / "predictions.npz")["p"]
-    assert result["roc_auc"] == pytest.approx(metrics.roc_auc(curves.y, p[:, -1]))
+    assert result["roc_auc"] == pytest.approx(roc_auc(curves.y, p[:, -1]))
     assert result["accuracy"] == pytest.approx(np.mean((p[:, -1] > 0.5) == curves.y))
     assert np.sum(result["confusion_matrix"]) == 60
     assert tuple(result["early_detection"]) == KEYS
     for k, row in enumerate(result["early_detection"].values()):
-        assert row["roc_auc"]["value"] == pytest.approx(metrics.roc_auc(curves.y, p[:, k]))
+        assert row["roc_auc"]["value"] == pytest.approx(roc_auc(curves.y, p[:, k]))
         assert row["roc_auc"]["low"] <= row["roc_auc"]["high"]
 
 
 def test_ideal_observer_stands_beside_every_number(evaluated, curves):
-    result, ratio = evaluated[1], limits.ideal_log_ratio(curves, FRACTIONS)
+    result, ratio = evaluated[1], ideal_log_ratio(curves, FRACTIONS)
     observer = result["ideal_observer"]
     assert observer["kind"] == "realised" and observer["exact"]
     for key in ("accuracy", "roc_auc", "average_precision", "confusion_matrix", "ece"):
         assert observer[key] is not None and result[key] is not None
-    assert observer["roc_auc"] == pytest.approx(metrics.roc_auc(curves.y, ratio[:, -1]))
+    assert observer["roc_auc"] == pytest.approx(roc_auc(curves.y, ratio[:, -1]))
     for k, row in enumerate(result["early_detection"].values()):
-        assert row["ideal"]["roc_auc"] == pytest.approx(metrics.roc_auc(curves.y, ratio[:, k]))
+        assert row["ideal"]["roc_auc"] == pytest.approx(roc_auc(curves.y, ratio[:, k]))
         assert row["reachable"]["pairs"] == 30
     assert result["bound_excess"]["roc_auc"]["z"] < 3
     assert len(result["recall_by_dchi2"]["recall_at_1pct"]) == 8
@@ -125,39 +123,6 @@ def test_set_from_elsewhere_needs_no_pairs_and_no_truth(run, curves, tmp_path):
     assert len(list(tmp_path.glob("*.svg"))) >= 4
 
 
-def test_delta_chi2_alone_gives_the_expected_ideal(curves):
-    p = np.where(curves.y == 1, 0.7, 0.3)
-    result = summary(replace(curves, magnification=None), p, None, num=20)
-    expected = limits.expected_ideal(curves.dchi2[curves.y == 1])
-    assert result["ideal_observer"]["kind"] == "expected"
-    assert result["ideal_observer"]["roc_auc"] == expected["roc_auc"]
-
-
-def test_classifier_that_is_told_the_class_is_a_leak():
-    curves = toy_set(150, bump=0.02, seed=4)
-    p = 0.3 + 0.4 * curves.y
-    result = summary(curves, p, limits.ideal_log_ratio(curves), num=100)
-    assert result["bound_excess"]["roc_auc"]["z"] > 3
-    assert result["bound_excess"]["balanced_accuracy"]["z"] > 3
-
-
-@pytest.mark.parametrize("first, refused", [(0, 5), (9, 3), (11, 1), (12, 0)])
-def test_events_of_training_and_validation_are_refused(run, first, refused, tmp_path):
-    curves = toy_set(5, seed=1)  # five events, beginning with `first`
-    curves = replace(curves, pair=curves.pair + first)
-    config = {
-        "trained_on": [{"preset": "toy", "seed": 1, "first": 0, "stop": 10}],
-        "validated_on": [{"preset": "toy", "seed": 1, "first": 10, "stop": 12}],
-    }
-    if not refused:
-        return check_unseen(curves, config, tmp_path)
-    with pytest.raises(InputError, match="of its 5 events .*train|of its 5 events .*validated"):
-        check_unseen(curves, config, tmp_path)
-    other = replace(curves, meta={**curves.meta, "seed": 2})
-    check_unseen(other, config, tmp_path)
-    check_unseen(replace(curves, meta={**curves.meta, "preset": "else"}), config, tmp_path)
-
-
 def test_refusal_names_the_way_out_and_writes_nothing(run, tmp_path):
     save(tmp_path / "renamed.npz", toy_set(5, seed=1, sigma=0.01))
     with pytest.raises(InputError, match=r"trained on; .*lensml simulate .*--seed 2 .*--n_pspl 5"):
@@ -169,9 +134,3 @@ def test_one_class_cannot_be_scored(run, curves, tmp_path):
     save(tmp_path / "set.npz", curves.rows(curves.y == 1))
     with pytest.raises(InputError, match="0 single lenses .* and 30 binaries"):
         evaluate(tmp_path / "set.npz", tmp_path / "out", run)
-
-
-def test_json_has_no_infinity_and_no_numpy():
-    value = {1: np.array([np.inf, 1.0]), "a": (np.int64(3), np.nan, np.True_)}
-    assert plain(value) == {"1": [None, 1.0], "a": [3, None, True]}
-    json.dumps(plain(value), allow_nan=False)
