@@ -26,16 +26,7 @@ from lensml.experiments.tables import (
     safe_keys,
 )
 from lensml.network import load_network, weights_hash
-from lensml.paths import (
-    DATA,
-    FIGURES,
-    RESULTS,
-    ROOT,
-    SIZES,
-    InputError,
-    atomic_path,
-    check_size,
-)
+from lensml.paths import DATA, FIGURES, RESULTS, ROOT, SIZES, InputError, atomic_path, check_size
 from lensml.simulation import LightCurves, Simulation, load, reobserve, save, simulate
 from lensml.training import train
 
