@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from lensml.evaluation import (
     predict,
     reliability,
 )
+from lensml.experiments.results import write_svg
 from lensml.experiments.tables import plain
 from lensml.network import find_device, load_network, weights_hash
 from lensml.paths import atomic_path
@@ -128,8 +128,6 @@ def write(
     with atomic_path(folder / "predictions.npz") as path:
         np.savez(path, p=p, y=curves.y, pair=curves.pair, dchi2=curves.dchi2)
     for name, figure in drawn.items():
-        with matplotlib.rc_context({"svg.hashsalt": name}):
-            with atomic_path(folder / f"{name}.svg") as path:
-                figure.savefig(path, format="svg", metadata={"Date": None}, bbox_inches="tight")
+        write_svg(figure, folder / f"{name}.svg")
     with atomic_path(folder / "metrics.json") as path:
         path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")

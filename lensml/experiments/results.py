@@ -43,6 +43,7 @@ __all__ = [
     "results_path",
     "season_thresholds",
     "start",
+    "write_svg",
 ]
 
 BENCHMARKS = RESULTS / "benchmarks"  # one folder a device, one file a benchmark and date
@@ -112,11 +113,16 @@ def largest_size(number: str) -> int:
     return max(ranks, default=0)
 
 
-def write_figure(figure: Figure, stem: Path) -> None:
-    """Write `stem`.svg without date or random ids; `stem`.png instead if the svg is too large."""
-    vector, raster = stem.with_suffix(".svg"), stem.with_suffix(".png")
-    with matplotlib.rc_context({"svg.hashsalt": stem.name}), atomic_path(vector) as temporary:
+def write_svg(figure: Figure, final: Path) -> None:
+    """Write a figure atomically, without date or random ids: same numbers, same bytes."""
+    with matplotlib.rc_context({"svg.hashsalt": final.stem}), atomic_path(final) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None}, bbox_inches="tight")
+
+
+def write_figure(figure: Figure, stem: Path) -> None:
+    """Write `stem`.svg, or `stem`.png if the svg is too large."""
+    vector, raster = stem.with_suffix(".svg"), stem.with_suffix(".png")
+    write_svg(figure, vector)
     if vector.stat().st_size < LARGEST_FIGURE:
         raster.unlink(missing_ok=True)
         return
