@@ -1,4 +1,4 @@
-"""Evaluate a network on a set it has not seen: numbers, intervals and figures in one folder."""
+"""Evaluate a network on an unseen set: numbers, intervals and figures in one folder."""
 
 import json
 from pathlib import Path
