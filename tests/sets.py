@@ -1,5 +1,7 @@
 """Small sets, curves and networks of the tests, made without the simulator."""
 
+import json
+
 import numpy as np
 import torch
 
@@ -48,6 +50,25 @@ def toy_set(
         magnification=magnification,
     )
     return curves.rows(rng.permutation(n)) if shuffle else curves
+
+
+def epoch_lines(num_events, length, seed=0, m_base=18.0):
+    """Epochs of several events in turn, as lines without their ends."""
+    generator = np.random.default_rng(seed)
+    base = {} if m_base is None else {"m_base": m_base}
+    return [
+        json.dumps(
+            {
+                "event": f"e{i}",
+                "time": k + 0.1 * i,
+                "mag": 18 - generator.gamma(1.0),
+                "mag_err": 0.1,
+            }
+            | base
+        )
+        for k in range(length)
+        for i in range(num_events)
+    ]
 
 
 def one_by_one(stream, lines):

@@ -1,10 +1,6 @@
 """Job 1: an event's bits depend on (seed, set, index) alone, whatever happens around it."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -135,61 +131,6 @@ def test_null_pairs_differ_by_nothing_but_their_noise(tmp_path):
     assert not np.array_equal(np.isfinite(curves.X[0]), np.isfinite(curves.X[1]))
     assert abs(np.corrcoef(residual[0, both], residual[1, both])[0, 1]) < 0.15
     assert abs(np.nanstd(residual) - 0.1) < 0.005
-
-
-def command(output, *more):
-    return [
-        sys.executable,
-        "-m",
-        "lensml",
-        "simulate",
-        "--output",
-        str(output),
-        "--n_pspl",
-        "320",
-        "--n_binary",
-        "320",
-        "--shard_size",
-        "32",
-        "--seed",
-        "5",
-        "--workers",
-        "1",
-        *more,
-    ]
-
-
-@pytest.mark.parametrize("name", ["set", "set.npz"])
-def test_killed_and_started_again_it_ends_with_the_same_bits(tmp_path, name):
-    killed, folder = tmp_path / name, tmp_path / (name if name == "set" else f".{name}.parts")
-    process = subprocess.Popen(
-        command(killed),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.time() + 60
-    while not (folder / "part-00002.npz").exists() and time.time() < deadline:
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    done = sorted(folder.glob("part-*.npz"))
-    assert 3 <= len(done) < 10
-    if name == "set":
-        with pytest.raises(InputError, match="manifest|shards"):
-            load(killed)
-    else:
-        assert not killed.exists()
-    kept = {p.name: p.stat().st_mtime_ns for p in done}
-    simulation = Simulation(num_pairs=320, seed=5, shard_size=32)
-    resumed = load(simulate(killed, simulation, workers=1, progress=False))
-    if name == "set":
-        assert all((folder / k).stat().st_mtime_ns == v for k, v in kept.items())
-    whole = simulate(tmp_path / "other.npz", replace(simulation, num_pairs=120), workers=1,
-                     progress=False)  # fmt: skip
-    assert_same_bits(resumed.rows(slice(0, 240)), load(whole))
-    assert len(resumed) == 640 and np.isfinite(resumed.magnification).all()
-    assert not list(tmp_path.glob("**/*.tmp*"))
 
 
 def test_a_finished_set_is_left_alone(tmp_path):

@@ -6,11 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
-import numpy as np
 import pytest
-from sets import one_by_one
+from sets import epoch_lines, one_by_one
 
 from lensml.network import load_network
 from lensml.paths import InputError
@@ -26,27 +24,8 @@ def network():
     return load_network()[0]
 
 
-def lines_of(num_events: int, length: int, seed: int = 0, m_base: float | None = 18.0) -> list[str]:
-    """Epochs of several events in turn, as lines without their ends."""
-    generator = np.random.default_rng(seed)
-    base = {} if m_base is None else {"m_base": m_base}
-    return [
-        json.dumps(
-            {
-                "event": f"e{i}",
-                "time": k + 0.1 * i,
-                "mag": 18 - generator.gamma(1.0),
-                "mag_err": 0.1,
-            }
-            | base
-        )
-        for k in range(length)
-        for i in range(num_events)
-    ]
-
-
 def test_lines_together_are_answered_as_lines_alone(network):
-    lines = lines_of(7, 30, m_base=None) + lines_of(3, 5, seed=2)
+    lines = epoch_lines(7, 30, m_base=None) + epoch_lines(3, 5, seed=2)
     lines[20:20] = ["", "junk", lines[3], '{"event": "e1"}', "9" * 5000]
     alone = one_by_one(StreamingClassifier(network), lines)
     together = answer_lines(StreamingClassifier(network), lines)
@@ -141,39 +120,11 @@ def ask(process: subprocess.Popen, line: str) -> dict:
 def test_a_single_line_is_answered_while_the_pipe_stays_open():
     process = start()
     try:
-        for line in lines_of(2, 2):
+        for line in epoch_lines(2, 2):
             assert 0 <= ask(process, line)["p_binary"] <= 1
     finally:
         process.stdin.close()
         assert process.wait(20) == 0
-
-
-def test_a_killed_stream_goes_on_from_its_snapshot_with_the_same_answers(network, tmp_path):
-    """Killed by force in the middle; all lines are then fed again from the first."""
-    lines, state = lines_of(25, 130), tmp_path / "state"
-    whole = [a["p_binary"] for a, _ in answer_lines(StreamingClassifier(network), lines)]
-    process = start("--state", str(state))
-    feeder = "\n".join(lines[:2600]) + "\n"
-    process.stdin.write(feeder)
-    process.stdin.flush()
-    before = [json.loads(process.stdout.readline())["p_binary"] for _ in range(2600)]
-    deadline = time.time() + 20
-    while not (taken := kept_lines(network, state)) and time.time() < deadline:
-        time.sleep(0.05)
-    process.kill()
-    process.communicate()
-    assert 0 < taken <= 2600
-    np.testing.assert_allclose(before, whole[:2600], rtol=0, atol=2e-6)
-    assert kept_lines(network, state) >= taken
-    taken = kept_lines(network, state)
-    again = subprocess.run(
-        [*COMMAND, "--state", str(state)], input="\n".join(lines), capture_output=True, text=True
-    )
-    answers = [json.loads(x) for x in again.stdout.splitlines()]
-    assert again.returncode == 2 and len(answers) == len(lines)
-    assert all("does not follow" in x["error"] for x in answers[:taken])
-    after = [x["p_binary"] for x in answers[taken:]]
-    np.testing.assert_allclose(after, whole[taken:], rtol=0, atol=2e-6)
 
 
 def kept_lines(network, state) -> int:
@@ -188,7 +139,7 @@ def kept_lines(network, state) -> int:
 def test_a_signal_ends_the_stream_with_its_state_saved(network, tmp_path, kind):
     state = tmp_path / "state"
     process = start("--state", str(state))
-    for line in lines_of(3, 4):
+    for line in epoch_lines(3, 4):
         ask(process, line)
     process.send_signal(kind)
     error = process.communicate(timeout=20)[1]
@@ -201,16 +152,16 @@ def test_nobody_reading_the_answers_ends_the_stream_quietly_and_counts_no_lost_a
 ):
     state = tmp_path / "state"
     process = start("--state", str(state))
-    ask(process, lines_of(1, 2)[0])
+    ask(process, epoch_lines(1, 2)[0])
     process.stdout.close()
-    process.stdin.write(lines_of(1, 2)[1] + "\n")
+    process.stdin.write(epoch_lines(1, 2)[1] + "\n")
     process.stdin.close()
     process.stdin = None
     assert process.wait(20) == 0 and process.stderr.read() == ""
     assert kept_lines(network, state) < 2
     again = subprocess.run(
         [*COMMAND, "--state", str(state)],
-        input="\n".join(lines_of(1, 2)) + "\n",
+        input="\n".join(epoch_lines(1, 2)) + "\n",
         capture_output=True,
         text=True,
     )
@@ -235,7 +186,7 @@ def test_a_damaged_state_is_one_line_and_stays_as_it_is(network, tmp_path):
 def test_a_feed_with_bad_lines_ends_with_code_two(network):
     """Called in this process, on streams that are files."""
     reader, writer = os.pipe()
-    os.write(writer, ("\n".join([*lines_of(1, 2), "junk"]) + "\n").encode())
+    os.write(writer, ("\n".join([*epoch_lines(1, 2), "junk"]) + "\n").encode())
     os.close(writer)
     answers, problems = io.StringIO(), io.StringIO()
     with os.fdopen(reader) as source:
