@@ -37,9 +37,7 @@ def alert_latency(network: ArrayLike, refit_limited: ArrayLike, onset: ArrayLike
     On the left the fraction of binaries with an onset detected by each time since then; on the
     right the latency relative to the refit-limited observer, where both alert.
     """
-    network, refit_limited, onset = (
-        np.asarray(x, dtype=float) for x in (network, refit_limited, onset)
-    )
+    network, refit_limited, onset = np.array([network, refit_limited, onset], dtype=float)
     known = np.isfinite(onset)
     figure, ((left, right),) = canvas(3.0, 1, 2)
     looks = {"network": {"color": COLOURS[0]}, "refit-limited observer": IDEAL}

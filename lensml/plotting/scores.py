@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from lensml import evaluation
 from lensml.evaluation import ideal_recall, wilson_interval
+from lensml.lensing import topology_borders
 from lensml.plotting.style import (
     COLOURS,
     DOTTED,
@@ -159,7 +160,7 @@ def method_looks(names: Sequence[str]) -> dict[str, dict]:
 
 @styled
 def recall_by_method(compared: Mapping[str, Mapping], rate: float = 0.01) -> Figure:
-    """Recall by delta-chi2, and delta-chi2 at 50 % recall, of `evaluation.compare`.
+    """Recall by delta-chi2, and delta-chi2 at 50 % recall, of `compare_methods`.
 
     Bars are 95 % Wilson intervals on the left and bootstrap intervals on the right; symbols are
     hollow where the bin has too few twins for a threshold of its own.
@@ -169,8 +170,8 @@ def recall_by_method(compared: Mapping[str, Mapping], rate: float = 0.01) -> Fig
         rows = compared[name]["recall_by_dchi2"]
         filled = [i for i, row in enumerate(rows) if row["binaries"]]
         place = np.array(filled) + 0.1 * (k - (len(compared) - 1) / 2)
-        shown = [wilson_interval(rows[i]["recall"], rows[i]["binaries"]) for i in filled]
-        value, low, high = (np.array([s[key] for s in shown]) for key in ("value", "low", "high"))
+        value, num = (np.array([rows[i][key] for i in filled]) for key in ("recall", "binaries"))
+        low, high = wilson_interval(value, num)
         pooled = np.array([rows[i]["threshold_from"] != "bin" for i in filled], dtype=bool)
         dots = {"color": look["color"], "ls": "", "marker": look.pop("marker"), "ms": 4.5}
         left.plot(place, value, label=name, **look)
@@ -252,15 +253,6 @@ def scores_by_phase(by_name: Mapping[str, Mapping[str, Sequence]]) -> Figure:
     return figure
 
 
-def topology_borders(axes: Axes) -> None:
-    """Borders of close, resonant and wide caustics (Erdl & Schneider 1993)."""
-    q, s = np.geomspace(1e-4, 1, 100), np.linspace(0.3, 0.99999, 4000)
-    side = ((1 - s**4) / 3) ** 3 / s**8  # equals q / (1 + q)^2 on the close border, falling in s
-    close = np.interp(q / (1 + q) ** 2, side[::-1], s[::-1])
-    for border in (close, np.sqrt((1 + np.cbrt(q)) ** 3 / (1 + q))):
-        axes.plot(border, q, color="0.2", lw=0.8)
-
-
 @styled
 def recall_map(
     s: ArrayLike, q: ArrayLike, found: ArrayLike, ideal: ArrayLike | None = None, bins: int = 14
@@ -269,12 +261,13 @@ def recall_map(
     panels = [("network", found)] + ([("ideal observer", ideal)] if ideal is not None else [])
     figure, (row,) = canvas(3.2, 1, len(panels), width=3.6 * len(panels), sharey=True)
     edges = [np.geomspace(np.min(x) * 0.999, np.max(x) * 1.001, bins + 1) for x in (s, q)]
-    total = np.histogram2d(s, q, edges)[0]
+    total, ratios = np.histogram2d(s, q, edges)[0], np.geomspace(1e-4, 1, 100)
     for axes, (name, hits) in zip(row, panels, strict=True):
         hit = np.histogram2d(s, q, edges, weights=np.asarray(hits, dtype=float))[0]
         recall = np.divide(hit, total, out=np.full_like(hit, np.nan), where=total > 0)
         mesh = axes.pcolormesh(*edges, recall.T, vmin=0, vmax=1, cmap="cividis", rasterized=True)
-        topology_borders(axes)
+        for border in topology_borders(ratios):  # of close, resonant and wide caustics
+            axes.plot(border, ratios, color="0.2", lw=0.8)
         axes.set(xscale="log", yscale="log", xlabel="separation $s$", title=name)
         axes.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]])
         axes.grid(False)
