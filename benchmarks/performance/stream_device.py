@@ -20,7 +20,7 @@ TARGETS = {"updates_per_s_batch_100000": ">= 1000000"}
 
 
 def rate(network: Network, size: int, calls: int, generator: np.random.Generator) -> float:
-    """Updates a second when `size` events share a call, in the mean over `calls` calls."""
+    """Updates a second in batches of `size` events, in the mean over `calls` calls."""
     stream, names = aged_stream(network, size, generator)
     seconds = 0.0
     for k in range(calls):

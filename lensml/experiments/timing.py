@@ -152,7 +152,7 @@ def resampled(statistic: Callable[[NDArray], float], num: int) -> dict[str, floa
 
 
 def batch_speed(network: Network, curves: LightCurves, *, repeats: int = 3) -> dict[str, float]:
-    """Rows and calls a second when whole curves are classified, every epoch called."""
+    """Rows and epochs a second when whole curves are classified at every epoch."""
     predict_proba(network, curves.rows(slice(0, 8)))  # first calls are slow
     seconds = []
     for _ in range(repeats):
