@@ -1,8 +1,9 @@
-"""What refits of a single lens leave unexplained, as the network sees it.
+"""Network inputs from point-lens fits to growing prefixes: innovations and residual maps.
 
-Until the next refit the last one predicts what is to come, with an error of its own; at each refit
-all that it leaves of the past is binned by phase, (t - t0) / tE, into a picture of fixed size.
-Nothing here looks ahead.
+Between refits the active fit predicts each new epoch; its innovation, the deviation in units of the
+error of the prediction, is an input of that epoch. At each refit all residuals so far are binned in
+phase, (t - t0) / tE, into a map of fixed size, beside a summary of the fit. Causal: nothing here
+uses epochs later than the one it belongs to.
 
 Axes: B curves, L observed epochs, J refits, M = 2 models, n epochs of a prefix, K bins of phase.
 """
@@ -30,23 +31,21 @@ from lensml.network.sequential_fit import (
 )
 
 __all__ = [
-    "NUM_MAP_CHANNELS",
     "NUM_INNOVATIONS",
+    "NUM_MAP_CHANNELS",
     "NUM_SUMMARY",
     "PHASE_BINS",
     "ResidualInputs",
+    "innovation_features",
     "one_thread",
     "refit_and_map",
     "residual_inputs",
-    "innovation_features",
 ]
 
-DENSE_EPOCHS, KEPT_FRACTION = (
-    256,
-    0.25,
-)  # training makes a quarter of the refits after so many epochs
+DENSE_EPOCHS = 256  # epochs after which training makes only a fraction of the refits
+KEPT_FRACTION = 0.25
 PHASE_BINS = 96
-WINDOWS = (4, 16)  # epochs summed before their square is: short anomalies inside a bin
+WINDOWS = (4, 16)  # epochs whose residuals are summed, then squared: anomalies shorter than a bin
 NUM_MAP_CHANNELS = 2 * (3 + len(WINDOWS))
 NUM_SUMMARY = 2 * 8 + 3
 NUM_INNOVATIONS = 2 * 5
@@ -54,11 +53,11 @@ NEAR_PHASE, FAR_PHASE = 0.03, 8.0  # phase is binned evenly in asinh(phase / NEA
 
 
 class ResidualInputs(NamedTuple):
-    """What refits say of B curves."""
+    """Inputs of the network from the refits of B curves."""
 
-    innovations: Tensor  # (B, L, NUM_INNOVATIONS) float32, each epoch against the fit in force
-    maps: Tensor  # (B, J, NUM_IMAGE_CHANNELS, K) float32
-    fit_summary: Tensor  # (B, J, NUM_SCALARS) float32
+    innovations: Tensor  # (B, L, NUM_INNOVATIONS) float32, of each epoch against the active fit
+    maps: Tensor  # (B, J, NUM_MAP_CHANNELS, K) float32
+    fit_summary: Tensor  # (B, J, NUM_SUMMARY) float32
     active_refit: Tensor  # (B, L) int64, 1 + the last refit by then; 0 = none yet
 
     def rows(self, part: slice) -> "ResidualInputs":
@@ -80,6 +79,7 @@ def _curve_and_gradient(theta: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     rate, u0_squared, f_s = (-ln_tE).exp(), (2.0 * ln_u0).exp(), ln_f_s.exp()
     tau = (times[:, None] - t0) * rate
     x = tau * tau + u0_squared
+    # A(u) - 1 as in `lensing.excess_magnification`, whose root the derivatives need too.
     y = x * (x + 4.0)
     root_y = y.sqrt()
     excess = 4.0 / (root_y * (root_y + x + 2.0))
@@ -90,45 +90,47 @@ def _curve_and_gradient(theta: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def innovation_features(
-    fits: Fits, times: Tensor, bright: Tensor, root: Tensor
+    fits: Fits, times: Tensor, bright: Tensor, sqrt_weight: Tensor
 ) -> tuple[Tensor, Fits]:
-    """How epochs agree with the fits in force, which were made before them.
+    """Deviations of epochs from the active fits, which were made before them.
 
     Args:
-        fits: Fits in force of B curves.
-        times, bright, root: Epochs [day], brightening [mag] and 1 / sigma, (B, n) float64.
+        fits: Active fits of B curves.
+        times, bright, sqrt_weight: Epochs [day], brightening [mag] and 1 / sigma, (B, n) float64.
 
     Returns:
-        Features (B, n, NUM_RESIDUALS) float64: for each model the residual and the innovation in
-        their errors, the error of the prediction, and sums of innovations and of their squares
-        since the fit; and the fits with those sums brought up to date.
+        Features (B, n, NUM_INNOVATIONS) float64: for each model the residual in units of sigma, the
+        innovation, the error of the prediction, and sums of innovations and of their squares since
+        the fit; and the fits with those sums brought up to date.
     """
-    number = fits.epochs_since_fit[:, None] + torch.arange(
-        1, times.shape[1] + 1, device=times.device
-    )
-    seen = number[:, None]
-    bright, root = bright[:, None], root[:, None]
+    ages = torch.arange(1, times.shape[1] + 1, device=times.device)
+    since_fit = fits.epochs_since_fit[:, None] + ages
+    number = since_fit[:, None]
+    bright, sqrt_weight = bright[:, None], sqrt_weight[:, None]
+    # The prediction and its error, from the covariance of the fit, in units of sigma.
     curve, gradient = _curve_and_gradient(fits.theta, times)
     covariance = fits.covariance.unflatten(2, (4, 4)).permute(2, 3, 0, 1)
     spread = (covariance[..., None] * gradient[None]).sum(1)
-    prediction_error = ((spread * gradient).sum(0).clamp_min(0)).sqrt() * root
-    residual = (bright - curve) * root
+    prediction_error = ((spread * gradient).sum(0).clamp_min(0)).sqrt() * sqrt_weight
+    # The innovation: standard normal for a point lens.
+    residual = (bright - curve) * sqrt_weight
     innovation = (residual / (1.0 + prediction_error * prediction_error).sqrt()).clamp(-50, 50)
+    # Its sums since the fit.
     both = torch.stack([innovation, innovation * innovation], dim=3)
     total = fits.innovation_sums[:, :, None] + torch.cumsum(both, dim=2)
     columns = [
         residual.asinh(),
         innovation.asinh(),
         prediction_error.clamp(1e-2, 1e2).log10(),
-        (total[..., 0] / seen.sqrt()).asinh(),
-        ((total[..., 1] - seen) / (2.0 * seen).sqrt()).asinh(),
+        (total[..., 0] / number.sqrt()).asinh(),
+        ((total[..., 1] - number) / (2.0 * number).sqrt()).asinh(),
     ]
     table = (torch.stack(columns, dim=3) / 2.0).transpose(1, 2).flatten(2)
-    return table, fits._replace(innovation_sums=total[:, :, -1], epochs_since_fit=number[:, -1])
+    return table, fits._replace(innovation_sums=total[:, :, -1], epochs_since_fit=since_fit[:, -1])
 
 
 def _edges(tau: Tensor) -> Tensor:
-    """Inner edges of the bins of phase, (K - 1,), of the kind of `tau`."""
+    """Inner edges of the bins of phase, (K - 1,), in the type of `tau`."""
     far = asinh(FAR_PHASE / NEAR_PHASE)
     even = torch.linspace(-far, far, PHASE_BINS + 1, dtype=tau.dtype, device=tau.device)
     return NEAR_PHASE * torch.sinh(even[1:-1])
@@ -137,28 +139,31 @@ def _edges(tau: Tensor) -> Tensor:
 def _residual_map(tau: Tensor, residual: Tensor, count: Tensor) -> Tensor:
     """Phase-binned residuals of `count` (B,) epochs at phases `tau`, in units of errors, (B, 5, K).
 
-    Both are (B, n); what lies behind the first `count` of a row are pads.
+    Both are (B, n); entries behind the first `count` of a row are pads.
     """
     rows, n = residual.shape
+    # Per epoch: the residual, its square, and squares of sums over WINDOWS, less their means.
     residual = residual.clamp(-50, 50)
     powers = [residual, residual * residual - 1]
     total = torch.cumsum(torch.nn.functional.pad(residual, (1, 0)), dim=1)
     for width in WINDOWS:
-        summed = torch.zeros_like(residual)
+        squares = torch.zeros_like(residual)
         if n >= width:
             moving = total[:, width:] - total[:, :-width]
             first = width // 2  # a window counts where its middle lies
             power = moving * moving / width - 1
             number = power.shape[1]
             whole = torch.arange(number, device=residual.device) <= count[:, None] - width
-            summed[:, first : first + number] = torch.where(whole, power, 0.0)
-        powers.append(summed)
+            squares[:, first : first + number] = torch.where(whole, power, 0.0)
+        powers.append(squares)
     running = torch.cumsum(torch.nn.functional.pad(torch.stack(powers, dim=1), (1, 0)), dim=2)
+    # Their sums inside bins of phase, from running sums at the edges.
     edges = _edges(tau).expand(rows, -1)
     inner = torch.searchsorted(tau.contiguous(), edges.contiguous())
     end = count[:, None]
     place = torch.cat([torch.zeros_like(end), inner.minimum(end), end], dim=1)
     sums = torch.diff(running.gather(2, place[:, None].expand(-1, running.shape[1], -1)), dim=2)
+    # In units of their scatter for pure noise; last the number of epochs of each bin.
     held = torch.diff(place, dim=1).to(residual.dtype)
     norm = residual.new_tensor([1.0, 2.0, *(2.0 * w for w in WINDOWS)])
     scaled = sums / (held.clamp_min(1)[:, None] * norm[:, None]).sqrt()
@@ -166,11 +171,16 @@ def _residual_map(tau: Tensor, residual: Tensor, count: Tensor) -> Tensor:
 
 
 def _summarise_fit(
-    theta: Tensor, covariance: Tensor, times: Tensor, bright: Tensor, root: Tensor, count: Tensor
+    theta: Tensor,
+    covariance: Tensor,
+    times: Tensor,
+    bright: Tensor,
+    sqrt_weight: Tensor,
+    count: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of fits (B, 4): picture (B, 5, K), scalars (B, 8) and chi-squared (B,)."""
+    """Residual map (B, 5, K), summary (B, 8) and chi-squared (B,) of fits (B, 4)."""
     curve, tau = _brightening(theta, times)
-    residual = (bright - curve) * root
+    residual = (bright - curve) * sqrt_weight
     n = count.to(residual.dtype)
     _, ln_u0, ln_tE, ln_f_s = theta.unbind(1)
     error = covariance[:, ::5].clamp_min(1e-12).sqrt()
@@ -183,49 +193,58 @@ def _summarise_fit(
         torch.log10(error[:, 1].clamp(1e-4, 1e2)) / 2,
         torch.log10((error[:, 0] * (-ln_tE).exp()).clamp(1e-4, 1e2)) / 2,
         torch.asinh((chi2 - n) / (2 * n).sqrt()) / 2,
-        torch.asinh(curve.amax(1) * (root.sum(1) / n)) / 3,
+        torch.asinh(curve.amax(1) * (sqrt_weight.sum(1) / n)) / 3,
     ]
     return _residual_map(tau, residual, count), torch.stack(fit_summary, dim=1), chi2
 
 
 def refit_and_map(
-    fits: Fits, count: int | Tensor, times: Tensor, bright: Tensor, root: Tensor, blended: Tensor
+    fits: Fits,
+    count: int | Tensor,
+    times: Tensor,
+    bright: Tensor,
+    sqrt_weight: Tensor,
+    blended: Tensor,
 ) -> tuple[Fits, Tensor, Tensor]:
-    """Refit B curves.
+    """Refit B curves and map their residuals.
 
     Args:
-        fits: Fits in force.
-        count: Epochs seen so far, of the schedule, by all or by each (B,) int64.
-        times, bright, root: The last min(count, KEEP) of them [day], [mag], 1 / [mag], (B, n);
-            behind the epochs of shorter curves pads, of the last time, 0 and 0.
+        fits: Previous fits.
+        count: Epochs so far, of the schedule, one number or one of each curve (B,) int64.
+        times, bright, sqrt_weight: The last min(count, MAX_HISTORY) of them [day], [mag],
+            [1/mag], (B, n); behind the epochs of shorter curves pads, of the last time, 0 and 0.
         blended: Whether f_s may be less than 1, (B,).
 
     Returns:
-        The new fits, images (B, NUM_IMAGE_CHANNELS, K) and scalars (B, NUM_SCALARS) float32.
+        The new fits, maps (B, NUM_MAP_CHANNELS, K) and summaries (B, NUM_SUMMARY) float32.
     """
-    last = times[:, -1]
+    last_epoch = times[:, -1]
     count = torch.as_tensor(count, device=times.device).expand(len(times))
     own = count.clamp_max(MAX_HISTORY)
-    theta, covariance = update_fits(fits.theta, times, -bright, root, last, blended, own)
+    theta, covariance = update_fits(
+        fits.theta, times, -bright, sqrt_weight, last_epoch, blended, own
+    )
+    # Maps of the first model, and of the second where f_s is free; elsewhere the two are the same.
     rows = blended.nonzero()[:, 0]
     both = [torch.cat([x[:, 0], x[rows, 1]]) for x in (theta, covariance)]
-    epochs = (torch.cat([x, x[rows]]) for x in (times, bright, root, own))
+    epochs = (torch.cat([x, x[rows]]) for x in (times, bright, sqrt_weight, own))
     split = [len(times), len(rows)]
     pairs = [x.split(split) for x in _summarise_fit(*both, *epochs)]
-    without = [first for first, _ in pairs]
-    within = [first.index_copy(0, rows, second) for first, second in pairs]
-    gain = torch.asinh((without[2] - within[2]) / 4) / 3
-    level = torch.log10(1 / (root.sum(1) / own) / 0.03)
-    further = torch.stack([gain, level, count.to(last.dtype).log() / 5], dim=1)
-    fit_summary = torch.cat([without[1], within[1], further], dim=1)
+    full = [first for first, _ in pairs]
+    free = [first.index_copy(0, rows, second) for first, second in pairs]
+    # Beside the summaries: gain in chi-squared by a free f_s, mean error, number of epochs.
+    gain = torch.asinh((full[2] - free[2]) / 4) / 3
+    level = torch.log10(1 / (sqrt_weight.sum(1) / own) / 0.03)
+    further = torch.stack([gain, level, count.to(times.dtype).log() / 5], dim=1)
+    fit_summary = torch.cat([full[1], free[1], further], dim=1)
     zeros = theta.new_zeros
     new = Fits(theta, covariance, zeros(len(theta), 2, 2), zeros(len(theta)))
-    return new, torch.cat([without[0], within[0]], dim=1).float(), fit_summary.float()
+    return new, torch.cat([full[0], free[0]], dim=1).float(), fit_summary.float()
 
 
 @contextmanager
 def one_thread() -> Iterator[int]:
-    """Keep torch to one thread, and say how many it had: operations this small gain nothing.
+    """Keep torch to one thread and yield how many it had: operations this small gain nothing.
 
     On a busy machine two threads that waited for each other took a hundred times as long.
     """
@@ -243,17 +262,17 @@ def one_thread() -> Iterator[int]:
 def residual_inputs(
     observed: PackedCurves, subsample_seed: int | None = None, blended: Tensor | bool = True
 ) -> ResidualInputs:
-    """All refits of B curves without gaps, and every epoch against the fit in force.
+    """Refits of B curves without gaps at all counts of the schedule, as inputs of the network.
 
     Entries of a curve beyond its last epoch mean nothing and are finite. On a CPU each thread takes
-    a share of the rows, for no row depends on another.
+    some of the rows, for no row depends on another.
 
     Args:
         observed: The curves.
-        quick: For training, where it does not matter: a seed that picks which refits are made after
-            the SPARED first epochs, a share TRAINED of them. All are then made in float32.
-        blended: Whether less than all flux may be lensed, (B,) or of all. Where it is known that
-            all is, the second model is the first again.
+        subsample_seed: For training: a seed that picks which refits are made after the first
+            DENSE_EPOCHS epochs, a fraction KEPT_FRACTION of them, and all in float32.
+        blended: Whether f_s may be less than 1, of each (B,) or of all. Where it is known to be 1,
+            the second model is the first again.
     """
     blended = torch.as_tensor(blended, device=observed.valid.device).expand(len(observed.valid))
     counts = refit_schedule(observed.valid.shape[1])
@@ -265,29 +284,30 @@ def residual_inputs(
     if observed.valid.is_cuda:
         return _residual_inputs(observed, counts, blended)
     with one_thread() as threads:
-        share = -(-len(observed.valid) // threads)
-        if threads == 1 or share < 8:
+        rows = -(-len(observed.valid) // threads)
+        if threads == 1 or rows < 8:
             return _residual_inputs(observed, counts, blended)
-        shares = [
-            PackedCurves(*(x[first : first + share] for x in observed))
-            for first in range(0, len(observed.valid), share)
+        curves = [
+            PackedCurves(*(x[first : first + rows] for x in observed))
+            for first in range(0, len(observed.valid), rows)
         ]
         with ThreadPoolExecutor(threads) as pool:
-            parts = list(pool.map(_residual_inputs, shares, repeat(counts), blended.split(share)))
+            parts = list(pool.map(_residual_inputs, curves, repeat(counts), blended.split(rows)))
     return ResidualInputs(*(torch.cat(parts) for parts in zip(*parts, strict=True)))
 
 
 @torch.no_grad()
 def _residual_inputs(observed: PackedCurves, counts: list[int], blended: Tensor) -> ResidualInputs:
+    """`residual_inputs` at given counts of epochs, on one thread or one GPU."""
     rows, length = observed.valid.shape
     device = observed.valid.device
     times = observed.times
     bright = observed.brightening.to(times.dtype)
-    root = 1 / observed.sigma.to(times.dtype).clamp_min(1e-3)
+    sqrt_weight = 1 / observed.sigma.to(times.dtype).clamp_min(1e-3)
     lengths = observed.valid.sum(1)
-    out = bright.new_zeros(rows, length, NUM_INNOVATIONS, dtype=torch.float32)
-    maps = out.new_zeros(rows, len(counts), NUM_MAP_CHANNELS, PHASE_BINS)
-    fit_summary = out.new_zeros(rows, len(counts), NUM_SUMMARY)
+    innovations = bright.new_zeros(rows, length, NUM_INNOVATIONS, dtype=torch.float32)
+    maps = innovations.new_zeros(rows, len(counts), NUM_MAP_CHANNELS, PHASE_BINS)
+    fit_summary = innovations.new_zeros(rows, len(counts), NUM_SUMMARY)
     active_refit = torch.zeros(length, dtype=torch.int64, device=device)
     fits = None
     for j, (count, following) in enumerate(pairwise([*counts, length + 1])):
@@ -295,23 +315,27 @@ def _residual_inputs(observed: PackedCurves, counts: list[int], blended: Tensor)
         if not len(active):
             break
         past = slice(max(0, count - MAX_HISTORY), count)
-        epochs = [x[active, past] for x in (times, bright, root)]
-        before = prior_fits(len(active), epochs[0][:, -1]) if fits is None else fits.at(active)
-        new, image, scalar = refit_and_map(before, count, *epochs, blended[active])
-        maps[active, j], fit_summary[active, j] = image, scalar
+        epochs = [x[active, past] for x in (times, bright, sqrt_weight)]
+        # Refit the curves that are long enough, from the prior or their previous fits.
+        previous = prior_fits(len(active), epochs[0][:, -1]) if fits is None else fits.at(active)
+        refit = refit_and_map(previous, count, *epochs, blended[active])
+        new, maps[active, j], fit_summary[active, j] = refit
+        # It predicts the epochs until the next refit.
         ahead = slice(count - 1, following - 1)
-        columns, _ = innovation_features(new, *(x[active, ahead] for x in (times, bright, root)))
-        out[active, ahead] = columns.float()
+        columns, _ = innovation_features(
+            new, *(x[active, ahead] for x in (times, bright, sqrt_weight))
+        )
+        innovations[active, ahead] = columns.float()
         active_refit[ahead] = j + 1
         fits = _FitsByRow(rows, active, new)
-    out = out.nan_to_num_(0.0, 0.0, 0.0) * observed.valid[..., None]
+    innovations = innovations.nan_to_num_(0.0, 0.0, 0.0) * observed.valid[..., None]
     return ResidualInputs(
-        out, maps.nan_to_num_(), fit_summary.nan_to_num_(), active_refit.expand(rows, -1)
+        innovations, maps.nan_to_num_(), fit_summary.nan_to_num_(), active_refit.expand(rows, -1)
     )
 
 
 class _FitsByRow:
-    """Fits of some curves, found by their place among all."""
+    """Fits of some of `rows` curves, found by their place among all."""
 
     def __init__(self, rows: int, active: Tensor, fits: Fits) -> None:
         self.place = torch.full((rows,), -1, device=active.device)

@@ -1,9 +1,12 @@
-"""A single lens refitted to growing prefixes of many curves, each begun where the last one ended.
+"""Point-lens fits to growing prefixes of light curves, each begun where the previous one ended.
 
-Every curve is refitted at the same counts of observed epochs, with all flux lensed and with a free
-share of it. Nothing is fitted beyond the prefix, always in as many steps, so that a stream which
-remembers KEEP epochs finds the same. Prefixes of different lengths share a fit once padded: behind
-a curve's own epochs, of which there is a multiple of BIN, its last time and nothing of weight.
+Every curve is refitted at the same counts of observed epochs by two models: with all flux lensed,
+and with a free lensed fraction f_s. A refit uses the prefix alone, at most its last MAX_HISTORY
+epochs, and a fixed number of Levenberg-Marquardt steps: its cost is bounded, and a stream that
+stores those epochs gets the same fits. Prefixes of different lengths share a batch once padded:
+behind a curve's own epochs, a multiple of BIN, stand its last time and weights of 0.
+
+`lensing.fit_pspl` fits whole curves to convergence, from many starts and without priors.
 
 Axes: B curves, M = 2 models, n epochs of a prefix, pads included.
 """
@@ -26,38 +29,39 @@ from lensml.lensing import (
 )
 
 __all__ = [
+    "BIN",
+    "Fits",
     "MAX_HISTORY",
     "PRIOR_CENTRE",
-    "Fits",
-    "update_fits",
     "next_refit_epoch",
     "prior_fits",
     "refit_schedule",
+    "update_fits",
 ]
 
 MAX_HISTORY = 2048  # epochs of the past that a refit reaches
-BIN = 8  # epochs averaged where only the valley of a fit is sought
+BIN = 8  # epochs averaged in the search for starting points
 FREE = (3, 4)  # parameters of the two models: without and with a free f_s
-ITERATIONS, SEARCH_ITERATIONS = (3, 3), 4
-# Weak priors keep fits to the rise of an event from running away: centre and width of t0 (from the
-# last epoch) [day], ln u0, ln tE, ln f_s. The valley in which u0 and f_s fall while tE rises is
-# straight in these logarithms; with f_s itself, two steps a refit do not follow it.
+ITERATIONS, SEARCH_ITERATIONS = 3, 4  # of a refit, of a search
+# Weak priors keep fits to the rise of an event from diverging: centre and width of t0 (from the
+# last epoch) [day], ln u0, ln tE, ln f_s. The degeneracy along which u0 and f_s fall while tE rises
+# is straight in these logarithms; in f_s itself, three steps do not follow it.
 PRIOR_CENTRE = (0.0, log(0.5), log(22.4), 0.0)
 PRIOR_WIDTH = (100.0, 2.0, 0.9, 1.0)
 LOW = (-torch.inf, log(1e-5), log(0.1), log(0.01))
 HIGH = (torch.inf, log(5.0), log(2000.0), 0.0)
-BLEND_SHIFTS = (-0.4, 0.3)  # changes of ln f_s that are tried before a descent
-# Where other valleys are sought: tE [day], and 0 = the brightest epochs, 1 = the second brightest,
-# 2 = a rise that has just begun.
+BLEND_SHIFTS = (-0.4, 0.3)  # changes of ln f_s that are tried as starting points
+# Where other local minima are sought: tE [day], and 0 = a peak at the brightest epochs, 1 = at the
+# second brightest, 2 = ahead, after a rise that has just begun.
 SEARCH_GRID = ((3.0, 0), (8.0, 0), (20.0, 0), (50.0, 0), (8.0, 1), (25.0, 1), (15.0, 2), (40.0, 2))
 
 
 class Fits(NamedTuple):
-    """Fits in force, and how well the epochs since then agree with them."""
+    """Latest fits of B curves, and sums over the epochs since then, their innovations."""
 
     theta: Tensor  # (B, M, 4) float64: t0 [day], ln u0, ln tE, ln f_s
     covariance: Tensor  # (B, M, 16) float64, of theta
-    innovation_sums: Tensor  # (B, M, 2) float64: since then, of innovations and their squares
+    innovation_sums: Tensor  # (B, M, 2) float64, of innovations and of their squares
     epochs_since_fit: Tensor  # (B,) float64
 
 
@@ -77,18 +81,18 @@ def refit_schedule(length: int) -> list[int]:
     return counts
 
 
-def prior_fits(num: int, last: Tensor) -> Fits:
-    """What is believed before the first refit; `last` is the latest epoch (B,) [day]."""
-    theta = last.new_tensor(PRIOR_CENTRE)
+def prior_fits(num: int, last_epoch: Tensor) -> Fits:
+    """Prior mean of each model, with zero covariance, centred on `last_epoch` (B,) [day]."""
+    theta = last_epoch.new_tensor(PRIOR_CENTRE)
     theta = theta.repeat(num, 2, 1)
-    theta[..., 0] += last[:, None]
+    theta[..., 0] += last_epoch[:, None]
     zeros = theta.new_zeros
     return Fits(theta, zeros(num, 2, 16), zeros(num, 2, 2), zeros(num))
 
 
 @cache
 def _constants(free: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """PRIOR_CENTRE, precisions of the priors, LOW and HIGH of so many parameters, each (free,)."""
+    """Centres and precisions of the priors, LOW and HIGH of `free` parameters, each (free,)."""
     with torch.inference_mode(False):
         kind = {"dtype": dtype, "device": device}
         centre, width, low, high = (
@@ -97,11 +101,11 @@ def _constants(free: int, dtype: torch.dtype, device: torch.device) -> tuple[Ten
         return centre, width**-2, low, high
 
 
-def _add_prior(state: Tensor, theta: Tensor, last: Tensor, free: int) -> Tensor:
-    """What `gauss_newton_terms.gauss_newton_terms` returned, the priors added in place."""
+def _add_prior(state: Tensor, theta: Tensor, last_epoch: Tensor, free: int) -> Tensor:
+    """Add the priors to the cost, gradient and matrix of `gauss_newton_terms`, in place."""
     centre, precision, _, _ = _constants(free, theta.dtype, theta.device)
     offset = theta[:, :free] - centre
-    offset[:, 0].sub_(last)
+    offset[:, 0].sub_(last_epoch)
     pull = offset * precision
     state[:, 0].add_((pull * offset).sum(1))
     state[:, 1 : 1 + free].add_(pull)
@@ -110,43 +114,45 @@ def _add_prior(state: Tensor, theta: Tensor, last: Tensor, free: int) -> Tensor:
 
 
 class _LeastSquares(NamedTuple):
-    """What is fitted: epochs (B, n) of curves, their last epoch (B,) and how much is free.
+    """Least squares with priors: epochs (B, n), last epoch (B,), number of free parameters.
 
-    Pads have root 0, whatever their time.
+    Pads have weight 0, whatever their time. A state is cost, gradient and Gauss-Newton matrix.
     """
 
     times: Tensor
     data: Tensor
-    root: Tensor
-    last: Tensor
+    sqrt_weight: Tensor
+    last_epoch: Tensor
     free: int
 
-    def at(self, theta: Tensor) -> Tensor:
-        """Cost, gradient and Gauss-Newton matrix at `theta` (B, 4), priors included."""
+    def linearise(self, theta: Tensor) -> Tensor:
+        """State (B, 1 + P + P P) at `theta` (B, 4), priors included."""
         f_s = theta[:, 3:].exp()
         state = gauss_newton_terms(
-            torch.cat([theta[:, :3], f_s], dim=1), self.times, self.data, self.root, self.free == 4
+            torch.cat([theta[:, :3], f_s], dim=1),
+            self.times,
+            self.data,
+            self.sqrt_weight,
+            self.free == 4,
         )
         if self.free == 4:  # from derivatives in f_s to those in its logarithm
             state[:, 4:5].mul_(f_s)
             state[:, 17:].mul_(f_s)  # the last row of the matrix, then its last column
             state[:, 8::4].mul_(f_s)
-        return _add_prior(state, theta, self.last, self.free)
+        return _add_prior(state, theta, self.last_epoch, self.free)
 
     def repeated(self, num: int) -> "_LeastSquares":
-        """Each curve so many times."""
+        """Each curve `num` times."""
         return _LeastSquares(*(x.repeat_interleave(num, dim=0) for x in self[:4]), self.free)
 
     def best_start(self, starts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The best of some starts (B, 4), of equals the first, and the state there."""
-        if (
-            len(starts) * self.data.numel() <= CACHE_ELEMENTS
-        ):  # few curves: one call costs what many do
-            num = len(starts)
-            at_all = self.repeated(num).at(torch.stack(starts, dim=1).flatten(0, 1))
-            states = at_all.unflatten(0, (-1, num)).unbind(1)
+        """The start (B, 4) of least cost, of equals the first, and the state there."""
+        num = len(starts)
+        if num * self.data.numel() <= CACHE_ELEMENTS:  # one call on all costs what one on each does
+            every = torch.stack(starts, dim=1).flatten(0, 1)
+            states = self.repeated(num).linearise(every).unflatten(0, (-1, num)).unbind(1)
         else:
-            states = [self.at(start) for start in starts]
+            states = [self.linearise(start) for start in starts]
         theta, state = starts[0], states[0]
         for other, there in zip(starts[1:], states[1:], strict=True):
             better = (there[:, 0] < state[:, 0])[:, None]
@@ -156,24 +162,26 @@ class _LeastSquares(NamedTuple):
     def fit(self, starts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Descend from the best start: the end (B, 4) and its covariance (B, 16)."""
         free = self.free
-        theta, state = self.descend(*self.best_start(starts), ITERATIONS[FREE.index(free)])
+        theta, state = self.descend(*self.best_start(starts), ITERATIONS)
         covariance = theta.new_zeros(len(theta), 4, 4)
         inverse = torch.linalg.inv_ex(state[:, 1 + free :].view(-1, free, free))[0]
         covariance[:, :free, :free] = inverse.nan_to_num_()
         return theta, covariance.flatten(1)
 
     def descend(self, theta: Tensor, state: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """So many steps of Levenberg and Marquardt, always as many: (B, 4) and the state there."""
+        """`steps` Levenberg-Marquardt steps, for any data: the end (B, 4) and the state there."""
         free = self.free
         _, _, low, high = _constants(free, theta.dtype, theta.device)
         damping = theta.new_full((len(theta),), 1e-3)
         for _ in range(steps):
+            # A damped step, at most 1.5 tE in t0 and 1.5 in a logarithm, inside the bounds.
             step = marquardt_step(state, damping, free)
             limit = torch.full_like(step, 1.5)
             limit[:, 0].mul_(theta[:, 2].exp())
             trial = theta.clone()
             trial[:, :free].add_(step.clamp_(-limit, limit)).clamp_(low, high)
-            new = self.at(trial)
+            new = self.linearise(trial)
+            # Taken where the cost falls; the damping follows.
             better = new[:, 0] < state[:, 0]
             theta = torch.where(better[:, None], trial, theta)
             state = torch.where(better[:, None], new, state)
@@ -181,9 +189,9 @@ class _LeastSquares(NamedTuple):
         return theta, state
 
 
-def _binned(times: Tensor, data: Tensor, root: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Weighted means of BIN epochs each, and the roots of their weights; 0 where all are pads."""
-    weight = (root * root).unflatten(1, (-1, BIN))
+def _binned(times: Tensor, data: Tensor, sqrt_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted means of BIN epochs each, and the roots of their weights: 0 of pads alone."""
+    weight = (sqrt_weight * sqrt_weight).unflatten(1, (-1, BIN))
     total = weight.sum(2)
     norm = total.clamp_min(torch.finfo(total.dtype).tiny)
     return (
@@ -193,35 +201,41 @@ def _binned(times: Tensor, data: Tensor, root: Tensor) -> tuple[Tensor, Tensor, 
     )
 
 
-def _grid_search(times: Tensor, data: Tensor, root: Tensor, last: Tensor, count: Tensor) -> Tensor:
-    """The best valley found from the brightest epochs or a rise to come, (B, 4)."""
-    times, data, root = _binned(times, data, root)
-    sure = -data - 1 / root  # of pads -inf
-    best, at = sure.max(dim=1, keepdim=True)
+def _grid_search(
+    times: Tensor, data: Tensor, sqrt_weight: Tensor, last_epoch: Tensor, count: Tensor
+) -> Tensor:
+    """Best of SEARCH_GRID on binned epochs, without blending: theta (B, 4)."""
+    # Peaks: the brightest bin, the brightest at least 15 d from it, and the last epoch.
+    times, data, sqrt_weight = _binned(times, data, sqrt_weight)
+    certain = -data - 1 / sqrt_weight  # of pads -inf
+    best, at = certain.max(dim=1, keepdim=True)
     first = times.gather(1, at)
-    apart = torch.where((times - first).abs() > 15.0, sure, -1.0)
+    apart = torch.where((times - first).abs() > 15.0, certain, -1.0)
     second_best, second_at = apart.max(dim=1, keepdim=True)
-    peaks = torch.cat([first, times.gather(1, second_at), last[:, None]], dim=1)
+    peaks = torch.cat([first, times.gather(1, second_at), last_epoch[:, None]], dim=1)
     latest = -data.gather(1, count[:, None] // BIN - 1)
+    # u0 that makes a point lens as bright as that.
     heights = torch.cat([best, second_best, latest], dim=1).clamp(0.02, 8.0)
     gain = torch.expm1(heights / MAG)
     ln_u = 0.5 * torch.log(2 * (1 + gain) / torch.sqrt(gain * (gain + 2)) - 2)
+    # A start for each entry of the grid; a peak ahead lies tE / 2 away and is brighter.
     starts = [
         torch.stack(
             [
                 peaks[:, k] + (0.5 * tE if k == 2 else 0.0),
                 ln_u[:, k].clamp(log(1e-4), log(1.5)) - (0.5 if k == 2 else 0.0),
-                torch.full_like(last, log(tE)),
-                torch.zeros_like(last),
+                torch.full_like(last_epoch, log(tE)),
+                torch.zeros_like(last_epoch),
             ],
             dim=1,
         )
         for tE, k in SEARCH_GRID
     ]
+    # The two starts of least cost descend; the better end is taken.
     num = len(starts)
     start = torch.stack(starts, dim=1).flatten(0, 1)
-    problem = _LeastSquares(times, data, root, last, 3)
-    states = problem.repeated(num).at(start).unflatten(0, (-1, num))
+    problem = _LeastSquares(times, data, sqrt_weight, last_epoch, 3)
+    states = problem.repeated(num).linearise(start).unflatten(0, (-1, num))
     order = states[..., 0].argsort(dim=1, stable=True)[:, :2, None]
     start, states = (
         x.gather(1, order.expand(-1, -1, x.shape[2])).flatten(0, 1)
@@ -234,49 +248,52 @@ def _grid_search(times: Tensor, data: Tensor, root: Tensor, last: Tensor, count:
 
 
 def _shift_along_blend_degeneracy(theta: Tensor, shift: float) -> Tensor:
-    """Fits (B, 4) with ln f_s moved by `shift`, peak flux and width at half of it as they were."""
+    """Fits (B, 4) with ln f_s moved by `shift`, peak flux and width at half of it unchanged."""
     t0, ln_u0, ln_tE, ln_f_s = theta.unbind(1)
     moved = (ln_f_s + shift).clamp(LOW[3], HIGH[3])
-    x = (2 * ln_u0).exp()
-    peak = excess_magnification(x)
+    u2 = (2 * ln_u0).exp()
+    peak = excess_magnification(u2)
     new_peak = peak * (ln_f_s - moved).exp()
-    new = u2_of_excess(new_peak)
-    width = (u2_of_excess(peak / 2) - x) / (u2_of_excess(new_peak / 2) - new)
-    return torch.stack([t0, 0.5 * new.log(), ln_tE + 0.5 * width.log(), moved], dim=1)
+    new_u2 = u2_of_excess(new_peak)
+    # (half-width / tE)^2 is u^2 at half of the peak less u0^2.
+    width = (u2_of_excess(peak / 2) - u2) / (u2_of_excess(new_peak / 2) - new_u2)
+    return torch.stack([t0, 0.5 * new_u2.log(), ln_tE + 0.5 * width.log(), moved], dim=1)
 
 
 def update_fits(
     previous: Tensor,
     times: Tensor,
     data: Tensor,
-    root: Tensor,
-    last: Tensor,
+    sqrt_weight: Tensor,
+    last_epoch: Tensor,
     blended: Tensor,
     count: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Both models, begun where they ended before or in a better valley.
+    """Refit both models, from their previous ends or from a better local minimum.
 
     Args:
-        before: Where they ended, (B, M, 4).
-        times, data, root: Epochs [day], magnitude minus baseline [mag] and 1 / sigma, (B, n); of
-            pads the last time, 0 and 0.
-        last: The latest epoch, (B,) [day].
-        blended: Whether f_s may be less than 1, (B,); where not, the models are one.
-        count: How many epochs of each curve are no pads, (B,) int64; None = all.
+        previous: Where they ended, (B, M, 4).
+        times, data, sqrt_weight: Epochs [day], magnitude minus baseline [mag] and 1 / sigma,
+            (B, n); of pads the last time, 0 and 0.
+        last_epoch: The latest one, (B,) [day].
+        blended: Whether f_s may be less than 1, (B,); where not, the models are the same.
+        count: Epochs of each curve that are no pads, (B,) int64; None = all.
 
     Returns:
         Ends (B, M, 4) and covariances (B, M, 16) of t0, ln u0, ln tE, ln f_s.
     """
     if count is None:
         count = torch.full((len(times),), times.shape[1], device=times.device)
-    problem = _LeastSquares(times, data, root, last, FREE[0])
+    # All flux lensed: from the previous end or a grid search.
+    problem = _LeastSquares(times, data, sqrt_weight, last_epoch, FREE[0])
     theta, covariance = problem.fit([previous[:, 0], _grid_search(*problem[:4], count)])
     thetas, covariances = (torch.stack([x, x], dim=1) for x in (theta, covariance))
+    # Free f_s: from the previous end, moved along the degeneracy or not, or the fit above.
     rows = blended.nonzero()[:, 0]
     if len(rows):
         own = problem[:4] if len(rows) == len(blended) else (x[rows] for x in problem[:4])
         ended = previous[rows, 1]
-        valley = (_shift_along_blend_degeneracy(ended, shift) for shift in BLEND_SHIFTS)
-        free = _LeastSquares(*own, FREE[1]).fit([ended, theta[rows], *valley])
+        shifted = (_shift_along_blend_degeneracy(ended, shift) for shift in BLEND_SHIFTS)
+        free = _LeastSquares(*own, FREE[1]).fit([ended, theta[rows], *shifted])
         thetas[rows, 1], covariances[rows, 1] = free
     return thetas, covariances
