@@ -15,12 +15,11 @@ __getattr__, __dir__, __all__ = exports(
     ),
     model="CausalBlock Network NetworkConfig PATCH_SIZE causal_upsample",
     checkpoint=(
-        "CONFIG MODEL current_config current_tensor_name load_network load_tensors save_network "
-        "save_tensors weights_hash"
+        "CONFIG MODEL current_config current_tensor_name fingerprint load_network "
+        "load_tensors read_snapshot save_network save_tensors weights_hash write_snapshot"
     ),
     inference=(
         "BASELINE_MAX BASELINE_MIN bf16_supported causal_baseline classify find_device is_finite "
         "predict_proba"
     ),
-    snapshot="fingerprint read_snapshot write_snapshot",
 )

@@ -1,7 +1,12 @@
-"""Weights with the configuration that made them: safetensors and JSON, no pickle."""
+"""Weights and states on disk: safetensors with JSON notes, no pickle.
+
+Files of weights carry the configuration that made them. States also carry a version and a checksum:
+they are whole and of this version, or refused.
+"""
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -12,10 +17,24 @@ from torch import Tensor
 from lensml.network.model import Network, NetworkConfig
 from lensml.paths import WEIGHTS, InputError, atomic_path
 
-__all__ = ["load_network", "load_tensors", "save_network", "save_tensors", "weights_hash"]
+__all__ = [
+    "CONFIG",
+    "MODEL",
+    "current_config",
+    "current_tensor_name",
+    "fingerprint",
+    "load_network",
+    "load_tensors",
+    "read_snapshot",
+    "save_network",
+    "save_tensors",
+    "weights_hash",
+    "write_snapshot",
+]
 
 MODEL = "model.safetensors"
 CONFIG = "config.json"
+CHECKSUM = "sha256"
 # Names of older runs and today's: keys of a network's configuration, first parts of its tensors'
 # names, second parts inside the residual-map encoder.
 CONFIG_KEYS = {
@@ -125,3 +144,68 @@ def weights_hash(run: Path | str | None = None) -> str:
     """SHA-256 of the weights file: which network a number belongs to."""
     folder = _folder(run)
     return hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
+
+
+def fingerprint(network: Network) -> str:
+    """SHA-256 of a network's configuration and weights: which network a state belongs to."""
+    tensors = {k: v.detach().cpu() for k, v in network.state_dict().items()}
+    return checksum(tensors, network.config.describe())
+
+
+def checksum(tensors: Mapping[str, Tensor], notes: dict) -> str:
+    """SHA-256 of notes and tensors: names, shapes, types and bytes."""
+    digest = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if tensor.numel():
+            digest.update(memoryview(tensor.numpy()).cast("B"))
+    return digest.hexdigest()
+
+
+def write_snapshot(path: Path, tensors: dict[str, Tensor], notes: dict) -> None:
+    """Write tensors and notes with their checksum, atomically and without a copy in memory."""
+    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    save_tensors(path, tensors, notes | {CHECKSUM: checksum(tensors, notes)})
+
+
+class _Stored(Mapping):
+    """Tensors of a file, each read when it is asked for: never all in memory twice."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = open_tensors(path)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.file.keys())
+
+    def __len__(self) -> int:
+        return len(self.file.keys())
+
+
+def read_snapshot(path: Path, version: int) -> tuple[Mapping[str, Tensor], dict]:
+    """Tensors of a snapshot, each read when it is asked for, and its notes.
+
+    Raises:
+        InputError: If the file is damaged, no snapshot or of another version.
+    """
+    try:
+        tensors = _Stored(path)
+        notes = json.loads((tensors.file.metadata() or {}).get("notes", "{}"))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(f"{path}: not a readable state file ({error}); move it away") from None
+    if not isinstance(notes, dict) or notes.get("version") != version:
+        found = notes.get("version", "none") if isinstance(notes, dict) else "none"
+        raise InputError(
+            f"{path}: a state of version {found}, but version {version} was expected; "
+            "move it away and feed the epochs again"
+        )
+    found = notes.pop(CHECKSUM, None)
+    if found != checksum(tensors, notes):
+        raise InputError(
+            f"{path}: damaged, its content does not match its checksum; "
+            "move it away and feed the epochs again"
+        )
+    return tensors, notes

@@ -136,7 +136,7 @@ def classify(
         m_base: Baseline magnitude if it is known; else it is estimated from the past only, and
             P = 0.5 until BASELINE_MIN epochs are there.
         network: The classifier; None = the shipped one.
-        blended: Whether other stars may share the measured flux; False = it is known that none do.
+        blended: Whether f_s may be less than 1; False = it is known that all flux is lensed.
 
     Returns:
         P(binary), shape (n,).

@@ -263,7 +263,7 @@ class Network(nn.Module):
 
         Args:
             features: Of the epoch, (B, F).
-            innovations: Of the epoch against the fits in force, (B, I); None = without refits.
+            innovations: Of the epoch against the active fits, (B, I); None = without refits.
             embedding: What the last refit adds to the head's hidden layer, (B, C); or None.
             near: For each block of the stem the two tokens of its past, then the PATCH_SIZE - 1
                 epochs of the stem before this one, (B, K, C).
