@@ -2,8 +2,8 @@
 
 The state of an event is as large at its first epoch as at its millionth. Ring buffers hold the last
 epochs, cumulative sums that features need, and for each block of the network the tokens of its past
-that its convolution sees: a new entry is written over the oldest. Beside them lie the point-lens
-fits in force and the embedding of the last refit.
+that its convolution sees: a new entry is written over the oldest. Beside them lie the active
+point-lens fits and the embedding of the last refit.
 
 Axes: B events of a call, K tokens. A slab holds one quantity of all events, event by event.
 """
@@ -132,7 +132,7 @@ class EventCache:
 
     @property
     def bytes_per_event(self) -> int:
-        """Bytes of one slot, whatever has been seen."""
+        """Bytes of one slot, at any number of epochs."""
         return 16 + sum(
             entries * int(np.prod(shape)) * np.dtype(kind).itemsize
             for entries, shape, kind in self.shapes.values()
@@ -272,7 +272,7 @@ class EventCache:
         times, photometry = self._take("times", index), self._take("photometry", index).double()
         bright, root = photometry[..., 0], photometry[..., 1].reciprocal()
         bright, root = (torch.where(self._own(place < kept), x, 0.0) for x in (bright, root))
-        # Begin from the fits in force; those of a first refit from the prior.
+        # Begin from the active fits, a first refit from the prior.
         fits, begin = self._fits(slots), prior_fits(len(slots), times[:, -1]).theta
         is_first = self._own(count == next_refit_epoch(0))[:, None, None]
         fits = fits._replace(theta=torch.where(is_first, begin, fits.theta))

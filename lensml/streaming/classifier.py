@@ -1,7 +1,7 @@
-"""Same weights, one epoch at a time: the live answer equals the batch answer.
+"""Live classification of named events, one epoch at a time, equal to the batch within rounding.
 
-Events have names here, and epochs are checked before they reach a slot of `state`. Many events
-advance together in one call, and what is answered does not depend on who shares it.
+Epochs are checked here before they reach a slot of the cache. Many events advance in one call; an
+event's probabilities do not depend on the others of its calls, but for rounding (2e-6).
 """
 
 from array import array
@@ -30,7 +30,7 @@ from lensml.streaming.cache import EventCache
 
 __all__ = ["StreamingClassifier"]
 
-STATE_VERSION = 4
+STATE_VERSION = 4  # of what `save` writes; older states are refused
 
 
 @dataclass
@@ -52,11 +52,11 @@ class StreamingClassifier:
     Args:
         network: The classifier; None = the shipped one.
         device: Where events are kept and advanced; None = where the network is.
-        blended: Whether other stars may share the measured flux of its events.
+        blended: Whether f_s of its events may be less than 1.
 
     Attributes:
         events: Name of each event to its slot.
-        lines: Lines that whoever feeds the stream has taken; kept with a snapshot.
+        lines: Input lines taken so far, counted by the server; saved with the events.
     """
 
     def __init__(
@@ -66,21 +66,21 @@ class StreamingClassifier:
         blended: bool = True,
     ) -> None:
         self.network = (network or load_network()[0]).eval()
-        self.states = EventCache(self.network, device, blended=blended)
+        self.cache = EventCache(self.network, device, blended=blended)
         self.events: dict[str, int] = {}
         self.lines = 0
-        self._learners: dict[int, BaselineEstimator] = {}
-        self._notes = np.empty((0, 3))  # of each slot: last time, m_base as given, m_base in use
+        self._estimators: dict[int, BaselineEstimator] = {}
+        self._records = np.empty((0, 3))  # of each slot: last time, m_base as given, m_base in use
 
     @property
     def bytes_per_event(self) -> int:
         """Bytes of an event whose baseline is known; constant in time, its name not counted."""
-        return self.states.bytes_per_event + 8 * self._notes.shape[1]
+        return self.cache.bytes_per_event + 8 * self._records.shape[1]
 
     def update(
         self, event: str, time: float, mag: float, mag_err: float, m_base: float | None = None
     ) -> float:
-        """Take one epoch of `event`; P(binary) from everything seen so far.
+        """Take one epoch of `event`; P(binary) from all epochs so far.
 
         Args:
             event: Its name.
@@ -148,7 +148,7 @@ class StreamingClassifier:
         while len(left):
             first = np.sort(np.unique(slots[left], return_index=True)[1])
             now = left[first]
-            last, given, _ = self._notes[slots[now]].T
+            last, given, _ = self._records[slots[now]].T
             changed = ~np.isnan(bases[now]) & (bases[now] != given)
             wrong = (values[0, now] <= last) | changed
             for i in now[wrong].tolist():
@@ -161,19 +161,19 @@ class StreamingClassifier:
         return answers, problems
 
     def _add_event(self, event: str, m_base: float | None) -> int:
-        (slot,) = self.states.new_slots(1)
-        if slot >= len(self._notes):
-            room = np.full((len(self.states.count) - len(self._notes), 3), nan)
-            self._notes = np.concatenate([self._notes, room])
-        self._notes[slot] = -np.inf, *((nan, nan) if m_base is None else (m_base, m_base))
+        (slot,) = self.cache.new_slots(1)
+        if slot >= len(self._records):
+            room = np.full((len(self.cache.count) - len(self._records), 3), nan)
+            self._records = np.concatenate([self._records, room])
+        self._records[slot] = -np.inf, *((nan, nan) if m_base is None else (m_base, m_base))
         if m_base is None:
-            self._learners[slot] = BaselineEstimator()
+            self._estimators[slot] = BaselineEstimator()
         self.events[event] = slot
         return slot
 
     def _order_error(self, event: str, slot: int, time: float, m_base: float | None) -> str | None:
         """Why an epoch of usable values does not go with those before it; None if it does."""
-        last, given, _ = self._notes[slot].tolist()
+        last, given, _ = self._records[slot].tolist()
         if time <= last:
             return (
                 f"event {event}: time {time:.6f} does not follow {last:.6f}; "
@@ -189,33 +189,33 @@ class StreamingClassifier:
 
     def _advance(self, slots: NDArray, times: NDArray, mags: NDArray, errors: NDArray) -> NDArray:
         """Answers of one epoch of each slot; all have been checked, and none comes twice."""
-        self._notes[slots, 0] = times
-        bases = self._notes[slots, 2]
-        learning = np.flatnonzero(np.isnan(bases)).tolist()
-        if not learning:
-            return self.states.advance(slots, times, bases - mags, errors)
+        self._records[slots, 0] = times
+        bases = self._records[slots, 2]
+        estimating = np.flatnonzero(np.isnan(bases)).tolist()
+        if not estimating:
+            return self.cache.advance(slots, times, bases - mags, errors)
         answers, begun = np.full(len(slots), 0.5), []
-        for i in learning:
-            slot, learner = int(slots[i]), self._learners[int(slots[i])]
-            insort(learner.mags, mags[i])
-            if len(learner.mags) < BASELINE_MIN:
-                learner.waiting.extend((times[i], mags[i], errors[i]))
+        for i in estimating:
+            slot, estimator = int(slots[i]), self._estimators[int(slots[i])]
+            insort(estimator.mags, mags[i])
+            if len(estimator.mags) < BASELINE_MIN:
+                estimator.waiting.extend((times[i], mags[i], errors[i]))
                 continue
-            bases[i] = learner.median()
-            if len(learner.mags) == BASELINE_MIN:
+            bases[i] = estimator.median()
+            if len(estimator.mags) == BASELINE_MIN:
                 begun.append(i)
-            elif len(learner.mags) == BASELINE_MAX:
-                self._notes[slot, 2] = bases[i]
-                del self._learners[slot]
+            elif len(estimator.mags) == BASELINE_MAX:
+                self._records[slot, 2] = bases[i]
+                del self._estimators[slot]
         if begun:
-            waited = np.array([self._learners[int(slot)].waiting for slot in slots[begun]])
+            waited = np.array([self._estimators[int(slot)].waiting for slot in slots[begun]])
             for epoch in waited.reshape(len(begun), -1, 3).transpose(1, 2, 0):
-                self.states.advance(slots[begun], epoch[0], bases[begun] - epoch[1], epoch[2])
+                self.cache.advance(slots[begun], epoch[0], bases[begun] - epoch[1], epoch[2])
             for slot in slots[begun].tolist():
-                self._learners[slot].waiting = array("d")
+                self._estimators[slot].waiting = array("d")
         ready = np.flatnonzero(~np.isnan(bases))
         if len(ready):
-            answers[ready] = self.states.advance(
+            answers[ready] = self.cache.advance(
                 slots[ready], times[ready], (bases - mags)[ready], errors[ready]
             )
         return answers
@@ -223,16 +223,16 @@ class StreamingClassifier:
     def save(self, path: Path) -> None:
         """Snapshot of all events, atomically; the slabs are written from where they lie."""
         names = [name.encode("utf-8", "surrogatepass") for name in self.events]
-        learners = self._learners
-        tensors = self.states.tensors() | {
-            "notes": self._notes[: len(names)],
+        estimators = self._estimators
+        tensors = self.cache.tensors() | {
+            "records": self._records[: len(names)],
             "names": np.frombuffer(bytearray(b"".join(names)), np.uint8),
             "name_lengths": np.array([len(name) for name in names], np.int64),
-            "learners": np.array(
-                [[k, len(v.mags), len(v.waiting)] for k, v in learners.items()], np.int64
+            "estimators": np.array(
+                [[k, len(v.mags), len(v.waiting)] for k, v in estimators.items()], np.int64
             ).reshape(-1, 3),
-            "learned": np.array(
-                [x for v in learners.values() for part in (v.mags, v.waiting) for x in part], float
+            "estimated": np.array(
+                [x for v in estimators.values() for y in (v.mags, v.waiting) for x in y], float
             ),
         }
         tensors = {k: torch.as_tensor(v) for k, v in tensors.items()}
@@ -254,7 +254,7 @@ class StreamingClassifier:
         tensors, notes = read_snapshot(path, STATE_VERSION)
         if notes["network"] != fingerprint(self.network):
             raise InputError(f"{path}: the state of another network; start without --state")
-        self.states.restore(tensors)
+        self.cache.restore(tensors)
         text, ends = tensors["names"].numpy().tobytes(), tensors["name_lengths"].cumsum(0).tolist()
         names = [
             text[first:last].decode("utf-8", "surrogatepass")
@@ -262,12 +262,12 @@ class StreamingClassifier:
         ]
         self.events = {name: slot for slot, name in enumerate(names)}
         self.lines = notes["lines"]
-        self._notes = tensors["notes"].numpy().copy()
-        learned, self._learners = array("d", tensors["learned"].numpy().tobytes()), {}
-        for slot, num_mags, num_waiting in tensors["learners"].tolist():
-            mags, learned = learned[:num_mags], learned[num_mags:]
-            self._learners[slot] = BaselineEstimator(mags, learned[:num_waiting])
-            learned = learned[num_waiting:]
+        self._records = tensors["records"].numpy().copy()
+        estimated, self._estimators = array("d", tensors["estimated"].numpy().tobytes()), {}
+        for slot, num_mags, num_waiting in tensors["estimators"].tolist():
+            mags, estimated = estimated[:num_mags], estimated[num_mags:]
+            self._estimators[slot] = BaselineEstimator(mags, estimated[:num_waiting])
+            estimated = estimated[num_waiting:]
 
 
 def _is_number(value: object) -> bool:

@@ -1,8 +1,8 @@
-"""Lines in, lines out: newline-delimited JSON through a stream, in batches as they come.
+"""Newline-delimited JSON through a streaming classifier, in batches of the lines that have come.
 
-Nothing waits for a batch to fill: whatever has arrived is answered, one line alone or a thousand
-together, and no more than about a batch is held. A snapshot is taken only when every line it
-counts has been answered and handed on, so that feeding the lines after it again gives the same.
+Nothing waits for a batch to fill: what has arrived is answered, one line alone or a thousand
+together, and no more than about a batch is buffered. A snapshot is taken only when every line it
+counts has been answered and written, so that feeding the lines after it again gives the same.
 """
 
 import json
@@ -24,7 +24,7 @@ __all__ = ["answer_lines", "serve"]
 BATCH = 1000  # lines that are answered together at most
 MAX_LINE_BYTES = 1 << 20  # bytes of a line; what is longer is cut, and so becomes a bad line
 IDLE_SECONDS = 1.0  # silence after which a snapshot is due [s]
-SAVING_SHARE = 20  # a snapshot is due only after so many times what the last one took
+MIN_PAUSE = 20  # time between snapshots, in units of what the last one took
 NEEDED = ("event", "time", "mag", "mag_err")
 
 
@@ -42,7 +42,7 @@ def answer_lines(stream: StreamingClassifier, lines: Iterable[str], first: int =
     lines get no answer.
 
     Args:
-        stream: What the epochs are given to.
+        stream: The classifier.
         lines: Newline-delimited JSON.
         first: Number of the first line, for messages.
     """
@@ -80,7 +80,7 @@ def _refusal(event: object, number: int, error: object) -> tuple[dict, str]:
 
 
 def read_batches(descriptor: int, wake: int | None = None) -> Iterator[list[str]]:
-    """Whole lines as they arrive, up to BATCH together; an empty list after PATIENCE of silence.
+    """Lines as they arrive, up to BATCH together; an empty list after IDLE_SECONDS of silence.
 
     Args:
         descriptor: File descriptor to read.
@@ -114,7 +114,7 @@ def read_batches(descriptor: int, wake: int | None = None) -> Iterator[list[str]
 
 
 class SnapshotScheduler:
-    """Takes snapshots of a stream, often but for a small share of the time."""
+    """Takes snapshots of a stream, in at most a twentieth of the time."""
 
     def __init__(self, stream: StreamingClassifier, path: Path | None) -> None:
         self.stream, self.path = stream, path
@@ -123,7 +123,7 @@ class SnapshotScheduler:
     def due(self, quiet: bool) -> bool:
         """Whether to save now: enough lines or silence, and the last saving long enough ago."""
         new = self.stream.lines - self.kept
-        rested = time.monotonic() - self.last >= SAVING_SHARE * self.cost
+        rested = time.monotonic() - self.last >= MIN_PAUSE * self.cost
         return self.path is not None and rested and (new >= BATCH or (quiet and new > 0))
 
     def save(self) -> None:
@@ -172,7 +172,7 @@ def serve(
     """Answer every line of `source` until it ends, a signal comes or nobody reads the answers.
 
     Args:
-        stream: What the epochs are given to.
+        stream: The classifier.
         source: Lines of JSON; a file with a descriptor.
         answers, problems: Where answers go, and a line for each bad line.
         state: Where to keep snapshots; None = nowhere.

@@ -28,5 +28,5 @@ def test_events_that_share_a_call_are_advanced_faster():
 def test_events_of_a_stream_are_of_all_ages():
     network = Network(NetworkConfig(channels=8, stem_channels=8, num_levels=2))
     stream, names = aged_stream(network, 32, np.random.default_rng(0))
-    ages = stream.states.count[[stream.events[name] for name in names]]
+    ages = stream.cache.count[[stream.events[name] for name in names]]
     assert ages.min() <= CYCLE // 16 and ages.max() == CYCLE and len(set(ages)) == 32

@@ -80,7 +80,7 @@ def test_a_line_without_end_is_cut_and_the_next_is_whole(monkeypatch):
     assert [x for batch in got for x in batch] == ["a", "z" * 100, "b\ufffd"]
 
 
-def test_a_snapshot_is_taken_often_but_for_a_small_share_of_time(network, tmp_path, monkeypatch):
+def test_snapshots_take_at_most_a_small_fraction_of_the_time(network, tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(feed.time, "monotonic", lambda: now[0])
     stream = StreamingClassifier(network)
@@ -91,7 +91,7 @@ def test_a_snapshot_is_taken_often_but_for_a_small_share_of_time(network, tmp_pa
     stream.lines = feed.BATCH
     assert keeper.due(quiet=False)
     keeper.cost = 3.0
-    now[0] = 3.0 * feed.SAVING_SHARE - 1
+    now[0] = 3.0 * feed.MIN_PAUSE - 1
     assert not keeper.due(quiet=False)
     now[0] += 1
     assert keeper.due(quiet=False)
