@@ -289,9 +289,8 @@ def recall_by_u0(u0: ArrayLike, found: ArrayLike, ideal: ArrayLike | None = None
         if hits is not None:
             y = np.array([np.mean(np.asarray(hits)[i]) for i in order])
             axes.errorbar(x, y, binomial_error(y, n), marker="o", ms=3.5, label=name, **look)
-    axes.set(
-        xlabel="impact parameter $u_0$", ylabel="recall at 1 % false positives", ylim=(0, 1.02)
-    )
+    axes.set(xlabel="impact parameter $u_0$", ylabel="recall at 1 % false positives")
+    axes.set_ylim(0, 1.02)
     axes.legend()
     return figure
 
