@@ -124,7 +124,7 @@ def figures(
 def write(
     folder: Path, curves: LightCurves, p: NDArray, result: dict, drawn: dict[str, Figure]
 ) -> None:
-    """Write each file atomically; `metrics.json` last, so that its presence means all is there."""
+    """Write each file atomically; `metrics.json` last: where it is, all is there."""
     with atomic_path(folder / "predictions.npz") as path:
         np.savez(path, p=p, y=curves.y, pair=curves.pair, dchi2=curves.dchi2)
     for name, figure in drawn.items():
