@@ -20,8 +20,10 @@ from lensml.experiments.machine import OUTPUT_VARIABLE, provenance
 from lensml.experiments.presets import Experiment
 from lensml.experiments.tables import (
     ResultsTable,
-    comparison_table,
+    flatten,
+    format_number,
     plain,
+    provenance_line,
     results_table,
     safe_keys,
 )
@@ -155,7 +157,18 @@ def compare_with_committed(
         numbers: What this run computed, as given to `Chapter.save`.
         size: Size of this run.
     """
-    return comparison_table(chapter, load_results(chapter), numbers, size)
+    record, columns = load_results(chapter), {}
+    if numbers is not None:
+        columns[f"computed here ({size})"] = flatten(plain(numbers))
+    if record:
+        heading = f"committed ({record['provenance']['size']})"
+        columns[heading] = flatten(record["numbers"])
+    names = dict.fromkeys(name for found in reversed(columns.values()) for name in found)
+    rows = [
+        [name, *(format_number(c[name]) if name in c else "-" for c in columns.values())]
+        for name in names
+    ]
+    return ResultsTable(["quantity", *columns], rows, provenance_line(chapter, record))
 
 
 def made(simulation: Simulation, path: Path) -> Path:

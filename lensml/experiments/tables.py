@@ -12,11 +12,11 @@ import numpy as np
 __all__ = [
     "ResultsTable",
     "benchmark_rows",
-    "comparison_table",
     "flatten",
     "format_number",
     "observers_table",
     "plain",
+    "provenance_line",
     "recall_table",
     "result_key",
     "results_table",
@@ -221,32 +221,6 @@ def _one_bin(rows: Sequence[Mapping[str, Any]]) -> str:
         f"{lead['method']}, {lead['binaries']} binaries, difference {gap['value']:.2f}, "
         f"{gap['low']:.2f} to {gap['high']:.2f}; {ahead})"
     )
-
-
-def comparison_table(
-    chapter: str,
-    record: Mapping[str, Any] | None,
-    numbers: Mapping[str, Any] | None = None,
-    size: str | None = None,
-) -> ResultsTable:
-    """Numbers computed here (if given) beside those of the committed record, one row a name.
-
-    Args:
-        chapter: File stem of the notebook.
-        record: Its committed record, None if there is none.
-        numbers: What this run computed.
-        size: Size of this run.
-    """
-    columns = {f"computed here ({size})": flatten(plain(numbers))} if numbers is not None else {}
-    if record:
-        heading = f"committed ({record['provenance']['size']})"
-        columns = columns | {heading: flatten(record["numbers"])}
-    names = dict.fromkeys(name for found in reversed(columns.values()) for name in found)
-    rows = [
-        [name, *(format_number(c[name]) if name in c else "-" for c in columns.values())]
-        for name in names
-    ]
-    return ResultsTable(["quantity", *columns], rows, provenance_line(chapter, record))
 
 
 def provenance_line(chapter: str, record: Mapping[str, Any] | None) -> str:

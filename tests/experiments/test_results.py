@@ -109,6 +109,8 @@ def test_the_table_shows_both_results_and_their_origin(repository):
     assert table.headings == ["quantity", "computed here (smoke)", "committed (desk)"]
     assert ["auc", "0.6", "0.75 (0.70 to 0.80)"] in table.rows
     assert ["pairs", "-", "3,000"] in table.rows
+    here = results.compare_with_committed("02_baseline", {"new": 1, "auc": 0.6}, "smoke")
+    assert [row[0] for row in here.rows] == ["auc", "pairs", "new"]
     assert "seed 0, " in table.note and "size desk" in table.note
     assert "<td>3,000</td>" in table._repr_html_() and "3,000" in repr(table)
 

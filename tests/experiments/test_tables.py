@@ -5,13 +5,13 @@ import pytest
 from sets import planted
 
 from lensml import evaluation
-from lensml.experiments import tables
 from lensml.experiments.tables import (
     ResultsTable,
     flatten,
     format_number,
     observers_table,
     plain,
+    provenance_line,
     recall_table,
     result_key,
     results_table,
@@ -128,16 +128,9 @@ def test_the_sentence_names_bin_method_and_interval(methods):
     assert "no classical method" in worse_bins_text([])
 
 
-def test_a_result_beside_the_committed_one_shows_where_that_comes_from():
+def test_the_origin_of_a_committed_result_fits_one_line():
     provenance = {"size": "desk", "commit": "0123456789ab", "modified": False, "seeds": [0, 1]}
     provenance |= {"device": "CPU", "wall_time_s": 5.0, "date": "2026-11-26 10:00 UTC"}
-    stored = {"auc": {"value": 0.75, "low": 0.7, "high": 0.8}, "pairs": 3000}
-    record = {"numbers": stored, "provenance": provenance}
-    table = tables.comparison_table("02_baseline", record, {"auc": 0.6, "new": 1}, "smoke")
-    assert table.headings == ["quantity", "computed here (smoke)", "committed (desk)"]
-    assert table.rows == [
-        ["auc", "0.6", "0.75 (0.70 to 0.80)"],
-        ["pairs", "-", "3,000"],
-        ["new", "1", "-"],
-    ]
-    assert "seed 0, 1" in table.note and "size desk" in table.note
+    line = provenance_line("02_baseline", {"provenance": provenance})
+    assert "seed 0, 1" in line and "size desk" in line and "commit 0123456789," in line
+    assert "lensml run 02_baseline --size desk" in provenance_line("02_baseline", None)
