@@ -1,4 +1,4 @@
-"""Features of each epoch, functions of it and the epochs before it, on fixed physical scales.
+"""Features of each epoch, from it and the epochs before it, on fixed physical scales.
 
 Axes: B curves, L observed epochs in time order (gaps removed), F features, W widths of bins.
 Nothing here is fitted to data: feature k of a curve is a function of its epochs <= k.
@@ -94,7 +94,7 @@ def observed_epochs(
 
 
 def _log_u_squared(brightening: Tensor) -> Tensor:
-    """ln u^2 of the point lens that would be this bright: a parabola in time for a single lens."""
+    """ln u^2 of the point lens that is this bright, a parabola in time for a single lens."""
     gain = torch.expm1((0.4 * LN10) * brightening.clamp(0.005, 8.0))  # A - 1
     root = torch.sqrt(gain * (gain + 2))
     return math.log(2) - torch.log((1 + gain + root) * root)
@@ -222,7 +222,7 @@ def encode(observed: PackedCurves) -> Tensor:
 
 
 def encode_latest(bright: Array, sigma: Array, times: Array, totals: Array, count: Array) -> Array:
-    """Features (B, F) of the last epoch alone, those of `encode(...)[:, -1]` of the whole past.
+    """Features (B, F) of the last epoch alone, `encode(...)[:, -1]` of the whole past.
 
     Arrays of numpy or of torch, with the functions that have one name in both: for a single event
     numpy takes a third of the time, and many events may lie on a GPU.

@@ -1,7 +1,7 @@
 """P(binary) of sets and of single light curves, from the whole curve at once.
 
-What is answered for epoch k depends on epochs <= k only; `streaming` gives the same probabilities
-one epoch at a time.
+P at epoch k depends on epochs <= k only; `streaming` gives the same probabilities one epoch at a
+time.
 """
 
 from math import isfinite
@@ -28,8 +28,8 @@ __all__ = [
     "predict_proba",
 ]
 
-BASELINE_MIN = 20  # epochs before a baseline estimated from the past is believed
-BASELINE_MAX = 200  # epochs after which it is kept
+BASELINE_MIN = 20  # epochs before a baseline estimated from the past is used
+BASELINE_MAX = 200  # epochs after which it is fixed
 
 
 def find_device() -> torch.device:
@@ -85,10 +85,10 @@ def predict_proba(
 
 
 def causal_baseline(magnitude: NDArray) -> NDArray[np.float64]:
-    """Baseline that epoch k could adopt from epochs <= k alone, shape (n,) [mag].
+    """Baseline estimated for epoch k from epochs <= k alone, shape (n,) [mag].
 
-    The median of what has been seen, frozen after BASELINE_MAX epochs: later brightening cannot
-    drag it. Epochs before BASELINE_MIN carry the first believed value (no call is made there).
+    The median so far, fixed after BASELINE_MAX epochs: later brightening cannot shift it. Epochs
+    before BASELINE_MIN carry the first value in use; P is 0.5 there.
     """
     magnitude = np.asarray(magnitude, dtype=float)
     base = np.empty(len(magnitude))

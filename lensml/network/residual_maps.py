@@ -137,9 +137,9 @@ def _edges(tau: Tensor) -> Tensor:
 
 
 def _residual_map(tau: Tensor, residual: Tensor, count: Tensor) -> Tensor:
-    """Phase-binned residuals of `count` (B,) epochs at phases `tau`, in units of errors, (B, 5, K).
+    """Residuals in units of errors, binned in phase: maps (B, 5, K).
 
-    Both are (B, n); entries behind the first `count` of a row are pads.
+    Phases `tau` and residuals are (B, n); entries behind the first `count` (B,) of a row are pads.
     """
     rows, n = residual.shape
     # Per epoch: the residual, its square, and squares of sums over WINDOWS, less their means.

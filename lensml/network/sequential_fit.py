@@ -1,4 +1,4 @@
-"""Point-lens fits to growing prefixes of light curves, each begun where the previous one ended.
+"""Point-lens fits to growing prefixes, each begun where the previous one ended.
 
 Every curve is refitted at the same counts of observed epochs by two models: with all flux lensed,
 and with a free lensed fraction f_s. A refit uses the prefix alone, at most its last MAX_HISTORY

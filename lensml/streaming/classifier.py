@@ -1,4 +1,4 @@
-"""Live classification of named events, one epoch at a time, equal to the batch within rounding.
+"""Live classification of named events, one epoch at a time, equal to the batch.
 
 Epochs are checked here before they reach a slot of the cache. Many events advance in one call; an
 event's probabilities do not depend on the others of its calls, but for rounding (2e-6).

@@ -1,4 +1,4 @@
-"""Newline-delimited JSON through a streaming classifier, in batches of the lines that have come.
+"""Newline-delimited JSON through a streaming classifier, in batches as lines arrive.
 
 Nothing waits for a batch to fill: what has arrived is answered, one line alone or a thousand
 together, and no more than about a batch is buffered. A snapshot is taken only when every line it
@@ -36,7 +36,7 @@ def _parse(line: str) -> dict:
 
 
 def answer_lines(stream: StreamingClassifier, lines: Iterable[str], first: int = 1) -> list[tuple]:
-    """Answers to lines taken together: `(answer, None)` each, or `(answer, problem)` for a bad one.
+    """Answers to lines of one batch: `(answer, None)` each, `(answer, problem)` if bad.
 
     A bad line changes nothing; its answer names the event, if it has one, and the problem. Empty
     lines get no answer.
@@ -141,7 +141,7 @@ class SnapshotScheduler:
 
 @contextmanager
 def _wake_on_signals() -> Iterator[tuple[int | None, list[int]]]:
-    """A descriptor that can be read once SIGTERM or SIGINT has come, and the signals that came."""
+    """A descriptor that is readable once SIGTERM or SIGINT has come, and the signals."""
     came: list[int] = []
     try:
         kinds = (signal.SIGTERM, signal.SIGINT)
@@ -169,7 +169,7 @@ def serve(
     problems: TextIO,
     state: Path | None = None,
 ) -> int:
-    """Answer every line of `source` until it ends, a signal comes or nobody reads the answers.
+    """Answer every line of `source` until it ends, a signal comes or the reader closes.
 
     Args:
         stream: The classifier.

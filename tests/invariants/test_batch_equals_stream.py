@@ -139,13 +139,14 @@ def test_an_event_does_not_depend_on_the_others_of_its_call(network):
         np.testing.assert_allclose(p, alone, rtol=0, atol=2e-6)
 
 
-def test_a_saved_stream_goes_on_where_it_was(network, tmp_path):
+@pytest.mark.parametrize("m_base", [18.0, None])
+def test_a_saved_stream_goes_on_where_it_was(network, tmp_path, m_base):
     """To the last bit, where the calls are the same; saved five times on the way."""
     curves = [photometry(200, seed) for seed in range(3)]
-    whole = stream_all(StreamingClassifier(network), curves, None)
+    whole = stream_all(StreamingClassifier(network), curves, m_base)
     stream, parts = StreamingClassifier(network), []
     for first, last in pairwise([0, 1, 7, 19, 20, 130, 200]):
-        parts.append(stream_all(stream, np.array(curves)[..., first:last], None))
+        parts.append(stream_all(stream, np.array(curves)[..., first:last], m_base))
         stream.save(tmp_path / "state")
         stream = StreamingClassifier(network)
         stream.restore(tmp_path / "state")

@@ -51,7 +51,7 @@ def test_a_run_with_the_names_of_an_older_version_loads(tmp_path):
     keys = {new: old for old, new in CONFIG_KEYS.items()}
     config = {keys.get(k, k): v for k, v in network.config.describe().items()}
     tensors = {older_name(k): v for k, v in network.state_dict().items()}
-    assert {"opinion", "blocks_up"} < config.keys() and "expert.look.bias" in tensors
+    assert "blocks_up" in config and "up.0.0.mix.bias" in tensors
     save_tensors(tmp_path / "model.safetensors", tensors, {"network": config})
     again = load_network(tmp_path)[0]
     assert again.config == network.config
@@ -88,7 +88,7 @@ def test_the_name_of_the_thesis_file_finds_the_run_folder(tmp_path):
     assert load_network(tmp_path / "x.pt")[0].config.channels == 8
 
 
-def test_no_run_there_is_said_with_the_way_to_make_one(tmp_path):
+def test_a_missing_run_is_an_error_with_the_way_to_make_one(tmp_path):
     with pytest.raises(InputError, match="no model.safetensors there.*lensml train"):
         load_network(tmp_path / "nowhere")
 

@@ -83,7 +83,7 @@ def test_noise_about_a_flat_line_deviates_by_its_error():
     assert ((deviates.std((0, 1)) - 1).abs() < 0.2).all()
 
 
-def test_compact_keeps_order_and_values():
+def test_pack_keeps_order_and_values():
     seen = torch.tensor([[True, False, True, True], [False, False, True, False]])
     delta = torch.arange(8.0).reshape(2, 4)
     got = pack(delta, torch.full((2, 4), 0.2), seen, torch.arange(4.0))

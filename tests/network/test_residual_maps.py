@@ -1,4 +1,4 @@
-"""Pictures of what refits leave: causal, equal for any company, and blank for single lenses."""
+"""Residual maps and innovations: independent of the batch, and noise for single lenses."""
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ def test_axes_are_what_the_docstring_says():
     assert all(torch.isfinite(x.float()).all() for x in refits)
 
 
-def test_a_curve_is_seen_alike_alone_and_among_others():
+def test_inputs_of_a_curve_do_not_depend_on_its_batch():
     whole = observed(20, 300)
     alone = residual_inputs(PackedCurves(*(x[5:6] for x in whole)))
     among = residual_inputs(whole)
@@ -55,7 +55,7 @@ def test_innovations_of_single_lenses_are_standard_normal():
     assert 0.9 < innovation.clamp(-4, 4).std() < 1.25
 
 
-def test_a_bump_stands_out_in_the_picture_and_noise_does_not():
+def test_a_bump_stands_out_in_the_residual_map_and_noise_does_not():
     curves = observed(40, 400, bump=0.3, sigma=0.02)
     last = [len(refit_schedule(n)) - 1 for n in curves.valid.sum(1).tolist()]
     found = residual_inputs(curves).maps[range(80), last, 0].abs().amax(1)
@@ -63,11 +63,11 @@ def test_a_bump_stands_out_in_the_picture_and_noise_does_not():
     assert single.median() < np.arcsinh(5) < binary.quantile(0.7)
 
 
-def test_quick_refits_for_training_are_nearly_the_same():
+def test_subsampled_float32_refits_of_training_are_nearly_the_same():
     whole = observed(8, 300)
-    exact, subsample_seed = residual_inputs(whole), residual_inputs(whole, subsample_seed=1)
-    same = subsample_seed.maps.shape[1]
-    apart = (exact.maps[:, :same] - subsample_seed.maps).abs() > 0.05
+    exact, subsampled = residual_inputs(whole), residual_inputs(whole, subsample_seed=1)
+    same = subsampled.maps.shape[1]
+    apart = (exact.maps[:, :same] - subsampled.maps).abs() > 0.05
     assert apart.float().mean() < 0.001  # an epoch at the edge of a bin may change sides
 
 
@@ -82,7 +82,7 @@ def offset_singles(counts):
     return times, torch.where(late, bright - 3 / root, bright), root
 
 
-def test_pads_are_in_no_picture():
+def test_pads_enter_no_residual_map():
     counts = torch.tensor([8, 16, 24, 128, 240, 288, 352, 400])
     singles = offset_singles(counts)
     epochs = padded(*singles, counts, 400)
@@ -95,7 +95,7 @@ def test_pads_are_in_no_picture():
         torch.testing.assert_close(fit_summary[k : k + 1], scalar, rtol=0, atol=1e-5)
 
 
-def test_refits_of_different_ages_are_made_alike_to_the_last_bit_in_any_company():
+def test_a_refit_does_not_depend_on_the_others_of_its_batch():
     counts = 8 * torch.arange(1, 33)
     epochs = padded(*offset_singles(counts), counts, 256)
     before, blended = prior_fits(32, epochs[0][:, -1]), torch.ones(32, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Refits of growing prefixes find the single lens, and never look beyond their prefix."""
+"""Refits of growing prefixes find the single lens, and depend on nothing but their prefix."""
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def test_parameters_are_found_within_the_errors_that_the_fit_states():
 
 
 def test_a_free_blend_is_found():
-    """Along a flat valley: nearly all end where a search from many starts ends."""
+    """Along a degeneracy: nearly all end where a search from many starts ends."""
     times, bright, root, _ = noisy_singles(24, sigma=0.005)
     half = 2.5 * torch.log10(1 + 0.5 * (10 ** (0.4 * bright) - 1))
     theta, _ = refit_all(times, half, root, 400)
@@ -125,7 +125,7 @@ def test_pads_change_no_fit(shift):
         torch.testing.assert_close(together[1][own], alone[1], rtol=1e-5, atol=1e-12)
 
 
-def test_a_padded_prefix_is_fitted_alike_to_the_last_bit_in_any_company():
+def test_the_fit_of_a_padded_prefix_does_not_depend_on_its_batch():
     times, bright, root, _ = noisy_singles(40)
     counts = 8 * torch.randint(1, 33, (40,), generator=torch.Generator().manual_seed(0))
     curves = times, bright, root, counts, torch.arange(40) % 3 > 0

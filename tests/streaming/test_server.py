@@ -147,9 +147,7 @@ def test_a_signal_ends_the_stream_with_its_state_saved(network, tmp_path, kind):
     assert kept_lines(network, state) == 12
 
 
-def test_nobody_reading_the_answers_ends_the_stream_quietly_and_counts_no_lost_answer(
-    network, tmp_path
-):
+def test_a_closed_reader_ends_the_stream_quietly_and_counts_no_lost_answer(network, tmp_path):
     state = tmp_path / "state"
     process = start("--state", str(state))
     ask(process, epoch_lines(1, 2)[0])
