@@ -1,94 +1,213 @@
-"""Growth of a cost with size, and the peak memory of a command."""
+"""Timings of chapter 10: simulation against its solver, inference by row and by epoch.
 
-import math
-import subprocess
+Reference and product run in turn, block by block, so that a busy machine slows both alike.
+"""
+
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy.stats import linregress, t
+import torch
+from numpy.typing import ArrayLike, NDArray
+from tqdm import tqdm
 
-__all__ = ["growth_exponent", "peak_memory"]
+from lensml import simulation
+from lensml.lensing import binary_magnification
+from lensml.network import Network, predict_proba
+from lensml.paths import available_cores
+from lensml.seeds import event_generator
+from lensml.simulation import CHUNK, LightCurves, Simulation, draw_binary, parameter_set, save
+from lensml.streaming import StreamingClassifier
+
+__all__ = [
+    "CYCLE",
+    "aged_stream",
+    "batch_speed",
+    "fresh_epochs",
+    "pipeline_seconds",
+    "resampled",
+    "simulation_speed",
+    "stream_rate",
+    "stream_seconds",
+    "stream_seconds_in_batches",
+    "worker_map",
+]
+
+BLOCK = 64 * CHUNK  # events between two changes of turn: the idle ends of a turn stay small
+MIN_TURNS = 6  # of each, where there are events enough
+SHARD = 8 * CHUNK  # events a file, within a turn: one is written while the next is made
+FULL_PAIRS = 500_000  # of a set of one million events
+CYCLE = 256  # epochs after which all levels of the pyramid have been completed
+Task = tuple[Simulation, range]
 
 
-def growth_exponent(sizes: ArrayLike, costs: ArrayLike) -> dict[str, float]:
-    """Exponent k of cost ~ size^k, by least squares in logarithms over all measurements.
+def _reference(task: Task) -> tuple[float, float]:
+    """Seconds of the bare solver, and of the twins, over the events of one task."""
+    sim, indices = task
+    times = sim.survey.times
+    window, parameters = (times[0], times[-1]), parameter_set(sim.preset)
+    generators = [event_generator(sim.seed, sim.preset, i) for i in indices]
+    events = [draw_binary(parameters, g, window) for g in generators]
+    started = time.perf_counter()
+    curves = np.array([binary_magnification(e, times, every_epoch=True) for e in events])
+    solved = time.perf_counter()
+    for first in range(0, len(events), simulation.BLOCK):
+        part = slice(first, first + simulation.BLOCK)
+        ones = np.ones(len(events[part]))
+        simulation.fit_twins(events[part], curves[part], ones, times, False)
+    return solved - started, time.perf_counter() - solved
+
+
+@contextmanager
+def worker_map(workers: int) -> Iterator[Callable]:
+    """`map` over `workers` processes, started before anything is measured."""
+    if workers == 1:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield map
+        torch.set_num_threads(threads)
+        return
+    with simulation.worker_pool(workers) as pool:
+        warm = Simulation(num_pairs=1)
+        pool.map(_reference, [(warm, range(1))] * 4 * workers, chunksize=1)
+        yield pool.imap
+
+
+def _tasks(sim: Simulation, first: int, stop: int) -> list[Task]:
+    return [(sim, range(k, min(k + CHUNK, stop))) for k in range(first, stop, CHUNK)]
+
+
+def pipeline_seconds(over: Callable, sim: Simulation, first: int = 0, stop: int = 0) -> float:
+    """Wall time of `lensml simulate` on events `first` to `stop` (0 = all) [s].
 
     Args:
-        sizes: Sizes, shape (n,), positive; repeat a size for repeated measurements.
-        costs: Seconds or bytes at each, shape (n,), positive.
-
-    Returns:
-        `value` with `low` and `high`, its 95 % interval under normal scatter (Student's t).
-
-    Raises:
-        ValueError: If there are fewer than three measurements or a single size.
+        over: From `worker_map`: starting processes and importing is no part of the time.
+        sim: What to simulate; files go to a temporary folder.
+        first, stop: Range of events.
     """
-    x, y = np.log(np.asarray(sizes, float)), np.log(np.asarray(costs, float))
-    if len(x) < 3 or np.ptp(x) == 0:
-        raise ValueError(
-            f"`sizes` holds {len(x)} measurements of {len(set(x))} sizes; "
-            "at least three, of two sizes, are needed to see a growth"
-        )
-    fit = linregress(x, y)
-    half = 0.0 if math.isnan(fit.stderr) else float(t.ppf(0.975, len(x) - 2) * fit.stderr)
-    slope = float(fit.slope)
-    return {"value": slope, "low": slope - half, "high": slope + half}
+    stop = stop or sim.num_pairs
+    with tempfile.TemporaryDirectory() as scratch:
+        started = time.perf_counter()
+        results = over(simulation.make_chunk, _tasks(sim, first, stop))
+        for begin in range(first, stop, SHARD):
+            events = range(begin, min(begin + SHARD, stop))
+            chunks = [next(results) for _ in range(-(-len(events) // CHUNK))]
+            save(Path(scratch) / f"{begin}.npz", simulation.shard_set(sim, events, chunks))
+        return time.perf_counter() - started
 
 
-def _process_tree(pid: int) -> list[int]:
-    """Ids of a process and of all its descendants."""
-    found = [pid]
-    for parent in found:
-        try:
-            for task in Path(f"/proc/{parent}/task").iterdir():
-                found += map(int, (task / "children").read_text().split())
-        except OSError:
-            continue
-    return found
-
-
-def peak_memory(command: list[str], seconds: float = float("inf")) -> dict[str, float]:
-    """Run a command; the peak resident memory of it and its children (Linux) [MB].
+def simulation_speed(
+    sim: Simulation, *, workers: int | None = None, progress: bool = False
+) -> dict[str, Any]:
+    """Core-seconds of `lensml simulate` beside the bare solver on the same events.
 
     Args:
-        command: What to run.
-        seconds: After this long the command is killed and the peak so far returned [s].
+        sim: What to simulate; its pairs are made twice, and written to a temporary folder.
+        workers: Processes; None = one per core.
+        progress: Whether to show a bar.
 
     Returns:
-        `main_mb` of the process itself, `largest_child_mb`, `sum_mb` of all peaks (pages shared
-        between processes count in each, and peaks need not coincide: an upper bound), `seconds`.
-
-    Raises:
-        RuntimeError: If the command fails.
+        `throughput` of the pipeline without its twins over that of the bare solver (which solves
+        every epoch) and `whole`, the same with twins; `twins` over the bare solver's cost (each
+        `{"value", "low", "high"}`, 95 % over turns); milliseconds per binary of each part;
+        `core_hours_per_million` events.
     """
-    started, peaks = time.perf_counter(), {}
-    errors = tempfile.TemporaryFile()  # an unread pipe fills up and stops the command
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
-    while process.poll() is None:
-        if time.perf_counter() - started > seconds:
-            process.kill()
-            process.wait()
-            process.returncode = 0
-            break
-        for pid in _process_tree(process.pid):
-            try:
-                status = Path(f"/proc/{pid}/status").read_text()
-            except OSError:
-                continue
-            if "VmHWM:" in status:
-                peaks[pid] = int(status.split("VmHWM:")[1].split()[0]) / 1024
-        time.sleep(0.02)
-    with errors:
-        errors.seek(0)
-        if process.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {errors.read().decode()[-500:]}")
-    children = [peak for pid, peak in peaks.items() if pid != process.pid]
+    workers = workers or available_cores()
+    blocks = []
+    turn = max(SHARD, min(BLOCK, sim.num_pairs // MIN_TURNS // SHARD * SHARD))
+    with worker_map(workers) as over:
+        list(over(_reference, [(replace(sim, num_pairs=1), range(1))]))  # first calls are slow
+        for first in tqdm(range(0, sim.num_pairs, turn), "blocks", disable=not progress):
+            stop = min(first + turn, sim.num_pairs)
+            bare, twins = np.sum(list(over(_reference, _tasks(sim, first, stop))), axis=0)
+            # Wall time of all workers: idle ones, transfer and writing count as cost.
+            whole = pipeline_seconds(over, sim, first, stop) * workers
+            blocks.append((bare, twins, whole))
+    bare, twins, whole = np.array(blocks).T
+    per_pair = whole.sum() / sim.num_pairs
     return {
-        "main_mb": round(peaks.get(process.pid, 0.0), 1),
-        "largest_child_mb": round(max(children, default=0.0), 1),
-        "sum_mb": round(sum(peaks.values()), 1),
-        "seconds": round(time.perf_counter() - started, 1),
+        "events": 2 * sim.num_pairs,
+        "workers": workers,
+        "throughput": resampled(lambda i: bare[i].sum() / (whole[i] - twins[i]).sum(), len(bare)),
+        "whole": resampled(lambda i: bare[i].sum() / whole[i].sum(), len(bare)),
+        "twins": resampled(lambda i: twins[i].sum() / bare[i].sum(), len(bare)),
+        "solver_ms": 1e3 * bare.sum() / sim.num_pairs,
+        "twin_ms": 1e3 * twins.sum() / sim.num_pairs,
+        "pair_ms": 1e3 * per_pair,
+        "core_hours_per_million": per_pair * FULL_PAIRS / 3600,
     }
+
+
+def resampled(statistic: Callable[[NDArray], float], num: int) -> dict[str, float]:
+    """A ratio over `num` blocks with its 95 % interval over resampled blocks."""
+    generator = np.random.default_rng(0)
+    draws = [statistic(generator.integers(0, num, num)) for _ in range(500)]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {"value": float(statistic(np.arange(num))), "low": float(low), "high": float(high)}
+
+
+def batch_speed(network: Network, curves: LightCurves, *, repeats: int = 3) -> dict[str, float]:
+    """Rows and epochs a second when whole curves are classified at every epoch."""
+    predict_proba(network, curves.rows(slice(0, 8)))  # first calls are slow
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        predict_proba(network, curves)
+        seconds.append(time.perf_counter() - started)
+    rate = len(curves) / float(np.median(seconds))
+    calls = float(np.isfinite(curves.X).sum(1).mean())
+    return {"rows_per_s": rate, "calls_per_s": rate * calls}
+
+
+def stream_seconds(
+    network: Network, time_: ArrayLike, mag: ArrayLike, mag_err: ArrayLike, m_base: float
+) -> tuple[NDArray, StreamingClassifier]:
+    """Seconds of each update of one event, shape (n,), and the stream that holds its state."""
+    stream, seconds = StreamingClassifier(network), []
+    for epoch in zip(*(np.asarray(x).tolist() for x in (time_, mag, mag_err)), strict=True):
+        started = time.perf_counter()
+        stream.update("event", *epoch, m_base)
+        seconds.append(time.perf_counter() - started)
+    return np.array(seconds), stream
+
+
+def fresh_epochs(generator: np.random.Generator, num: int, k: int) -> list[NDArray]:
+    """Epoch number k of `num` events for a stream: times, magnitudes, errors, baselines."""
+    times = 2.46e6 + k + generator.uniform(0, 0.5, num)
+    return [times, generator.normal(17.9, 0.1, num), np.full(num, 0.05), np.full(num, 18.0)]
+
+
+def aged_stream(
+    network: Network, num: int, generator: np.random.Generator
+) -> tuple[StreamingClassifier, list[str]]:
+    """A stream of `num` events whose ages are spread over a whole cycle, and their names."""
+    stream, names = StreamingClassifier(network), [f"event-{i}" for i in range(num)]
+    for k in range(CYCLE):
+        young = names[: num - num * k // CYCLE]
+        stream.update_many(young, *fresh_epochs(generator, len(young), k))
+    return stream, names
+
+
+def stream_seconds_in_batches(
+    network: Network, size: int, calls: int, generator: np.random.Generator
+) -> NDArray:
+    """Core-seconds of each of `calls` calls that advance `size` events by one epoch."""
+    stream, names = aged_stream(network, size, generator)
+    seconds = []
+    for k in range(calls):
+        columns = fresh_epochs(generator, size, CYCLE + k)
+        started = time.process_time()
+        stream.update_many(names, *columns)
+        seconds.append(time.process_time() - started)
+    return np.array(seconds)
+
+
+def stream_rate(network: Network, size: int, *, calls: int = 64, seed: int = 0) -> float:
+    """Updates a second of one core when each call holds `size` events of all ages."""
+    generator = np.random.default_rng(seed)
+    return size * calls / float(stream_seconds_in_batches(network, size, calls, generator).sum())

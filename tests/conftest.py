@@ -14,7 +14,16 @@ from types import SimpleNamespace
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("lensml", "notebooks", "book", "data/results", "figures", "_config.yml", "_toc.yml")
+COPIED = (
+    "lensml",
+    "benchmarks",
+    "notebooks",
+    "book",
+    "data/results",
+    "figures",
+    "_config.yml",
+    "_toc.yml",
+)
 LONGEST = ("test_notebooks.py", "test_run.py", "test_classifier.py")  # begun first
 
 

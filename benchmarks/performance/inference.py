@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.record import save_record
-from lensml.experiments import batch_speed
+from benchmarks.timing import batch_speed
 from lensml.network import Network, load_network, predict_proba
 from lensml.simulation import LightCurves, Simulation, load, simulate
 

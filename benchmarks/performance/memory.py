@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from benchmarks.record import save_record
-from benchmarks.timing import peak_memory
+from benchmarks.scaling import peak_memory
 from lensml.paths import available_cores
 
 SHARD = 10_000  # the default, events with their twins

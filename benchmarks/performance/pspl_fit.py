@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from benchmarks.record import save_record
-from lensml.experiments import resampled
+from benchmarks.timing import resampled
 from lensml.lensing import MAG, binary_magnification, fit_pspl, starting_points
 from lensml.paths import available_cores
 from lensml.seeds import event_generator

@@ -17,8 +17,8 @@ from dataclasses import replace
 import numpy as np
 
 from benchmarks.record import save_record
-from benchmarks.timing import growth_exponent
-from lensml.experiments import pipeline_seconds, simulation_speed, worker_map
+from benchmarks.scaling import growth_exponent
+from benchmarks.timing import pipeline_seconds, simulation_speed, worker_map
 from lensml.lensing import binary_magnification
 from lensml.paths import available_cores
 from lensml.seeds import event_generator

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from benchmarks.record import save_record
-from benchmarks.timing import growth_exponent
-from lensml.experiments import CYCLE, aged_stream, fresh_epochs, stream_seconds_in_batches
+from benchmarks.scaling import growth_exponent
+from benchmarks.timing import CYCLE, aged_stream, fresh_epochs, stream_seconds_in_batches
 from lensml.network import Network, classify, load_network
 from lensml.streaming import StreamingClassifier
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.record import save_record
-from lensml.experiments import CYCLE, aged_stream, fresh_epochs
+from benchmarks.timing import CYCLE, aged_stream, fresh_epochs
 from lensml.network import Network, find_device, load_network, one_thread
 
 TARGETS = {"updates_per_s_batch_100000": ">= 1000000"}

@@ -32,8 +32,8 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.record import save_record
-from benchmarks.timing import growth_exponent
-from lensml.experiments import resampled
+from benchmarks.scaling import growth_exponent
+from benchmarks.timing import resampled
 from lensml.network import (
     PATCH_SIZE,
     CausalBlock,

@@ -19,10 +19,6 @@ __getattr__, __dir__, __all__ = exports(
     ),
     evaluation_run="evaluate",
     explorer="explore frames plot_caustics snapshot",
-    timing=(
-        "CYCLE aged_stream batch_speed fresh_epochs pipeline_seconds resampled simulation_speed "
-        "stream_rate stream_seconds stream_seconds_in_batches worker_map"
-    ),
     notebooks="run",
     book="make_book quotable",
 )
