@@ -4,8 +4,6 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-__all__ = ["exports"]
-
 
 def exports(
     package: str, **modules: str

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from lensml.paths import InputError
 
-__all__ = ["main"]
-
 OK, FAILED, BAD_INPUT = 0, 1, 2
 
 

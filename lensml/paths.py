@@ -5,24 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = [
-    "BOOK",
-    "BUILD",
-    "DATA",
-    "FIGURES",
-    "InputError",
-    "NOTEBOOKS",
-    "PACKAGE",
-    "RESULTS",
-    "ROOT",
-    "SIZES",
-    "WEIGHTS",
-    "atomic_path",
-    "available_cores",
-    "check_size",
-    "git_commit",
-]
-
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
 NOTEBOOKS = ROOT / "notebooks"

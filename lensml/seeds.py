@@ -6,8 +6,6 @@ import numpy as np
 
 from lensml.paths import InputError
 
-__all__ = ["check_seed", "derived_seed", "event_generator"]
-
 
 def _words(seed: int, *names: str | int) -> list[int]:
     return [seed, *(zlib.crc32(n.encode()) if isinstance(n, str) else n for n in names)]

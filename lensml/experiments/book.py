@@ -19,8 +19,6 @@ from lensml.experiments.results import (
 from lensml.experiments.tables import flatten, format_number
 from lensml.paths import BOOK, BUILD, FIGURES, ROOT, InputError, check_size
 
-__all__ = ["build_book", "make_book", "quotable"]
-
 STAGE = BUILD / "book"  # mirrors the repository, so that launch buttons point at committed sources
 QUOTED = re.compile(r"\{\{ ([a-z]\w*) \}\}")  # with the blanks, which LaTeX does not have
 BENCHMARKED = PERFORMANCE + STUDIES

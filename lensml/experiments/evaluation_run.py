@@ -23,8 +23,6 @@ from lensml.network import find_device, load_network, weights_hash
 from lensml.paths import atomic_path
 from lensml.simulation import LightCurves, load
 
-__all__ = ["evaluate"]
-
 
 def evaluate(
     data: Path | str,

@@ -20,8 +20,6 @@ from lensml.plotting import BINARY, SINGLE, canvas, styled
 if TYPE_CHECKING:
     from ipywidgets import VBox
 
-__all__ = ["ExampleEvent", "explore", "frames", "observe_example", "plot_caustics", "snapshot"]
-
 TIMES = np.linspace(-60.0, 60.0, 900)  # the default survey's cadence, centred on the event [day]
 T0, TE, RHO = 0.0, 20.0, 2e-3  # what the sliders leave alone [day, day, theta_E]
 M_BASE = 18.0

@@ -15,8 +15,6 @@ import numpy as np
 
 from lensml.paths import ROOT, WEIGHTS, available_cores, check_size
 
-__all__ = ["OUTPUT_VARIABLE", "device_name", "preflight", "provenance"]
-
 OUTPUT_VARIABLE = "LENSML_OUTPUT"  # a folder that takes the repository's place for what is written
 
 NEEDED = ("torch", "VBMicrolensing", "numpy", "scipy", "matplotlib", "seaborn", "scikit-learn")

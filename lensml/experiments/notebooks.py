@@ -29,8 +29,6 @@ from lensml.paths import (
     check_size,
 )
 
-__all__ = ["EXECUTED", "LOGS", "chapter_names", "read_record", "run", "run_all", "run_chapter"]
-
 EXECUTED = BUILD / "notebooks"  # the chapters as papermill left them
 LOGS = BUILD / "logs"
 RECORDS = BUILD / "records"  # one JSON a chapter: what the status page shows

@@ -10,21 +10,6 @@ from lensml.paths import check_size
 from lensml.simulation import Simulation, Survey
 from lensml.training import TrainingConfig
 
-__all__ = [
-    "TEST_SEED",
-    "AlertSizes",
-    "BaselineMethods",
-    "Experiment",
-    "baseline",
-    "cadence",
-    "distinct",
-    "early_detection",
-    "photometric_error",
-    "physical_limits",
-    "planetary_stellar",
-    "simulated_events",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class AlertSizes:

@@ -32,22 +32,6 @@ from lensml.paths import DATA, FIGURES, RESULTS, ROOT, SIZES, InputError, atomic
 from lensml.simulation import LightCurves, Simulation, load, reobserve, save, simulate
 from lensml.training import train
 
-__all__ = [
-    "BENCHMARKS",
-    "PERFORMANCE",
-    "STUDIES",
-    "Chapter",
-    "benchmarks_by_device",
-    "compare_with_committed",
-    "display",
-    "load_benchmark",
-    "load_results",
-    "results_path",
-    "season_thresholds",
-    "start",
-    "write_svg",
-]
-
 BENCHMARKS = RESULTS / "benchmarks"  # one folder a device, one file a benchmark and date
 PERFORMANCE = ("simulation", "pspl_fit", "training", "inference", "stream", "memory")
 # Quoted alike, but need data, programs or a GPU that do not come with the package.

@@ -9,22 +9,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "ResultsTable",
-    "benchmark_rows",
-    "flatten",
-    "format_number",
-    "observers_table",
-    "plain",
-    "provenance_line",
-    "recall_table",
-    "result_key",
-    "results_table",
-    "safe_keys",
-    "target_met",
-    "worse_bins_text",
-]
-
 TARGET = re.compile(r"(>=|<=|<|>) *([\d.,]+)|([\d.]+) *\+- *([\d.]+)")
 OBSERVER_COLUMNS = {
     "roc_auc": "ROC AUC",

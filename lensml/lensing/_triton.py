@@ -11,8 +11,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["gauss_newton_rows"]
-
 EPOCHS = 256  # of a row in registers at a time
 MAG = tl.constexpr(2.5 / log(10.0))
 

@@ -11,15 +11,6 @@ from numpy.typing import NDArray
 
 from lensml.lensing.lenses import BinaryLens, track
 
-__all__ = [
-    "CausticBranches",
-    "caustic_branches",
-    "caustic_curves",
-    "crosses_caustic",
-    "topology",
-    "topology_borders",
-]
-
 CUBE_ROOTS_OF_UNITY = np.exp(2j * np.pi / 3 * np.arange(3))[:, None]
 NEWTON_STEPS = 2  # after the closed form
 CROSSING_PHASES = 200  # points on each of four branches to find crossings of a track

@@ -9,8 +9,6 @@ from scipy.ndimage import median_filter
 
 from lensml.lensing.pspl import fit_pspl, pspl_delta_mag
 
-__all__ = ["FreeBaselineFit", "fit_pspl_free_baseline"]
-
 NUM_TRIALS = 9  # baselines fitted at a time
 MAX_ROUNDS, BASELINE_TOLERANCE = 12, 1e-4  # [mag]
 

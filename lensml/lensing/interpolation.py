@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["coarsest_spacing", "intervals_within", "is_even", "adaptive_sample"]
-
 MIN_INTERVALS = 20  # of the coarsest pass: 10 d in the default survey
 # Sixth-order interpolation half-way between nodes (Deslauriers & Dubuc 1989), outermost node first.
 MIDPOINT_WEIGHTS = (3 / 256, -25 / 256, 150 / 256)

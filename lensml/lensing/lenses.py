@@ -6,8 +6,6 @@ from math import cos, sin
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BinaryLens", "PointLens", "magnification_centre", "to_centre_of_mass", "track"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class BinaryLens:

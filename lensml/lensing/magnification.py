@@ -15,13 +15,6 @@ from lensml.lensing.interpolation import (
 )
 from lensml.lensing.lenses import BinaryLens, to_centre_of_mass
 
-__all__ = [
-    "binary_magnification",
-    "check_epochs",
-    "finite_source_magnification",
-    "point_lens_magnification",
-]
-
 FINITE_SOURCE_REACH = 50.0  # beyond this many radii the disc differs from a point by < 1e-4
 INTERPOLATION_TOLERANCE = 0.05  # largest error of interpolation [the solver's tolerance]
 CAUSTIC_PHASES = 80  # points on each of four branches to find epochs near a caustic

@@ -11,8 +11,6 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-__all__ = ["CACHE_ELEMENTS", "MAG", "gauss_newton_terms", "marquardt_step"]
-
 log = logging.getLogger(__name__)
 MAG = 2.5 / ln(10.0)  # magnitudes per natural logarithm
 CACHE_ELEMENTS = 2**16  # values of a batch on a CPU: arrays derived from them stay in its cache

@@ -12,16 +12,6 @@ from torch import Tensor
 
 from lensml.lensing.normal_equations import MAG, gauss_newton_terms, marquardt_step
 
-__all__ = [
-    "PsplFit",
-    "excess_magnification",
-    "fit_prefixes",
-    "fit_pspl",
-    "pspl_delta_mag",
-    "starting_points",
-    "u2_of_excess",
-]
-
 LOW = (-torch.inf, log(1e-7), log(1e-3), 1e-3)  # t0, ln u0, ln tE, f_s
 HIGH = (torch.inf, log(30.0), log(1e5), 1.0)
 # Epochs kept, iterations, local minima kept: cheap first. With f_s free minima are long and flat.

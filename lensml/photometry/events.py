@@ -10,8 +10,6 @@ from typing import NamedTuple
 from lensml.paths import InputError
 from lensml.photometry.readers import Photometry, read_photometry
 
-__all__ = ["download_ogle", "installed_events", "load_installed"]
-
 OGLE_EWS = "https://www.astrouw.edu.pl/ogle/ogle4/ews"
 INSTALLED = (
     ("OGLE-2003-BLG-235", "binary", "Bond et al. 2004", "OB03235/OB03235_OGLE.tbl.txt"),

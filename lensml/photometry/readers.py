@@ -18,8 +18,6 @@ from lensml.paths import InputError
 if TYPE_CHECKING:
     from astropy.table import Table
 
-__all__ = ["Photometry", "baseline_magnitude", "from_table", "read_photometry", "seasons"]
-
 MAG = 2.5 / log(10.0)  # magnitudes per natural logarithm
 FLUX_ZERO_POINT = 22.0  # magnitude of unit flux; only differences of magnitude matter to us
 REFERENCE_FLUX = 10 ** (0.4 * (28 - 20))  # KMTNet's pysis: a reference image of 20 mag, zero at 28

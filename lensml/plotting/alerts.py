@@ -21,14 +21,6 @@ from lensml.plotting.style import (
 )
 from lensml.simulation import FRACTIONS
 
-__all__ = [
-    "alert_latency",
-    "alerts_by_phase",
-    "purity_by_prevalence",
-    "reliability",
-    "reliability_at_fractions",
-]
-
 
 @styled
 def alert_latency(network: ArrayLike, refit_limited: ArrayLike, onset: ArrayLike) -> Figure:

@@ -9,8 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from lensml.plotting.style import BINARY, COLOURS, DOTTED, SINGLE, canvas, few_ticks, styled
 
-__all__ = ["gallery", "prior_histograms", "real_event"]
-
 SYMBOLS = dict(
     t0="$t_0$ [d]", u0="$u_0$", tE=r"$t_\mathrm{E}$ [d]", rho=r"$\rho$", alpha=r"$\alpha$ [rad]"
 )

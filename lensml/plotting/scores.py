@@ -26,22 +26,6 @@ from lensml.plotting.style import (
     styled,
 )
 
-__all__ = [
-    "bars",
-    "completeness_curve",
-    "confusion",
-    "early_detection",
-    "growth",
-    "history",
-    "recall_by_dchi2",
-    "recall_by_method",
-    "recall_by_u0",
-    "recall_map",
-    "roc_and_pr",
-    "scores_by_fraction",
-    "scores_by_phase",
-]
-
 
 @styled
 def roc_and_pr(

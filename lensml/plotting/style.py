@@ -18,23 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "BINARY",
-    "COLOURS",
-    "DOTTED",
-    "IDEAL",
-    "PUBLISHED_THRESHOLDS",
-    "REFIT_LIMITED",
-    "SINGLE",
-    "binomial_error",
-    "canvas",
-    "coloured",
-    "few_ticks",
-    "line_with_band",
-    "numbers",
-    "styled",
-]
-
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 SINGLE, BINARY = COLOURS[:2]
 IDEAL = {"color": "black", "linestyle": "--", "linewidth": 1.3}

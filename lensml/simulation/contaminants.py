@@ -19,17 +19,6 @@ from lensml.simulation.priors import draw_single, parameter_set
 from lensml.simulation.simulator import BASELINE_MAG, BLOCK
 from lensml.simulation.survey import Survey
 
-__all__ = [
-    "KINDS",
-    "Contaminant",
-    "draw_contaminant",
-    "contaminant_magnification",
-    "contaminant_pairs",
-    "contaminant_set",
-    "contaminant_training_set",
-    "sun_offset",
-]
-
 KINDS = {
     "point_source": "single lens, point source: the control",
     "finite_source": "single lens, uniform disc; u0 log-uniform, so that the disc is resolved",

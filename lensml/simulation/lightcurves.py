@@ -15,22 +15,6 @@ from lensml.paths import InputError, atomic_path
 from lensml.seeds import event_generator
 from lensml.simulation.survey import Survey, draw_numpy, noise_free_delta_mag, observe
 
-__all__ = [
-    "FRACTIONS",
-    "PARAM_NAMES",
-    "LightCurves",
-    "concatenate",
-    "dchi2_at_fractions",
-    "iterate",
-    "load",
-    "merge_shards",
-    "num_rows",
-    "observe_pairs",
-    "reobserve",
-    "save",
-    "shard_paths",
-]
-
 FRACTIONS = (0.1, 0.25, 0.33, 0.5, 0.67, 0.83, 1.0)  # of the window, for early detection
 PARAM_NAMES = ("t0", "u0", "tE", "rho", "s", "q", "alpha", "f_s")
 SHARED = ("time", "param_names", "meta")  # members that belong to the set, not to a row

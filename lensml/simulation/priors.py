@@ -8,8 +8,6 @@ import numpy as np
 from lensml.lensing import BinaryLens, PointLens, crosses_caustic
 from lensml.paths import InputError
 
-__all__ = ["PARAMETER_SETS", "ParameterSet", "draw_binary", "draw_single", "parameter_set"]
-
 T0_RANGE = (-50.0, 50.0)  # [day]
 LOG10_TE = (1.35, 0.35)  # mean and standard deviation of log10(tE / day)
 TE_RANGE = (3.0, 200.0)  # [day]

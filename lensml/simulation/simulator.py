@@ -38,16 +38,6 @@ from lensml.simulation.lightcurves import (
 from lensml.simulation.priors import draw_binary, draw_single, parameter_set
 from lensml.simulation.survey import Survey
 
-__all__ = [
-    "Simulation",
-    "bounded_imap",
-    "fit_twins",
-    "make_chunk",
-    "shard_set",
-    "simulate",
-    "worker_pool",
-]
-
 log = logging.getLogger(__name__)
 BLOCK = 64  # events fitted together; blocks are aligned to multiples of it in the event's index
 CHUNK = BLOCK  # events of one task of a worker

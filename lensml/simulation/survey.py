@@ -16,8 +16,6 @@ from torch import Tensor
 
 from lensml.paths import InputError
 
-__all__ = ["Draws", "Survey", "noise_free_delta_mag", "draw_numpy", "draw_torch", "observe"]
-
 Range = float | tuple[float, float]
 NUM_PAIR_DRAWS = 8
 

@@ -10,8 +10,6 @@ from torch import Tensor
 from lensml.paths import InputError
 from lensml.simulation import LightCurves, Survey, iterate, noise_free_delta_mag, num_rows
 
-__all__ = ["TrainingData", "load_training_data"]
-
 
 @dataclass
 class TrainingData:

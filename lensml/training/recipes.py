@@ -8,8 +8,6 @@ from lensml.paths import InputError, check_size
 from lensml.simulation import Simulation, Survey, contaminant_training_set, save, simulate
 from lensml.training.run import TrainingConfig, train
 
-__all__ = ["GENERAL_SURVEYS", "TrainingRecipe", "shipped_recipe", "recipe_sets", "run_recipe"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:

@@ -16,8 +16,6 @@ from lensml.training.data import TrainingData, load_training_data
 from lensml.training.sampler import TrainingConfig, current_settings
 from lensml.training.trainer import HISTORY, LAST, NAMED_WEIGHTS, Trainer
 
-__all__ = ["run_folder", "train", "tune_allocator"]
-
 log = logging.getLogger(__name__)
 
 

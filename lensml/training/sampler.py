@@ -23,8 +23,6 @@ from lensml.seeds import derived_seed
 from lensml.simulation import Survey, draw_torch, observe
 from lensml.training.data import TrainingData
 
-__all__ = ["BatchPlan", "BatchSampler", "TrainingConfig", "padded_length"]
-
 GPU_CURVES = 16384  # curves whose refits a GPU makes together, if it has the memory
 BYTES_PER_CURVE = 2**21  # memory that their refits may take, three times what an H100 needed
 LENGTH_STEP = 16  # curves of a batch are padded to a multiple: shapes recur

@@ -34,8 +34,6 @@ from lensml.seeds import derived_seed
 from lensml.training.data import TrainingData
 from lensml.training.sampler import BatchPlan, BatchSampler, TrainingConfig
 
-__all__ = ["HISTORY", "LAST", "NAMED_WEIGHTS", "Trainer", "training_loss"]
-
 LAST = "last.safetensors"
 NAMED_WEIGHTS = {"shipped": None, "first_stage": WEIGHTS / "first_stage"}  # values of `start_from`
 EPOCHS_AT_ONCE = 320_000  # through the network on a CPU; fewer are slower, more only take memory
