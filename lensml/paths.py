@@ -1,8 +1,10 @@
 """Where things live, at which commit, and how a file is written without being half there."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -50,18 +52,20 @@ def check_size(size: str) -> str:
     return size
 
 
-def git_commit() -> str:
-    """Commit of the checkout the package lies in, `unknown` outside one."""
-    head = ROOT / ".git" / "HEAD"
+def git(*arguments: str) -> str:
+    """Output of a git command in the checkout the package lies in; empty outside of one."""
+    if not (ROOT / ".git").exists():
+        return ""
     try:
-        text = head.read_text().strip()
-        if not text.startswith("ref: "):
-            return text
-        ref = text[5:]
-        loose = ROOT / ".git" / ref
-        if loose.exists():
-            return loose.read_text().strip()
-        packed = (ROOT / ".git" / "packed-refs").read_text().splitlines()
-        return next((line.split()[0] for line in packed if line.endswith(ref)), "unknown")
-    except OSError:
-        return "unknown"
+        run = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return run.stdout.strip()
+
+
+@cache
+def git_commit() -> str:
+    """Commit of that checkout when it was first asked for; `unknown` outside of one."""
+    return git("rev-parse", "HEAD") or "unknown"

@@ -1,7 +1,10 @@
 """A file is either the old one or the new one; sizes are checked by name."""
 
+import subprocess
+
 import pytest
 
+from lensml import paths
 from lensml.paths import InputError, atomic_path, check_size
 
 
@@ -27,3 +30,19 @@ def test_an_unknown_size_is_answered_with_the_known_ones():
     with pytest.raises(InputError, match="'huge'.*smoke, desk, full"):
         check_size("huge")
     assert check_size("desk") == "desk"
+
+
+def test_the_commit_is_that_of_the_checkout_and_of_none_around_it(tmp_path, monkeypatch):
+    """Also in a linked worktree; an installed package takes no other repository's commit."""
+    quiet = {"cwd": tmp_path, "check": True, "capture_output": True, "text": True}
+    author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", "init", "-q"], **quiet)
+    subprocess.run(["git", *author, "commit", "-q", "--allow-empty", "-m", "first"], **quiet)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], **quiet).stdout.strip()
+    subprocess.run(["git", "worktree", "add", "-q", "linked"], **quiet)
+    (tmp_path / "installed").mkdir()
+    for folder, expected in (("", head), ("linked", head), ("installed", "unknown")):
+        monkeypatch.setattr(paths, "ROOT", tmp_path / folder)
+        paths.git_commit.cache_clear()
+        assert paths.git_commit() == expected
+    paths.git_commit.cache_clear()

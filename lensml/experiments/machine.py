@@ -3,7 +3,6 @@
 import os
 import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lensml.paths import ROOT, WEIGHTS, available_cores, check_size
+from lensml.paths import WEIGHTS, available_cores, check_size, git, git_commit
 
 OUTPUT_VARIABLE = "LENSML_OUTPUT"  # a folder that takes the repository's place for what is written
 
@@ -29,17 +28,6 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def git(*arguments: str) -> str:
-    """Output of a git command in the repository; empty outside of one."""
-    try:
-        run = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return run.stdout.strip()
 
 
 def device_name() -> str:
@@ -73,7 +61,7 @@ def provenance(*, size: str, seed: int | Iterable[int], started: float) -> dict[
     check_size(size)
     return {
         "size": size,
-        "commit": git("rev-parse", "HEAD") or "unknown",
+        "commit": git_commit(),
         "modified": bool(
             git("status", "--porcelain", "-uno", "--", ".", ":!data/results", ":!figures")
         ),
