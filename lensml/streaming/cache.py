@@ -5,7 +5,7 @@ epochs, cumulative sums that features need, and for each block of the network th
 that its convolution sees: a new entry is written over the oldest. Beside them lie the active
 point-lens fits and the embedding of the last refit.
 
-Axes: B events of a call, K tokens. A slab holds one quantity of all events, event by event.
+Axes: B events of a call, K tokens. A buffer holds one quantity of all events, event by event.
 """
 
 from collections.abc import Iterator, Mapping
@@ -105,7 +105,7 @@ class EventCache:
         for k in range(config.num_levels):
             pasts = [block.past for block in (*network.encoder[k], *network.decoder[k])]
             self.rings[f"level{k}"] = RingLayout(pasts, 2, 2 * (k < last), int(k < last))
-        #: Of each slab its entries an event, the shape of an entry and its type.
+        #: Of each buffer its entries an event, the shape of an entry and its type.
         self.shapes = {
             name: (ring.tokens, (config.channels,), np.float32) for name, ring in self.rings.items()
         }
@@ -124,7 +124,7 @@ class EventCache:
                 "epochs_since_fit": (1, (), np.float64),
                 "embedding": (1, (config.channels,), np.float32),
             }
-        self.slabs = {name: self._zeros(0, name) for name in self.shapes}
+        self.buffers = {name: self._zeros(0, name) for name in self.shapes}
         self.used, self.count, self.first = 0, np.zeros(0, np.int64), np.zeros(0)
         cycle = PATCH_SIZE << last
         depths = [completed_levels(n or cycle, config.num_levels) for n in range(cycle)]
@@ -139,19 +139,19 @@ class EventCache:
         )
 
     def _zeros(self, capacity: int, name: str) -> Tensor:
-        """A slab, (capacity x entries, ...): numpy's zeros cost no memory until written to."""
+        """A buffer, (capacity x entries, ...): numpy's zeros cost no memory until written to."""
         entries, shape, kind = self.shapes[name]
         return torch.from_numpy(np.zeros((capacity * entries, *shape), kind)).to(self.device)
 
     def reserve(self, capacity: int) -> None:
-        """Make room for so many events, slab by slab: never twice the whole in memory."""
+        """Make room for so many events, buffer by buffer: never twice the whole in memory."""
         more = capacity - len(self.count)
         if more <= 0:
             return
         for name, (entries, *_) in self.shapes.items():
             larger = self._zeros(capacity, name)
-            larger[: self.used * entries] = self.slabs[name][: self.used * entries]
-            self.slabs[name] = larger
+            larger[: self.used * entries] = self.buffers[name][: self.used * entries]
+            self.buffers[name] = larger
         self.count = np.concatenate([self.count, np.zeros(more, np.int64)])
         self.first = np.concatenate([self.first, np.zeros(more)])
 
@@ -314,35 +314,38 @@ class EventCache:
         self._put(name, slots[:, None] * ring.tokens + ring.write[phase], tokens)
 
     def _take(self, name: str, index: NDArray) -> Tensor:
-        """Entries of a slab, (*index, ...)."""
-        slab = self.slabs[name]
+        """Entries of a buffer, (*index, ...)."""
+        buffer = self.buffers[name]
         if self.on_cpu:  # numpy takes few entries in a quarter of the time
-            return torch.from_numpy(slab.numpy().take(index, axis=0))
-        return slab[self._own(index)]
+            return torch.from_numpy(buffer.numpy().take(index, axis=0))
+        return buffer[self._own(index)]
 
     def _put(self, name: str, index: NDArray, values: Tensor) -> None:
-        """Write entries (*index, ...) of a slab."""
+        """Write entries (*index, ...) of a buffer."""
         if self.on_cpu:
-            self.slabs[name].numpy()[index] = values.numpy()
+            self.buffers[name].numpy()[index] = values.numpy()
         else:
-            self.slabs[name][self._own(index)] = values
+            self.buffers[name][self._own(index)] = values
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that is kept, by name; views of the slabs, not copies."""
-        kept = {name: slab[: self.used * self.shapes[name][0]] for name, slab in self.slabs.items()}
+        """All that is kept, by name; views of the buffers, not copies."""
+        kept = {
+            name: buffer[: self.used * self.shapes[name][0]]
+            for name, buffer in self.buffers.items()
+        }
         host = {"count": self.count, "first": self.first}
         return kept | {name: torch.from_numpy(x[: self.used]) for name, x in host.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up what `tensors` gave in place of all that is kept."""
         self.used, self.count, self.first = 0, np.zeros(0, np.int64), np.zeros(0)
-        self.slabs = {name: self._zeros(0, name) for name in self.shapes}
+        self.buffers = {name: self._zeros(0, name) for name in self.shapes}
         used = len(tensors["count"])
         self.reserve(used)
         self.used = used
         self.count[:], self.first[:] = tensors["count"].numpy(), tensors["first"].numpy()
-        for name, slab in self.slabs.items():
-            slab[:] = tensors[name]
+        for name, buffer in self.buffers.items():
+            buffer[:] = tensors[name]
 
 
 def padded_length(count: NDArray) -> NDArray:

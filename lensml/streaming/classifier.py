@@ -190,10 +190,12 @@ class StreamingClassifier:
     def _advance(self, slots: NDArray, times: NDArray, mags: NDArray, errors: NDArray) -> NDArray:
         """Answers of one epoch of each slot; all have been checked, and none comes twice."""
         self._records[slots, 0] = times
+        # Events whose baseline is known go straight to the cache.
         bases = self._records[slots, 2]
         estimating = np.flatnonzero(np.isnan(bases)).tolist()
         if not estimating:
             return self.cache.advance(slots, times, bases - mags, errors)
+        # The others wait for BASELINE_MIN epochs, then use the median of their past.
         answers, begun = np.full(len(slots), 0.5), []
         for i in estimating:
             slot, estimator = int(slots[i]), self._estimators[int(slots[i])]
@@ -207,6 +209,7 @@ class StreamingClassifier:
             elif len(estimator.mags) == BASELINE_MAX:
                 self._records[slot, 2] = bases[i]
                 del self._estimators[slot]
+        # Those that have just got one take their waiting epochs first.
         if begun:
             waited = np.array([self._estimators[int(slot)].waiting for slot in slots[begun]])
             for epoch in waited.reshape(len(begun), -1, 3).transpose(1, 2, 0):
@@ -221,7 +224,7 @@ class StreamingClassifier:
         return answers
 
     def save(self, path: Path) -> None:
-        """Snapshot of all events, atomically; the slabs are written from where they lie."""
+        """Snapshot of all events, atomically; the buffers are written from where they lie."""
         names = [name.encode("utf-8", "surrogatepass") for name in self.events]
         estimators = self._estimators
         tensors = self.cache.tensors() | {

@@ -193,8 +193,8 @@ def test_the_state_of_other_weights_is_refused(tmp_path):
     assert list(second.events) == ["y"]
 
 
-def test_saving_copies_no_slab(tmp_path):
-    """Twice the slabs in memory would halve the number of events that a machine can hold."""
+def test_saving_copies_no_buffer(tmp_path):
+    """Twice the buffers in memory would halve the number of events that a machine can hold."""
     import tracemalloc
 
     stream = StreamingClassifier(load_network()[0])

@@ -56,7 +56,7 @@ def test_fits_and_answers_do_not_depend_on_the_ages_of_the_other_events(network)
         expected = advance_all(alone, seen)
         np.testing.assert_allclose(p[own, starts[i] :], expected, rtol=0, atol=2e-6)
         for name in ("theta", "covariance"):  # refits are the same to the last bit
-            np.testing.assert_array_equal(together.slabs[name][own], alone.slabs[name][:1])
+            np.testing.assert_array_equal(together.buffers[name][own], alone.buffers[name][:1])
 
 
 def test_few_refits_at_a_time_give_what_many_give(network, monkeypatch):
@@ -88,7 +88,7 @@ def test_a_call_refits_its_events_in_groups_of_padded_length(network, monkeypatc
     assert groups == [(256, 8, 16, 240, 256), (512, 304), (2048, 4048)]
 
 
-def test_slabs_are_indexed_on_a_device_as_on_a_cpu(network):
+def test_buffers_are_indexed_on_a_device_as_on_a_cpu(network):
     columns = epochs(5, 300)
     on_cpu, as_device = EventCache(network), EventCache(network)
     as_device.on_cpu = False
@@ -103,7 +103,7 @@ def test_sums_of_a_hundred_thousand_epochs_round_no_answer(network):
     expected = advance_all(young, columns)
     old.new_slots(2)
     weight = 1e5 / 0.02**2
-    old.slabs["totals"] += torch.tensor([weight, 0.3 * weight, 2e3 * weight])
+    old.buffers["totals"] += torch.tensor([weight, 0.3 * weight, 2e3 * weight])
     for k in range(400):
         p = old.advance(np.arange(2), *(c[:, k] for c in columns))
         np.testing.assert_allclose(p, expected[:, k], rtol=0, atol=1e-5)

@@ -52,8 +52,8 @@ def test_state_does_not_grow_with_the_event(network):
     sizes = []
     for k in range(700):
         stream.update("x", float(k), 18.0 + 0.01 * (k % 7), 0.02, 18.0)
-        slabs = stream.cache.tensors().values()
-        sizes.append(sum(t.numel() * t.element_size() for t in slabs))
+        buffers = stream.cache.tensors().values()
+        sizes.append(sum(t.numel() * t.element_size() for t in buffers))
     assert len(set(sizes)) == 1 and sizes[0] + 3 * 8 == stream.bytes_per_event
 
 
