@@ -9,10 +9,7 @@ __getattr__, __dir__, __all__ = exports(
         "observed_epochs pack"
     ),
     sequential_fit="BIN Fits MAX_HISTORY next_refit_epoch prior_fits refit_schedule update_fits",
-    residual_maps=(
-        "NUM_INNOVATIONS NUM_MAP_CHANNELS NUM_SUMMARY PHASE_BINS ResidualInputs "
-        "innovation_features one_thread refit_and_map residual_inputs"
-    ),
+    residual_maps="ResidualInputs innovation_features one_thread refit_and_map residual_inputs",
     model="CausalBlock Network NetworkConfig PATCH_SIZE causal_upsample",
     checkpoint=(
         "CONFIG MODEL current_config current_tensor_name fingerprint load_network "
