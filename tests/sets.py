@@ -5,6 +5,7 @@ import json
 import numpy as np
 import torch
 
+from lensml.evaluation import Scores, ideal_log_ratio
 from lensml.lensing import point_lens_magnification
 from lensml.network import Network, NetworkConfig
 from lensml.simulation import LightCurves
@@ -128,3 +129,20 @@ def planted(num=400, seed=0):
     good = noise[0] + 10 * ((dchi2 > 75) & (y == 1))
     bad = noise[1] + 10 * ((dchi2 > 500) & (y == 1))
     return y, dchi2, pair, good, bad
+
+
+def normal_ratio(dchi2, seed=0):
+    """Rows (twin, binary) of realised log-likelihood ratios of pairs of the given delta-chi2."""
+    d, y = np.repeat(dchi2, 2), np.tile([0, 1], len(dchi2))
+    noise = np.random.default_rng(seed).normal(size=d.size)
+    return (y - 0.5) * d + np.sqrt(d) * noise, y, np.repeat(np.arange(len(dchi2)), 2)
+
+
+def scored(sigma=0.1, blur=1.0, pairs=150, seed=3):
+    """Network = ideal observer blurred by noise of its own; the same events at any `sigma`."""
+    curves = toy_set(pairs, sigma=sigma, seed=seed, shuffle=False)
+    ratio = ideal_log_ratio(curves)
+    p = ratio + blur * np.random.default_rng(seed).standard_normal(ratio.size)
+    p = 1 / (1 + np.exp(-np.clip(p, -500, 500)))
+    epochs = np.isfinite(curves.X).sum(axis=1)
+    return Scores(y=curves.y, pair=curves.pair, dchi2=curves.dchi2, epochs=epochs, p=p, ideal=ratio)

@@ -31,7 +31,6 @@ ALLOWED = {  # (file, word): why it stays
     ("lensml/network/checkpoint.py", "consult"): "tensor names of older runs",
     ("lensml/network/checkpoint.py", "opinion"): "configuration key of older runs",
 }
-PENDING = ("lensml/evaluation/", "tests/evaluation/")  # not rewritten yet
 MAX_LINE = 140
 SENTENCE_END = re.compile(r"""(?<=[\w)\]*`$%"}>])[.!?]["*)_]*\s+(?=[A-Z`$*"\[(])""")
 ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|vs|et al|cf|Fig|No|[A-Z])\.\s")
@@ -94,12 +93,8 @@ def prose_lines(text: str) -> list[tuple[int, str]]:
 
 
 def by_file(found: dict[str, str]) -> pytest.MarkDecorator:
-    """One case a file; those that are not rewritten yet may fail."""
-    mark = pytest.mark.xfail(reason="not rewritten yet", strict=False)
-    return pytest.mark.parametrize(
-        ("file", "text"),
-        [pytest.param(f, t, marks=[mark] * f.startswith(PENDING), id=f) for f, t in found.items()],
-    )
+    """One case a file."""
+    return pytest.mark.parametrize(("file", "text"), list(found.items()), ids=list(found))
 
 
 @by_file(texts())

@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from benchmarks.record import save_record
 from lensml import evaluation
-from lensml.evaluation import check_unseen
 from lensml.network import (
     Network,
+    check_unseen,
     encode,
     load_network,
     observed_epochs,

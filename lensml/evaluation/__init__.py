@@ -1,4 +1,4 @@
-"""Metrics, the ideal observer, early detection, alerts, calibration, baseline methods, reports."""
+"""Metrics, the ideal observer, early detection, alerts, calibration, baseline methods."""
 
 from lensml._exports import exports
 
@@ -6,16 +6,15 @@ __getattr__, __dir__, __all__ = exports(
     __name__,
     metrics=(
         "STATISTICS average_precision balanced_accuracy bin_label bin_thresholds "
-        "binomial_interval bootstrap dchi2_50 ece fraction pr_curve recall_at_fpr "
-        "recall_by_dchi2 reliability roc_auc roc_curve threshold_at_fpr wilson_interval"
+        "binomial_interval bootstrap dchi2_50 ece fraction recall_at_fpr "
+        "recall_by_dchi2 reliability roc_auc threshold_at_fpr wilson_interval"
     ),
     ideal_observer=(
         "assert_below_ideal excess_over_ideal expected_ideal ideal_log_ratio ideal_probability "
-        "ideal_recall largest_z partner_rows until_fraction"
+        "ideal_recall"
     ),
     early_detection=(
-        "PHASE_EDGES add_refit_limited alerts_before_peak first_alert onset_times predict "
-        "refit_prefixes"
+        "PHASE_EDGES add_refit_limited alerts_before_peak first_alert onset_times refit_prefixes"
     ),
     alerts=(
         "alert_rate_and_purity compare_with_ideal detected_by_phase false_alarm_report "
@@ -28,8 +27,8 @@ __getattr__, __dir__, __all__ = exports(
         "summary_statistics"
     ),
     comparison=(
-        "assert_falling completeness dchi2_retained detected fraction_beyond gap_to_ideal "
-        "loss_by_cause score summary under_surveys undetectable_by_group"
+        "Scores assert_falling completeness dchi2_retained detected fraction_beyond gap_to_ideal "
+        "loss_by_cause score summary under_surveys undetectable"
     ),
-    report="assess check_classes check_unseen full_report headline",
+    report="full_report score_report",
 )

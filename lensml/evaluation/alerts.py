@@ -1,8 +1,8 @@
 """Alerts under a controlled false-alarm rate: threshold of a season, latency, purity.
 
-A season's threshold is tested at every epoch, so a false alarm is a single lens that *ever* exceeds
-it. The same rule is applied to the ideal observer and to the refit-limited observer. Axes: n rows,
-T epochs, K edges. Times in days; NaN where no alert was given.
+A threshold is tested at every epoch of a season, so a false alarm is a single lens that *ever*
+exceeds it. The same rule is applied to the ideal observers. Axes: n rows, T epochs, K edges. Times
+in days; NaN where no alert was given. `num`, `seed`: resamples of events behind each interval.
 """
 
 from collections.abc import Mapping
@@ -16,26 +16,15 @@ from lensml.evaluation import early_detection as early
 from lensml.evaluation import ideal_observer as limits
 from lensml.evaluation import metrics
 from lensml.evaluation.metrics import binomial_interval
+from lensml.network import max_probability
 from lensml.simulation import LightCurves
-
-__all__ = [
-    "AlertPolicy",
-    "alert_rate_and_purity",
-    "alert_summary",
-    "compare_with_ideal",
-    "detected_by_phase",
-    "false_alarm_report",
-    "latency_summary",
-    "paired_latency",
-    "set_threshold",
-]
 
 DRAWS = 20_000  # behind the intervals of `alert_rate_and_purity`
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlertPolicy:
-    """Alert at the first P(binary) above `threshold`, which was set on `singles` single lenses."""
+    """Alert at the first P(binary) above `threshold`, set on `singles` single lenses."""
 
     threshold: float
     rate: float  # fraction of single lenses that may ever alert
@@ -46,10 +35,8 @@ class AlertPolicy:
     def expected_rate(self) -> dict[str, float]:
         """Expected fraction of *fresh* single lenses that alert, with its 95 % interval.
 
-        The threshold is a score of the `singles`, the one that `passed` others exceed; whatever
-        the distribution of scores, the fraction above it is Beta(passed + 1, singles - passed)
-        distributed (order statistics; Wilks 1941). Fewer than 1 / rate singles cannot show the
-        rate, and the interval is then wide.
+        Whatever the distribution of scores, the fraction above the one that `passed` others exceed
+        is Beta(passed + 1, singles - passed) distributed (order statistics; Wilks 1941).
         """
         a, b = self.passed + 1, self.singles - self.passed
         low, high = metrics.beta_interval(a, b)
@@ -63,9 +50,7 @@ class AlertPolicy:
 def set_threshold(peak: ArrayLike, rate: float = 0.01) -> AlertPolicy:
     """Policy under which at most `rate` of these single lenses ever alert.
 
-    Args:
-        peak: Highest P(binary) of each single lens over its season, (n,), of `max_probability`.
-        rate: Fraction of single lenses that may alert, over a whole season.
+    `peak` (n,) is the highest P(binary) of each over its season (`max_probability`).
     """
     peak = np.asarray(peak, dtype=float)
     if not peak.size or np.isnan(peak).any():
@@ -79,28 +64,17 @@ def set_threshold(peak: ArrayLike, rate: float = 0.01) -> AlertPolicy:
 
 
 def false_alarm_report(policy: AlertPolicy, peak: ArrayLike) -> dict[str, Any]:
-    """False alarms of a policy on single lenses that had no part in it.
-
-    Args:
-        policy: Set on other single lenses.
-        peak: Highest P(binary) of each fresh single lens, (n,).
+    """False alarms of a policy on fresh single lenses of highest P(binary) `peak` (n,).
 
     Returns:
-        `threshold`, `rate`, `set_on`, `expected` (interval before measuring) and `false_alarms`
-        (interval with counts).
+        `threshold`, `rate`, `set_on`, and the intervals `expected` and `false_alarms`.
     """
-    return {
-        "threshold": policy.threshold,
-        "rate": policy.rate,
-        "set_on": policy.singles,
-        "expected": policy.expected_rate,
-        "false_alarms": binomial_interval(np.asarray(peak) > policy.threshold),
-    }
+    report = {"threshold": policy.threshold, "rate": policy.rate, "set_on": policy.singles}
+    false_alarms = binomial_interval(np.asarray(peak) > policy.threshold)
+    return report | {"expected": policy.expected_rate, "false_alarms": false_alarms}
 
 
-def interval_of(
-    statistic: Any, values: NDArray, *, num: int = 400, seed: int = 0
-) -> dict[str, float]:
+def interval_of(statistic: Any, values: NDArray, num: int, seed: int) -> dict[str, float]:
     """Statistic of independent events (n,) with its bootstrap interval; NaN for no event."""
     if not values.size:
         return {"value": np.nan, "low": np.nan, "high": np.nan}
@@ -113,9 +87,8 @@ def latency_summary(
     """Detection of binaries and latency of their alerts after the onset of the anomaly.
 
     Args:
-        alert: First alert of each binary (n,) [day]; NaN if none.
-        onset: Onset of its anomaly (n,) [day]; NaN if never, or not known.
-        num, seed: Resamples of events behind each interval.
+        alert: First alert of each binary (n,); NaN if none.
+        onset: Onset of its anomaly (n,); NaN if never, or not known.
 
     Returns:
         `detected` (fraction of all), `detected_with_onset` and `premature` (fraction of the alerts
@@ -127,72 +100,55 @@ def latency_summary(
     lag = (alert - onset)[np.isfinite(onset)]
     given = np.isfinite(lag)
     late = lag[given & (lag >= 0)]
-    sides = np.quantile(late, [0.16, 0.84]) if late.size else np.full(2, np.nan)
+    lag_16, lag_84 = np.quantile(late, [0.16, 0.84]).tolist() if late.size else (np.nan, np.nan)
     return {
         "detected": binomial_interval(np.isfinite(alert)),
         "detected_with_onset": binomial_interval(given),
         "premature": binomial_interval(lag[given] < 0),
-        "median_lag": interval_of(np.median, late, num=num, seed=seed),
-        "lag_16": float(sides[0]),
-        "lag_84": float(sides[1]),
-        "median_lag_of_all": interval_of(
-            np.median, np.where(given, lag, np.inf), num=num, seed=seed
-        ),
+        "median_lag": interval_of(np.median, late, num, seed),
+        "lag_16": lag_16,
+        "lag_84": lag_84,
+        "median_lag_of_all": interval_of(np.median, np.where(given, lag, np.inf), num, seed),
     }
 
 
 def alert_summary(
-    p_epochs: NDArray,
-    times: NDArray,
-    y: ArrayLike,
-    pair: ArrayLike,
-    onset: ArrayLike,
-    *,
-    rate: float = 0.01,
+    p_epochs: NDArray, times: NDArray, y: ArrayLike, pair: ArrayLike, onset: NDArray, rate: float
 ) -> dict[str, float]:
     """Alerts over a season: threshold set on one half of the pairs, measured on the other.
 
     Args:
-        p_epochs: P(binary), (n, T).
-        times: Grid (n, T) or (T,) [day].
-        y, pair: Class and pair of each row (n,).
-        onset: Onset of each binary's anomaly (n,) [day]; NaN if never, or a single lens.
+        p_epochs, times: P(binary) (n, T) and its grid (n, T) or (T,).
+        y, pair, onset: Class, pair and onset (NaN if none) of each row (n,).
         rate: Fraction of single lenses that may ever alert.
 
     Returns:
         `threshold`, `rate`; on the other half `false_alarms` (fraction of `singles` that ever
-        alert) and `detected` (fraction of `binaries`); of those with an onset, `with_onset`,
-        `detected_with_onset`, `premature`, `median_lag`, `lag_16`, `lag_84` as `latency_summary`.
+        alert); of `binaries` and of those `with_onset` the values of `latency_summary`.
     """
     y, half = np.asarray(y), early.calibration_half(pair)
-    peak = early.max_probability(p_epochs[half & (y == 0)])
+    peak = max_probability(p_epochs[half & (y == 0)])
     threshold = set_threshold(peak, rate).threshold if peak.size else float("nan")
     alert = early.first_alert(p_epochs, times, threshold)
     single, binary = ~half & (y == 0), ~half & (y == 1)
-    latency = latency_summary(alert[binary], np.asarray(onset)[binary], num=0)
-    counts = ("detected", "detected_with_onset", "premature", "median_lag")
-    return {
-        "threshold": threshold,
-        "rate": rate,
-        "false_alarms": metrics.fraction(np.isfinite(alert[single])),
-        "singles": int(single.sum()),
-        "binaries": int(binary.sum()),
-        "with_onset": latency["detected_with_onset"]["of"],
-        **{name: latency[name]["value"] for name in counts},
-        "lag_16": latency["lag_16"],
-        "lag_84": latency["lag_84"],
-    }
+    latency = latency_summary(alert[binary], onset[binary], num=0)
+    false_alarms = metrics.fraction(np.isfinite(alert[single]))
+    result = {"threshold": threshold, "rate": rate, "false_alarms": false_alarms}
+    result |= {"singles": int(single.sum()), "binaries": int(binary.sum())}
+    result["with_onset"] = latency["detected_with_onset"]["of"]
+    for name in ("detected", "detected_with_onset", "premature", "median_lag"):
+        result[name] = latency[name]["value"]
+    return result | {name: latency[name] for name in ("lag_16", "lag_84")}
 
 
 def paired_latency(
     network: ArrayLike, ideal: ArrayLike, *, num: int = 400, seed: int = 0
 ) -> dict[str, Any]:
-    """Network's alerts relative to an ideal observer's on the same binaries, both (n,) [day].
+    """Network's alerts relative to an ideal observer's on the same binaries, both (n,).
 
     Returns:
-        Counts `both`, `network_only`, `ideal_only`, `neither`; and over binaries alerted by both
-        `median_difference`, `mean_difference` (network minus ideal [day], bootstrap over events)
-        and `network_first`, the fraction in which the network was the earlier.
+        Counts `both`, `network_only`, `ideal_only`, `neither`; over binaries alerted by both
+        `median_difference`, `mean_difference` (network minus ideal [day]), and `network_first`.
     """
     network, ideal = np.asarray(network, dtype=float), np.asarray(ideal, dtype=float)
     by_network, by_ideal = np.isfinite(network), np.isfinite(ideal)
@@ -202,8 +158,8 @@ def paired_latency(
         "network_only": int((by_network & ~by_ideal).sum()),
         "ideal_only": int((~by_network & by_ideal).sum()),
         "neither": int((~by_network & ~by_ideal).sum()),
-        "median_difference": interval_of(np.median, difference, num=num, seed=seed),
-        "mean_difference": interval_of(np.mean, difference, num=num, seed=seed),
+        "median_difference": interval_of(np.median, difference, num, seed),
+        "mean_difference": interval_of(np.mean, difference, num, seed),
         "network_first": binomial_interval(difference < 0),
     }
 
@@ -218,7 +174,7 @@ def compare_with_ideal(
     num: int = 400,
     seed: int = 0,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, NDArray]]:
-    """Network and ideal observers under the same rule: the same fraction of twins may ever alert.
+    """Network and ideal observers at the same fraction of twins that ever alert.
 
     All thresholds are set on the twins of one half of the pairs; everything is measured on the
     other half, whose rows are returned in their order.
@@ -226,16 +182,15 @@ def compare_with_ideal(
     Args:
         curves: Matched set with `magnification`, n rows.
         p_epochs: P(binary) of the network (n, T).
-        onset: Of `onset_times` (n,) [day].
+        onset: Of `onset_times` (n,).
         rate: Fraction of twins that may alert.
         num_refitted: Pairs, the first ones, of the refit-limited observer; None = all.
-        num, seed: Resamples behind the intervals.
 
     Returns:
-        Report: `network`, `ideal` (the oracle bound) and `reachable` (the refit-limited bound),
-        each `false_alarm_report` and `latency_summary`; `difference` and `behind_reachable`, the
+        Report: `network`, `ideal` (oracle bound) and `reachable` (refit-limited bound), each
+        `false_alarm_report` and `latency_summary`; `difference` and `behind_reachable`, the
         `paired_latency` of the network relative to either. And of the measured binaries (m,):
-        `network`, `ideal`, `reachable` (first alerts [day]), `onset`, `t0`, `tE`.
+        `network`, `ideal`, `reachable` (first alerts), `onset`, `t0`, `tE`.
     """
     # Probability of each observer at every epoch; NaN in rows it was not asked about.
     first = np.isin(curves.pair, np.unique(curves.pair[curves.pair >= 0])[:num_refitted])
@@ -254,7 +209,7 @@ def compare_with_ideal(
     report = {}
     # Each observer alone: threshold on one half, false alarms and latency on the other.
     for name, p in observers.items():
-        peak, own = early.max_probability(p), known[name]
+        peak, own = max_probability(p), known[name]
         policy = set_threshold(peak[half & single & own], rate)
         binaries[name] = policy.first_alert(p[binary], times[binary])
         report[name] = false_alarm_report(policy, peak[~half & single & own])
@@ -285,29 +240,27 @@ def alert_rate_and_purity(
     """Alerts per 1000 events and their purity where a fraction `prevalence` is binary.
 
     Args:
-        false_alarm_rate: Single lenses that ever alert, as `binomial_interval` gives.
-        detected_rate: Binaries that alert, as `binomial_interval` gives.
+        false_alarm_rate, detected_rate: `binomial_interval` of single lenses and of binaries that
+            ever alert; draws of both (beta, Jeffreys' prior) make the intervals.
         prevalence: Fraction of binaries among the events watched.
-        seed: Of the draws that carry both counts' uncertainty (beta, Jeffreys' prior).
 
     Returns:
-        `alerts_per_1000` events and `purity`, the fraction of the alerts that are binaries, each
-        with its 95 % interval. Purity is NaN if nothing ever alerted.
+        Intervals of `alerts_per_1000` events and of `purity`, the fraction of the alerts that are
+        binaries; NaN if nothing ever alerted.
     """
-    rng = np.random.default_rng(seed)
+    rng, rates = np.random.default_rng(seed), (false_alarm_rate, detected_rate)
 
     def both(false: Any, found: Any) -> tuple[Any, Any]:
         right, wrong = prevalence * found, (1 - prevalence) * false
         with np.errstate(invalid="ignore"):
             return 1000 * (right + wrong), np.divide(right, right + wrong)
 
-    rates = (false_alarm_rate, detected_rate)
-    value = both(*(np.float64(r["value"]) for r in rates))
+    values = both(*(np.float64(r["value"]) for r in rates))
     draws = both(*(rng.beta(r["hits"] + 0.5, r["of"] - r["hits"] + 0.5, size=DRAWS) for r in rates))
     result = {}
-    for name, at, drawn in zip(("alerts_per_1000", "purity"), value, draws, strict=True):
+    for name, value, drawn in zip(("alerts_per_1000", "purity"), values, draws, strict=True):
         # A count of zero or of all lies at the end of its range, outside a central interval.
         low, high = np.quantile(drawn, [0.025, 0.975])
-        ends = {"low": float(np.fmin(low, at)), "high": float(np.fmax(high, at))}
-        result[name] = {"value": float(at)} | ends
+        three = value, np.fmin(low, value), np.fmax(high, value)
+        result[name] = dict(zip(("value", "low", "high"), map(float, three), strict=True))
     return result

@@ -1,8 +1,7 @@
-"""Single-lens refits of prefixes, and a scan of what they leave for anomalies.
+"""Search for anomalies in residuals of single-lens fits, after KMTNet's AnomalyFinder.
 
-The scan is in the manner of KMTNet's AnomalyFinder (Zang et al. 2021, AJ 162, 163): templates of
-every place and duration are fitted to the residuals of the best single lens. Axes: n rows, T
-epochs, F fractions of the window, S durations.
+Templates of every place and duration are fitted to the residuals of the best single lens (Zang et
+al. 2021, AJ 162, 163). Axes: n rows, T epochs, F fractions of the window, S durations.
 """
 
 from collections.abc import Sequence
@@ -13,9 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from lensml.evaluation import metrics
-from lensml.evaluation.ideal_observer import until_fraction
 from lensml.lensing import fit_prefixes, pspl_delta_mag
-from lensml.simulation import FRACTIONS, LightCurves
+from lensml.simulation import FRACTIONS, LightCurves, until_fraction
 
 CHUNK = 256  # rows fitted and scanned together
 DURATIONS = tuple(float(0.3 * 1.5**k) for k in range(10))  # t_eff of the templates, to 11.5 [day]
@@ -33,7 +31,7 @@ RULES = {
 
 @dataclass(frozen=True)
 class PrefixFits:
-    """Best single lens of each prefix of the noisy observed data, the baseline known."""
+    """Best single lens of each prefix of the observed data, the baseline known."""
 
     parameters: NDArray  # (n, F, 4) t0 [day], u0 [theta_E], tE [day], f_s
     chi2: NDArray  # (n, F)
@@ -55,7 +53,7 @@ class AnomalyScan:
 
     @property
     def score(self) -> NDArray:
-        """The most that any template gains, (n,)."""
+        """Largest gain of any template, (n,)."""
         return self.dchi2.max(axis=1)
 
     def called(self, rule: Sequence[tuple[float, float]]) -> NDArray:
@@ -66,7 +64,7 @@ class AnomalyScan:
 
 @dataclass(frozen=True)
 class PrefixSearch:
-    """Refits and scans of every prefix of a set of curves."""
+    """Single-lens fits and anomaly scans of every prefix of a set of curves."""
 
     curves: LightCurves
     refits: PrefixFits
@@ -75,70 +73,52 @@ class PrefixSearch:
 
     @property
     def scan_score(self) -> NDArray:
-        """The most that any template gains, (n, F)."""
+        """Largest gain of any template, (n, F)."""
         return np.stack([scan.score for scan in self.scans], axis=1)
 
 
 def observed(curves: LightCurves) -> tuple[NDArray, NDArray, NDArray]:
-    """Epochs [day], magnitude change (NaN = not observed) and errors [mag], each (n, T) float64."""
+    """Epochs [day], magnitude change (NaN = not observed), errors [mag], each (n, T) float64."""
     delta = np.asarray(curves.X, dtype=float) - np.asarray(curves.m_base, dtype=float)[:, None]
     return np.array(curves.times()), delta, np.asarray(curves.sigmas(), dtype=float)
 
 
-def refit(
-    curves: LightCurves, fractions: Sequence[float] = FRACTIONS, *, device: str | None = None
-) -> PrefixFits:
-    """Fit a single lens to each prefix, from several starts and from its neighbours' best fits.
+def fit_curves(curves: LightCurves, fractions: Sequence[float] = FRACTIONS) -> PrefixFits:
+    """Fit a single lens to each prefix, from several starts and its neighbours' best fits.
 
-    Args:
-        curves: Any set; only X, time, sigma and m_base are used (and whether f_s is free).
-        fractions: Of the window, rising (F,).
-        device: Where the fits run; CPU by default.
+    Of any set only X, time, sigma and m_base are used (and whether f_s is free); `fractions` rise.
     """
     blended = bool((curves.param("f_s") < 1).any())
-    parameters, chi2, seen = [], [], []
+    parameters, chi2, dof = [], [], []
     for start in range(0, len(curves), CHUNK):
         times, delta, sigma = observed(curves.rows(slice(start, start + CHUNK)))
         weight = np.where(np.isfinite(delta), sigma**-2.0, 0.0)
         prefixes = [until_fraction(times, fraction) for fraction in fractions]
-        fits = fit_prefixes(
-            torch.as_tensor(times, device=device),
-            torch.as_tensor(np.nan_to_num(delta), device=device),
-            [torch.as_tensor(prefix) for prefix in prefixes],
-            weight=torch.as_tensor(weight, device=device),
-            blended=blended,
-        )
-        parameters.append(torch.stack([fit.start()[:, 0] for fit in fits], dim=1).cpu().numpy())
-        chi2.append(torch.stack([fit.chi2 for fit in fits], dim=1).cpu().numpy())
-        seen.append(np.stack([((weight > 0) & p).sum(axis=1) for p in prefixes], axis=1))
-    free = 4 if blended else 3
-    return PrefixFits(np.concatenate(parameters), np.concatenate(chi2), np.concatenate(seen) - free)
+        tensors = map(torch.from_numpy, (times, np.nan_to_num(delta)))
+        options = {"weight": torch.from_numpy(weight), "blended": blended}
+        fits = fit_prefixes(*tensors, list(map(torch.from_numpy, prefixes)), **options)
+        parameters.append(torch.stack([fit.start()[:, 0] for fit in fits], dim=1).numpy())
+        chi2.append(torch.stack([fit.chi2 for fit in fits], dim=1).numpy())
+        epochs = np.stack([((weight > 0) & p).sum(axis=1) for p in prefixes], axis=1)
+        dof.append(epochs - (4 if blended else 3))
+    return PrefixFits(*(np.concatenate(column) for column in (parameters, chi2, dof)))
 
 
 def residuals(curves: LightCurves, parameters: NDArray, until: float = 1.0) -> NDArray:
-    """(Data - fitted curve) / error up to a fraction of the window, (n, T); NaN elsewhere.
-
-    Args:
-        curves: The rows fitted.
-        parameters: Their fits (n, 4), as in `PrefixFits`.
-        until: Fraction of the window.
-    """
+    """(Data - fit) / error until a fraction of the window, (n, T); `parameters` are (n, 4)."""
     result = np.empty(curves.X.shape, dtype=np.float32)
     for start in range(0, len(curves), CHUNK):
         rows = slice(start, start + CHUNK)
         times, delta, sigma = observed(curves.rows(rows))
-        model = pspl_delta_mag(
-            torch.from_numpy(times), *torch.from_numpy(parameters[rows]).unbind(1)
-        )
-        result[rows] = np.where(
-            until_fraction(times, until), (delta - model.numpy()) / sigma, np.nan
-        )
+        theta = torch.from_numpy(parameters[rows]).unbind(1)
+        deviates = (delta - pspl_delta_mag(torch.from_numpy(times), *theta).numpy()) / sigma
+        result[rows] = np.where(until_fraction(times, until), deviates, np.nan)
     return result
 
 
-def pspl_residuals(curves: LightCurves, *, device: str | None = None) -> NDArray:
+def pspl_residuals(curves: LightCurves) -> NDArray:
     """Residuals of the best single lens of the whole curve of each row, (n, T), in errors."""
-    return residuals(curves, refit(curves, (1.0,), device=device).parameters[:, 0])
+    return residuals(curves, fit_curves(curves, (1.0,)).parameters[:, 0])
 
 
 def shapes(tau: NDArray) -> NDArray:
@@ -147,21 +127,14 @@ def shapes(tau: NDArray) -> NDArray:
     return np.stack([q**-0.5, (1 - (q / 2 + 1) ** -2.0) ** -0.5 - 1], axis=-1)
 
 
-def anomaly_scan(
-    curves: LightCurves, residual: NDArray, durations: Sequence[float] = DURATIONS
-) -> AnomalyScan:
-    """Fit templates of every place and duration to the residuals of the best single lens.
+def anomaly_scan(curves: LightCurves, residual: NDArray) -> AnomalyScan:
+    """Fit templates of every place and duration to `residuals` (n, T) of the best single lens.
 
-    A template is f1 A(t) + f0 in a window of three t_eff to either side, its two factors free. In
-    residual magnitudes, so that an anomaly of a per cent weighs the same at the peak and beside it.
-
-    Args:
-        curves: The rows, for their epochs and errors.
-        residual: Residuals in units of the error (n, T), NaN = not observed; of `residuals`.
-        durations: t_eff of the templates, S of them [day].
+    A template is f1 A(t) + f0 in a window of three t_eff to either side, its two factors free, in
+    magnitudes: an anomaly of a per cent weighs the same at the peak and beside it.
     """
     one_grid = curves.time.ndim == 1
-    result = np.zeros((3, len(curves), len(durations)))
+    result = np.zeros((3, len(curves), len(DURATIONS)))
     for start in range(0, len(curves), CHUNK if one_grid else 1):
         rows = slice(start, start + CHUNK if one_grid else start + 1)
         sigma = np.asarray(curves.sigmas()[rows], dtype=float)
@@ -169,13 +142,13 @@ def anomaly_scan(
         weight = np.where(seen, sigma**-2.0, 0.0)
         data = np.where(seen, residual[rows] * sigma, 0.0)
         times = curves.time if one_grid else curves.time[start]
-        for k, duration in enumerate(durations):
+        for k, duration in enumerate(DURATIONS):
             result[:, rows, k] = best_template(times, data, weight, duration)
     return AnomalyScan(*result)
 
 
 def best_template(times: NDArray, data: NDArray, weight: NDArray, duration: float) -> NDArray:
-    """Gain over nothing, gain over flat and place of the best template of one duration, (3, m)."""
+    """Gain over zero, gain over flat and place of the best template of one duration, (3, m)."""
     best = np.zeros((3, len(data)))
     weighted, counted = weight * data, (weight > 0).astype(float)
     for centre in np.arange(times[0], times[-1] + duration * STEP, duration * STEP):
@@ -186,11 +159,12 @@ def best_template(times: NDArray, data: NDArray, weight: NDArray, duration: floa
         shape = shapes((times[window] - centre) / duration)
         enough = counted[:, window].sum(axis=1) >= FEWEST
         one = np.ones((last - first, 1))
+        # Sums over the window, with both shapes and their squares.
         w, w1, w2, w11, w22 = (weight[:, window] @ np.hstack([one, shape, shape**2])).T
         d, d1, d2 = (weighted[:, window] @ np.hstack([one, shape])).T
         flat = d**2 / np.maximum(w, 1e-300)
         for a, aa, b in ((w1, w11, d1), (w2, w22, d2)):
-            # Left over once the constant is taken out: the gain of the shape alone.
+            # Gain of the shape alone, once the constant is taken out.
             variance, slope = aa - a * a / np.maximum(w, 1e-300), b - a * d / np.maximum(w, 1e-300)
             shaped = slope**2 / np.maximum(variance, 1e-300) * (variance > 1e-9 * aa)
             better = enough & (flat + shaped > best[0])
@@ -199,11 +173,9 @@ def best_template(times: NDArray, data: NDArray, weight: NDArray, duration: floa
     return best
 
 
-def search_prefixes(
-    curves: LightCurves, fractions: Sequence[float] = FRACTIONS, *, device: str | None = None
-) -> PrefixSearch:
-    """Refit every prefix and scan its residuals for anomalies; see `refit` and `anomaly_scan`."""
-    refits, scans = refit(curves, fractions, device=device), []
+def search_prefixes(curves: LightCurves, fractions: Sequence[float] = FRACTIONS) -> PrefixSearch:
+    """Fit every prefix (`fit_curves`) and scan its residuals for anomalies (`anomaly_scan`)."""
+    refits, scans = fit_curves(curves, fractions), []
     for k, fraction in enumerate(fractions):
         residual = residuals(curves, refits.parameters[:, k], fraction)
         scans.append(anomaly_scan(curves, residual))
@@ -213,30 +185,24 @@ def search_prefixes(
 def score_at_fixed_thresholds(
     scan: AnomalyScan, y: NDArray, dchi2: NDArray, rate: float = 0.01
 ) -> dict[str, dict]:
-    """What the surveys' own thresholds find on these rows, and what `rate` false positives allow.
+    """Detections at the surveys' own thresholds, and at `rate` false positives on these rows.
 
     Returns:
-        By rule of `RULES`: `false_positives`, the share of single lenses called; `recall`, of all
-        binaries; `recall_by_dchi2`, as `metrics.recall_by_dchi2` but for the threshold. Then, under
-        "1 % false positives" or the like, the same at the pooled threshold,
-        with `threshold`.
+        By rule of `RULES`: `false_positives`, the fraction of single lenses detected; `recall` of
+        all binaries; `recall_by_dchi2` with `bin`, `binaries`, `recall`. Then, under "1 % false
+        positives" or the like, the same at the pooled threshold, with `threshold`.
     """
-    calls = {name: (scan.called(rule), None) for name, rule in RULES.items()}
     threshold = metrics.threshold_at_fpr(scan.score[y == 0], rate)
-    calls[f"{100 * rate:g} % false positives"] = (scan.score > threshold, threshold)
+    found = {name: scan.called(rule) for name, rule in RULES.items()}
+    last = f"{100 * rate:g} % false positives"
     result = {}
-    for name, (called, threshold) in calls.items():
-        result[name] = {
-            "false_positives": metrics.fraction(called[y == 0]),
-            "recall": metrics.fraction(called[y == 1]),
-            "recall_by_dchi2": [
-                {
-                    "bin": metrics.bin_label(low, high),
-                    "binaries": int(rows.sum()),
-                    "recall": metrics.fraction(called[rows]),
-                }
-                for low, high in metrics.DCHI2_BINS
-                for rows in [metrics.in_bin(dchi2, low, high) & (y == 1)]
-            ],
-        } | ({} if threshold is None else {"threshold": float(threshold)})
+    for name, called in (found | {last: scan.score > threshold}).items():
+        rates = [metrics.fraction(called[y == label]) for label in (0, 1)]
+        result[name] = {"false_positives": rates[0], "recall": rates[1], "recall_by_dchi2": []}
+        for low, high in metrics.DCHI2_BINS:
+            rows = metrics.in_bin(dchi2, low, high) & (y == 1)
+            row = {"bin": metrics.bin_label(low, high), "binaries": int(rows.sum())}
+            row["recall"] = metrics.fraction(called[rows])
+            result[name]["recall_by_dchi2"].append(row)
+    result[last]["threshold"] = float(threshold)
     return result

@@ -1,11 +1,11 @@
-"""Baseline methods on the same rows as the network: shortcut probe, scan, classical searches.
+"""Baseline methods on the rows of the network: shortcut probe, classical searches.
 
-The shortcut probe tests for leaks: on a matched set it must stay at chance where the anomaly is
-invisible. The classical methods are single-lens fits of the noisy data, scans of their residuals,
-and gradient boosting on features of both. Axes: n rows, T epochs, K features.
+The classical methods are single-lens fits of the noisy data, scans of their residuals, and gradient
+boosting on features of both. Axes: n rows, T epochs, K features.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ PLACES = np.concatenate([-np.geomspace(4, 0.1, 12), [0.0], np.geomspace(0.1, 4, 
 
 
 def summary_statistics(curves: LightCurves) -> dict[str, NDArray]:
-    """Scalars (n,) that hold nothing of anomalies, each computed from the observed curve alone."""
+    """Scalars (n,) without anomalies in mind, each from the observed curve alone."""
     parts = [
         scalars_of(*observed(curves.rows(slice(start, start + CHUNK))))
         for start in range(0, len(curves), CHUNK)
@@ -61,14 +61,10 @@ def scalars_of(times: NDArray, delta: NDArray, sigma: NDArray) -> dict[str, NDAr
 def shortcut_probe(
     curves: LightCurves, *, folds: int = 5, seed: int = 0, num_bootstrap: int = 200
 ) -> dict[str, dict[str, float]]:
-    """ROC AUC of each scalar and of gradient boosting on all of them, with intervals over pairs.
+    """ROC AUC of each scalar and of gradient boosting on all of them, as intervals.
 
-    Returns:
-        By scalar, and under "all together" for boosting cross-validated with pairs kept together:
-        `value`, `low`, `high`. On rows whose anomaly is invisible 0.5 is expected.
-
-    Raises:
-        ValueError: If there are fewer pairs than `folds`.
+    Boosting ("all together") is cross-validated with pairs kept together. On rows whose anomaly is
+    invisible 0.5 is expected.
     """
     y, pair = np.asarray(curves.y), np.asarray(curves.pair)
     groups = np.where(pair >= 0, pair, pair.max(initial=0) + 1 + np.arange(pair.size))
@@ -78,19 +74,17 @@ def shortcut_probe(
     model = HistGradientBoostingClassifier(max_iter=100, max_depth=4, random_state=seed)
     columns, split = np.column_stack(list(scores.values())), GroupKFold(folds)
     p = cross_val_predict(model, columns, y, groups=groups, cv=split, method="predict_proba")
-    return {
-        name: metrics.bootstrap(metrics.roc_auc, [y, score], pair, num=num_bootstrap, seed=seed)
-        for name, score in (scores | {"all together": p[:, 1]}).items()
-    }
+    scores["all together"] = p[:, 1]
+    auc = partial(metrics.bootstrap, metrics.roc_auc, pair=pair, num=num_bootstrap, seed=seed)
+    return {name: auc([y, score]) for name, score in scores.items()}
 
 
 def residual_scan_score(residual: NDArray) -> NDArray:
-    """Largest deviate of any window of residuals (n, T) of `pspl_residuals`, (n,); 0 for too few.
+    """Largest deviate of any window of `pspl_residuals` (n, T), (n,); 0 for too few epochs.
 
     In windows of 3 to 129 successive observed epochs: the chi2 gained by a constant offset (a bump)
     and the summed chi2 (any scatter), both as standard normal deviates, the second by Wilson &
-    Hilferty (1931). In the spirit of Yang et al. (2025) and of KMTNet's AnomalyFinder (Zang et al.
-    2021), which see the same residuals.
+    Hilferty (1931). In the spirit of Yang et al. (2025).
     """
     best = (window_deviates(row[np.isfinite(row)].astype(float)) for row in residual)
     return np.array([float(np.nanmax(deviates, initial=0.0)) for deviates in best])
@@ -116,13 +110,7 @@ def classical_scores(
 ) -> dict[str, NDArray]:
     """Score (n,) of each classical method at the end of the last prefix.
 
-    Args:
-        searched: The rows to score.
-        training: Other events through the same survey, to train gradient boosting on; None = skip.
-        seed: Of the boosting.
-
-    Raises:
-        ValueError: If an event of `searched` is also in `training`.
+    `training` holds other events through the same survey, to train gradient boosting on.
     """
     scores = {
         "single-lens refit": searched.refits.score[:, -1],
@@ -133,20 +121,13 @@ def classical_scores(
         (*here, events), (*there, others) = searched.curves.events(), training.curves.events()
         if here == there and np.isin(events, others).any():
             raise ValueError("`training` shares events with the rows to score; take another seed")
-        y = np.asarray(training.curves.y)
-        scores["gradient boosting"] = boosted_score(
-            features(training), y, features(searched), seed=seed
-        )
+        train, y, test = features(training), np.asarray(training.curves.y), features(searched)
+        scores["gradient boosting"] = boosted_score(train, y, test, seed)
     return scores
 
 
 def features(searched: PrefixSearch) -> NDArray:
-    """Features of each curve and its best single lens, (n, K); NaN where a row has no value.
-
-    The fit's chi2 and parameters; the best window of each width and template of each duration, and
-    where the best template lies; shape of the distribution of residuals, their order in time, and
-    their asymmetry about the peak; the scalars of `summary_statistics`.
-    """
+    """Features of each curve and its best single lens, (n, K); NaN where a row has no value."""
     fits, residual, scan = searched.refits, searched.residual, searched.scans[-1]
     times, delta, sigma = observed(searched.curves)
     t0, u0, tE, f_s = fits.parameters[:, -1].T
@@ -154,13 +135,14 @@ def features(searched: PrefixSearch) -> NDArray:
     place = (scan.centre[np.arange(len(t0)), best] - t0) / tE
     tau = (times - t0[:, None]) / tE[:, None]
     columns = [
-        fits.score[:, -1:],
-        (fits.chi2[:, -1:] / np.maximum(fits.dof[:, -1:], 1)),
+        # Chi2 and parameters of the fit; where the best template lies.
+        np.column_stack([fits.score[:, -1], fits.chi2[:, -1] / np.maximum(fits.dof[:, -1], 1)]),
         np.column_stack([t0, np.log(u0), np.log(tE), f_s, place, np.abs(place)]),
+        # Best template of each duration and window of each width.
         np.column_stack([scan.score, scan.flat.max(axis=1), np.array(DURATIONS)[best]]),
-        scan.dchi2,
-        scan.flat,
+        np.hstack([scan.dchi2, scan.flat]),
         np.stack([window_deviates(row[np.isfinite(row)]) for row in residual]),
+        # Distribution, order and symmetry of the residuals; scalars of the curve alone.
         np.stack([residual_features(*row) for row in zip(residual, tau, strict=True)]),
         np.column_stack(list(scalars_of(times, delta, sigma).values())),
     ]
@@ -190,11 +172,10 @@ def residual_features(residual: NDArray, tau: NDArray) -> NDArray:
     return np.array([*spread, *order, *lags, *sums, *odd, *wings, *binned])
 
 
-def boosted_score(train: NDArray, y: NDArray, test: NDArray, *, seed: int = 0) -> NDArray:
-    """P(binary) of the rows of `test` (n, K) by gradient boosting on `train` (m, K), `y` (m,).
+def boosted_score(train: NDArray, y: NDArray, test: NDArray, seed: int) -> NDArray:
+    """P(binary) of `test` (n, K) by gradient boosting on `train` (m, K), five seeds averaged.
 
-    Mean of five forests of different seeds: one alone scatters more than its inputs. Features that
-    no row of `train` has, as windows longer than its curves, are left out.
+    Features that no row of `train` has, as windows longer than its curves, are left out.
     """
     known = np.isfinite(train).any(axis=0)
     options = {"max_iter": 250, "learning_rate": 0.04, "max_leaf_nodes": 12, "max_features": 0.3}
@@ -213,25 +194,17 @@ def compare_methods(
     num: int = 200,
     seed: int = 0,
 ) -> dict[str, dict]:
-    """Every method on the same rows at 1 % false positives.
-
-    Args:
-        scores: By method (n,), growing with P(binary).
-        y, dchi2, pair: Class, delta-chi2 and pair of the rows (n,).
-        num, seed: Resamples of pairs.
+    """Every method on the same rows (n,) at 1 % false positives, `scores` (n,) by method.
 
     Returns:
         By method `recall_by_dchi2` (`metrics.recall_by_dchi2`), and with intervals
         `dchi2_at_half_recall`, `roc_auc` and `recall`, the last at the pooled threshold.
     """
-    keys = {"dchi2_at_half_recall": "dchi2_at_half_recall", "roc_auc": "roc_auc"}
-    keys["recall"] = "recall_at_1pct"
-    compared = {}
-    for name, p in scores.items():
-        columns = (y, p, p, dchi2, pair)
-        table = metrics.score_table(*columns, keys.values(), num=num, seed=seed)
-        compared[name] = {"recall_by_dchi2": metrics.recall_by_dchi2(y, p, dchi2, 0.01)}
-        compared[name] |= {key: table[statistic] for key, statistic in keys.items()}
+    names, compared = ("dchi2_at_half_recall", "roc_auc", "recall_at_1pct"), {}
+    for method, p in scores.items():
+        table = metrics.score_table((y, p, p, dchi2), pair, names, num=num, seed=seed)
+        table["recall"] = table.pop("recall_at_1pct")
+        compared[method] = {"recall_by_dchi2": metrics.recall_by_dchi2(y, p, dchi2, 0.01)} | table
     return compared
 
 
@@ -241,63 +214,52 @@ def bins_where_worse(
     y: NDArray,
     dchi2: NDArray,
     pair: NDArray,
-    rate: float = 0.01,
     *,
     above: float = 25.0,
     num: int = 400,
     seed: int = 0,
 ) -> list[dict]:
-    """Bins of delta-chi2 in which a method detects more than the network, on the same rows.
+    """Bins of delta-chi2 where a method detects more than the network, at 1 % false positives.
 
-    Args:
-        network: Score of the network (n,).
-        others: Scores of the others, by method.
-        y, dchi2, pair: Class, delta-chi2 and pair of the rows (n,).
-        rate: False positives, of each bin where it has enough twins.
-        above: Bins below this delta-chi2 are left out.
-        num, seed: Resamples of the pairs of a bin, both methods on the same ones. A pooled
-            threshold, where the bin has too few twins, is held.
+    Scores are (n,); bins below a delta-chi2 of `above` are left out. The threshold is that of the
+    resampled twins of the bin, or the pooled one, held, where they are too few.
 
     Returns:
         One dict a bin and method: `bin`, `method`, `binaries`, `network`, `other` (the recalls),
-        `difference` with its 95 % interval, and `certain`, whether that is above zero and an exact
-        sign test of the binaries that one alone finds agrees (few binaries fool a bootstrap).
+        `difference` with its interval, and `certain`, whether that is above zero and an exact sign
+        test of the binaries that one alone finds agrees (few binaries fool a bootstrap).
     """
-    y, pair, binary = np.asarray(y), np.asarray(pair), np.asarray(y) == 1
-    worse = []
+    y, pair, rate = np.asarray(y), np.asarray(pair), 0.01
+    binary, worse = y == 1, []
+
+    def detected(y: NDArray, *scores: NDArray, pooled: list[float] | None) -> list[NDArray]:
+        """Which binaries each score detects."""
+        cuts = pooled or [metrics.threshold_at_fpr(p[y == 0], rate) for p in scores]
+        return [p[y == 1] > cut for p, cut in zip(scores, cuts, strict=True)]
+
     for low, high in metrics.DCHI2_BINS:
         rows = metrics.in_bin(dchi2, low, high)
         if low < above or not (rows & binary).any():
             continue
-        own = (rows & ~binary).sum() * rate >= 1 - 1e-9
-        for name, score in others.items():
+        enough = (rows & ~binary).sum() * rate >= 1 - 1e-9
+        for method, score in others.items():
             both = [np.asarray(p, dtype=float) for p in (network, score)]
-            pooled = [metrics.threshold_at_fpr(p[~binary], rate) for p in both]
-
-            def recalls(y, *scores, fixed=None if own else pooled) -> list[NDArray]:
-                """Which binaries each score detects, at thresholds of the same sample or fixed."""
-                cuts = fixed or [metrics.threshold_at_fpr(p[y == 0], rate) for p in scores]
-                return [p[y == 1] > cut for p, cut in zip(scores, cuts, strict=True)]
-
-            def gain(*columns, of=recalls) -> float:
-                ours, theirs = of(*columns)
-                return metrics.fraction(theirs) - metrics.fraction(ours)
-
+            cuts = [metrics.threshold_at_fpr(p[~binary], rate) for p in both]
+            found = partial(detected, pooled=None if enough else cuts)
             columns = [y[rows], *(p[rows] for p in both)]
-            ours, theirs = recalls(*columns)
+            ours, theirs = found(*columns)
             if theirs.mean() <= ours.mean():
                 continue
+
+            def gain(*columns, found=found) -> float:
+                ours, theirs = map(metrics.fraction, found(*columns))
+                return theirs - ours
+
             difference = metrics.bootstrap(gain, columns, pair[rows], num=num, seed=seed)
             sign_test = binomtest(int((theirs & ~ours).sum()), int((theirs ^ ours).sum()))
-            worse.append(
-                {
-                    "bin": metrics.bin_label(low, high),
-                    "method": name,
-                    "binaries": ours.size,
-                    "network": float(ours.mean()),
-                    "other": float(theirs.mean()),
-                    "difference": difference,
-                    "certain": difference["low"] > 0 and sign_test.pvalue < 0.05,
-                }
-            )
+            row = {"bin": metrics.bin_label(low, high), "method": method, "binaries": ours.size}
+            row |= {"network": float(ours.mean()), "other": float(theirs.mean())}
+            row["difference"] = difference
+            row["certain"] = difference["low"] > 0 and sign_test.pvalue < 0.05
+            worse.append(row)
     return worse

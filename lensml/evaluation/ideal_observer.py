@@ -1,10 +1,9 @@
-"""Ideal observers: log-likelihood ratios of a pair, their expectation, and the test against them.
+"""Ideal observers: log-likelihood ratios, their expectation, and the test against them.
 
 The ideal observer knows both noise-free curves of a pair and decides which one made the data: an
 oracle bound. Its log-likelihood ratio is normal with mean -+D/2 and variance D for D = delta-chi2.
-The refit-limited observer knows the binary, but has to fit the single lens to the data so far: a
-profile likelihood ratio. Axes: n rows, T epochs, F fractions of the window, P pairs, B rows at a
-time, L observed epochs.
+The refit-limited observer knows the binary, but fits the single lens to the data so far. Axes: n
+rows, T epochs, F fractions of the window, P pairs, B rows at a time, L observed epochs.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,97 +14,53 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import expit, ndtr, ndtri
 from torch import Tensor
-from tqdm import tqdm
 
 from lensml.evaluation import metrics
 from lensml.lensing import pspl_delta_mag
 from lensml.network import BIN, PackedCurves, observed_epochs, prior_fits, update_fits
 from lensml.paths import InputError
-from lensml.simulation import LightCurves, Survey, error_bars
-
-__all__ = [
-    "assert_below_ideal",
-    "excess_over_ideal",
-    "expected_ideal",
-    "ideal_log_ratio",
-    "ideal_probability",
-    "ideal_recall",
-    "largest_z",
-    "llr_series",
-    "noise_is_known",
-    "partner_rows",
-    "profile_llr_series",
-    "until_fraction",
-]
+from lensml.simulation import LightCurves, Survey, error_bars, partner_rows, until_fraction
 
 CHUNK = 1024  # rows held as float64 at a time
 OUTLIER_WIDTH = 5.0  # of an outlier's noise, in sigma, as `survey.observe` draws it
 REFIT_ROWS = 64  # whose prefixes are refitted together
+ideal_probability = expit  # P(binary) of a log-likelihood ratio, classes equally likely
 PASSES = 2  # of a refit; after one, some rows are still on the way to the minimum
 
 
-def until_fraction(times: NDArray, fraction: float) -> NDArray:
-    """Epochs (n, T) no later than `fraction` of each row's window, first + f (last - first)."""
-    first, last = times[..., :1], times[..., -1:]
-    if fraction >= 1:  # first + (last - first) may round to less than last
-        return np.ones(times.shape, dtype=bool)
-    return times <= first + fraction * (last - first)
+def paired_rows(
+    lightcurves: LightCurves, chunk: int, chosen: NDArray | bool = True
+) -> Iterator[tuple[NDArray, LightCurves, NDArray, NDArray]]:
+    """Rows (m,) with a partner, `chunk` at a time, among the `chosen` (n,).
 
-
-def partner_rows(lightcurves: LightCurves) -> NDArray:
-    """Row of the other member of each row's pair, (n,); -1 where there is none.
-
-    Raises:
-        InputError: If two rows of one pair and class are not the same event.
+    Also yields these rows, and the noise-free magnitudes of their pair's single lens and of its
+    binary, each (m, T).
     """
-    pair, y = np.asarray(lightcurves.pair), np.asarray(lightcurves.y)
-    partner = np.full(pair.size, -1)
-    for label in (0, 1):
-        rows = np.flatnonzero((y == label) & (pair >= 0))
-        names, first = np.unique(pair[rows], return_index=True)
-        here = rows[first[np.searchsorted(names, pair[rows])]]
-        a, b = lightcurves.params[rows], lightcurves.params[here]
-        if not np.array_equal(a, b, equal_nan=True):
-            bad = pair[rows[np.argmin(np.all((a == b) | (np.isnan(a) & np.isnan(b)), axis=1))]]
+    partner = partner_rows(lightcurves)
+    matched = np.flatnonzero((partner >= 0) & chosen)
+    for start in range(0, matched.size, chunk):
+        rows = matched[start : start + chunk]
+        own, other = lightcurves.rows(rows), lightcurves.rows(partner[rows])
+        if not np.array_equal(own.times(), other.times()):
             raise InputError(
-                f"`pair` {bad} names two different events of class {label}; "
-                "sets of different seeds must be evaluated one by one"
+                "`time` differs within a pair, so its two noise-free curves have no common grid; "
+                "the ideal observer needs one grid per pair"
             )
-        seek = np.flatnonzero((y == 1 - label) & np.isin(pair, names) & (pair >= 0))
-        partner[seek] = rows[first[np.searchsorted(names, pair[seek])]]
-    return partner
-
-
-def pair_curves(
-    lightcurves: LightCurves, rows: NDArray, partner: NDArray
-) -> tuple[LightCurves, NDArray, NDArray]:
-    """The rows and, at their epochs, the noise-free (single, binary) magnitudes, each (m, T)."""
-    own, other = lightcurves.rows(rows), lightcurves.rows(partner[rows])
-    if not np.array_equal(own.times(), other.times()):
-        raise InputError(
-            "`time` differs within a pair, so its two noise-free curves have no common grid; "
-            "the ideal observer needs one grid per pair"
-        )
-    own_clean = np.asarray(own.noise_free(), dtype=float)
-    shift = np.asarray(own.m_base, dtype=float) - np.asarray(other.m_base, dtype=float)
-    other_clean = np.asarray(other.noise_free(), dtype=float) + shift[:, None]
-    binary_row = (np.asarray(own.y) == 1)[:, None]
-    single = np.where(binary_row, other_clean, own_clean)
-    return own, single, np.where(binary_row, own_clean, other_clean)
+        clean = np.asarray(own.noise_free(), dtype=float)
+        shift = np.asarray(own.m_base, dtype=float) - np.asarray(other.m_base, dtype=float)
+        partners = np.asarray(other.noise_free(), dtype=float) + shift[:, None]
+        binary = (np.asarray(own.y) == 1)[:, None]
+        yield rows, own, np.where(binary, partners, clean), np.where(binary, clean, partners)
 
 
 def noise_is_known(lightcurves: LightCurves) -> bool:
-    """Whether the likelihood is exact: the set stores all parameters of its noise.
-
-    A per-event factor on the true errors or an error of the adopted baseline is not stored.
-    """
+    """Whether the likelihood is exact: no factor on an event's errors or baseline is hidden."""
     survey = lightcurves.meta.get("survey") or {}
-    hidden_scale = np.ptp(np.atleast_1d(survey.get("error_scale", 1.0))) > 0
-    return not hidden_scale and not survey.get("baseline_error", 0.0)
+    return not np.ptp(survey.get("error_scale", 1.0)) and not survey.get("baseline_error", 0.0)
 
 
 def true_sigma(lightcurves: LightCurves, clean: NDArray) -> NDArray:
-    """Standard deviation of the noise if `clean` (m, T) were the noise-free magnitudes, (m, T).
+    """Standard deviation of the noise if `clean` were the noise-free magnitudes, (m, T).
 
     The quoted error, unless the survey has photon noise: there the quoted error follows from the
     observed magnitude, but the noise was drawn at the noise-free one.
@@ -124,7 +79,7 @@ def true_sigma(lightcurves: LightCurves, clean: NDArray) -> NDArray:
 
 
 def log_density(data: NDArray, lightcurves: LightCurves, clean: NDArray) -> NDArray:
-    """Log-density of each observed magnitude under one hypothesis, (m, T), less ln sqrt(2 pi)."""
+    """Log-density of each magnitude (m, T) if `clean` made it, less ln sqrt(2 pi)."""
     sigma = true_sigma(lightcurves, clean)
     square = ((data - clean) / sigma) ** 2
     core = -0.5 * square - np.log(sigma)
@@ -136,16 +91,8 @@ def log_density(data: NDArray, lightcurves: LightCurves, clean: NDArray) -> NDAr
 
 
 def llr_terms(lightcurves: LightCurves) -> Iterator[tuple[NDArray, LightCurves, NDArray]]:
-    """Terms of the log-likelihood ratio, binary over twin, of rows that have a partner.
-
-    Yields:
-        Row numbers (m,), these rows, and the term of each epoch (m, T), 0 where not observed.
-    """
-    partner = partner_rows(lightcurves)
-    matched = np.flatnonzero(partner >= 0)
-    for start in range(0, matched.size, CHUNK):
-        rows = matched[start : start + CHUNK]
-        own, single, binary = pair_curves(lightcurves, rows, partner)
+    """Paired rows (m,) and their log-likelihood ratio by epoch (m, T), 0 if unobserved."""
+    for rows, own, single, binary in paired_rows(lightcurves, CHUNK):
         seen = np.isfinite(own.X)
         data = np.where(seen, own.X, single)
         term = log_density(data, own, binary) - log_density(data, own, single)
@@ -153,20 +100,15 @@ def llr_terms(lightcurves: LightCurves) -> Iterator[tuple[NDArray, LightCurves, 
 
 
 def ideal_log_ratio(lightcurves: LightCurves, until: ArrayLike | None = None) -> NDArray:
-    """Exact log-likelihood ratio, binary over single, of each row's own data.
+    """Exact log-likelihood ratio, binary over single, of each row's own data, (n,) or (n, F).
 
     Where the error depends on the magnitude, each hypothesis has its own and the ln sigma terms
-    count; outliers of the survey enter as the mixture they were drawn from.
+    count; outliers of the survey enter as the mixture they were drawn from. NaN for rows whose
+    partner is not in the set.
 
     Args:
-        lightcurves: Set with `magnification`; rows in any order, matched by `pair` and `y`.
+        lightcurves: Set with `magnification` (else InputError); matched by `pair` and `y`.
         until: Fractions of the window (F,); only epochs up to each of them count.
-
-    Returns:
-        (n,), or (n, F) with `until`. NaN for rows whose partner is not in the set.
-
-    Raises:
-        InputError: If the set has no noise-free magnification.
     """
     fractions = np.atleast_1d(1.0 if until is None else np.asarray(until, dtype=float))
     ratio = np.full((len(lightcurves), fractions.size), np.nan)
@@ -183,19 +125,11 @@ def llr_series(curves: LightCurves) -> NDArray:
     NaN where nothing was observed and for rows without a partner; the last value of a row is
     `ideal_log_ratio`. By Ville's inequality at most a fraction 1/a of the twins ever exceeds ln a,
     so that ln 100 is a season's threshold for 1 % before anything is measured.
-
-    Raises:
-        InputError: If the set has no noise-free magnification.
     """
     ratio = np.full(curves.X.shape, np.nan)
     for rows, own, term in llr_terms(curves):
         ratio[rows] = np.where(np.isfinite(own.X), np.cumsum(term, axis=1), np.nan)
     return ratio
-
-
-def ideal_probability(log_ratio: NDArray) -> NDArray:
-    """P(binary) of the ideal observer, both classes equally likely beforehand."""
-    return expit(log_ratio)
 
 
 def ideal_recall(dchi2: ArrayLike, rate: float) -> NDArray:
@@ -204,15 +138,14 @@ def ideal_recall(dchi2: ArrayLike, rate: float) -> NDArray:
 
 
 def expected_ideal(dchi2: ArrayLike, *, max_pairs: int = 2000) -> dict[str, float]:
-    """Scores the ideal observer expects over pairs of the given delta-chi2 (P,), noise averaged.
+    """Expected scores of the ideal observer over pairs of the given delta-chi2 (P,).
 
-    Balanced accuracy, its ROC area, average precision (classes of equal size) and recall at pooled
-    1 % and 0.1 % false positives. More than `max_pairs` are represented by their quantiles.
+    Balanced accuracy, ROC AUC, average precision (classes of equal size) and recall at pooled 1 %
+    and 0.1 % false positives. More than `max_pairs` are represented by their quantiles.
     """
-    dchi2 = np.maximum(np.asarray(dchi2, dtype=float), 1e-12)
-    root = np.sqrt(dchi2)
+    root = np.sqrt(np.maximum(np.asarray(dchi2, dtype=float), 1e-12))
     balanced = float(np.mean(ndtr(root / 2)))
-    if dchi2.size > max_pairs:
+    if root.size > max_pairs:
         root = np.quantile(root, (np.arange(max_pairs) + 0.5) / max_pairs)
 
     def passing(threshold: float, sign: int) -> float:
@@ -222,14 +155,11 @@ def expected_ideal(dchi2: ArrayLike, *, max_pairs: int = 2000) -> dict[str, floa
     top = root.max() ** 2 / 2 + 10 * root.max() + 1
     # Most thresholds of interest lie near zero; asinh spacing reaches the largest ones too.
     grid = np.sinh(np.linspace(np.arcsinh(top), -np.arcsinh(top), 1501))
-    true, false = (np.array([passing(t, sign) for t in grid]) for sign in (1, -1))
-    true, false = np.append(0, true), np.append(0, false)
+    true, false = (np.array([0, *(passing(t, sign) for t in grid)]) for sign in (1, -1))
     precision = np.divide(true, true + false, out=np.ones_like(true), where=true > 0)
-    result = {
-        "balanced_accuracy": balanced,
-        "roc_auc": float(np.sum(np.diff(false) * (true[1:] + true[:-1]) / 2)),
-        "average_precision": float(np.sum(np.diff(true) * (precision[1:] + precision[:-1]) / 2)),
-    }
+    result = {"balanced_accuracy": balanced}
+    for name, y, x in (("roc_auc", true, false), ("average_precision", precision, true)):
+        result[name] = float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))  # trapezoids
     for rate, name in ((0.01, "recall_at_1pct"), (0.001, "recall_at_0.1pct")):
         threshold = brentq(lambda t, r=rate: passing(t, -1) - r, -top, top)
         result[name] = passing(threshold, 1)
@@ -237,21 +167,14 @@ def expected_ideal(dchi2: ArrayLike, *, max_pairs: int = 2000) -> dict[str, floa
 
 
 def excess_over_ideal(
-    p: ArrayLike,
-    ideal: ArrayLike,
-    y: ArrayLike,
-    pair: ArrayLike,
-    *,
-    num: int = 200,
-    seed: int = 0,
+    p: ArrayLike, ideal: ArrayLike, y: ArrayLike, pair: ArrayLike, *, num: int = 200, seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """Network minus the realised ideal observer on the same rows, in bootstrap standard errors.
+    """Network minus the realised ideal observer on the same rows, in standard errors.
 
     Args:
         p: P(binary) of the network (n,).
         ideal: Log-likelihood ratio of the ideal observer (n,); rows of NaN are left out.
-        y, pair: Class and pair of each row (n,).
-        num, seed: Resamples of whole pairs.
+        y, pair, num, seed: Class, pair, resamples of pairs.
 
     Returns:
         For `roc_auc`, `balanced_accuracy` and `recall` (at 1 % pooled false positives): `network`,
@@ -261,39 +184,30 @@ def excess_over_ideal(
     known = np.isfinite(ideal)
     p, ideal, y, pair = p[known], ideal[known], y[known], pair[known]
     sides = (p, p), (ideal, ideal_probability(ideal))
-    names = {name: name for name in ("roc_auc", "balanced_accuracy")} | {"recall": "recall_at_1pct"}
+    keys = ("roc_auc", "balanced_accuracy", "recall_at_1pct")
 
     def both(i: NDArray | slice) -> list[list[float]]:
-        """Statistics of network and ideal observer on rows `i`, by name."""
+        """Statistics of network and ideal observer on rows `i`, (3, 2)."""
         columns = [(y[i], score[i], probability[i], None) for score, probability in sides]
-        return [[metrics.STATISTICS[key](*c) for c in columns] for key in names.values()]
+        return [[metrics.STATISTICS[key](*c) for c in columns] for key in keys]
 
     samples = np.array([both(i) for i in metrics.cluster_bootstrap(pair, num, seed)])
     result = {}
-    for k, (name, (network, best)) in enumerate(zip(names, both(slice(None)), strict=True)):
+    for k, (network, best) in enumerate(both(slice(None))):
         excess = network - best
         error = float(np.nanstd(samples[:, k, 0] - samples[:, k, 1], ddof=1))
         with np.errstate(divide="ignore", invalid="ignore"):
             z = 0.0 if excess == 0 else float(np.divide(excess, error))
         values = {"network": network, "ideal": best, "excess": excess}
+        name = keys[k].removesuffix("_at_1pct")
         result[name] = values | {"standard_error": error, "z": z}
     return result
 
 
-def largest_z(excess: Mapping[str, Mapping[str, float]]) -> float:
-    """Largest of the excesses of `excess_over_ideal` in standard errors."""
-    return max(row["z"] for row in excess.values())
-
-
 def assert_below_ideal(z: Mapping[str, float], limit: float = 3.0) -> None:
-    """Stop if a number lies above the realised ideal observer: that is a leak.
+    """Stop if a network lies above the realised ideal observer: that is a leak.
 
-    Args:
-        z: Excess of the network by name, in bootstrap standard errors (`excess_over_ideal`).
-        limit: Standard errors allowed.
-
-    Raises:
-        AssertionError: Naming the first number above `limit`.
+    `z` is its excess by name, in bootstrap standard errors (`excess_over_ideal`).
     """
     for name, excess in z.items():
         assert not excess > limit, (
@@ -301,22 +215,16 @@ def assert_below_ideal(z: Mapping[str, float], limit: float = 3.0) -> None:
         )
 
 
-def profile_llr_series(curves: LightCurves, *, progress: bool = False) -> NDArray:
-    """Profile likelihood ratio: `llr_series` with each prefix's best single lens as twin, (n, T).
+def profile_llr_series(curves: LightCurves) -> NDArray:
+    """Profile likelihood ratio: `llr_series` with each prefix's best fit as twin, (n, T).
 
     It is `llr_series` less what a fit to the prefix gains over the twin, in half a chi-squared.
     Every BIN observed epochs the prefix is refitted to the data, begun where the last refit ended;
-    an epoch between two refits takes, of both, the one that fits its own prefix better. NaN for
-    rows with less than BIN epochs.
-
-    Raises:
-        InputError: If the set has no noise-free magnification.
+    an epoch between two refits takes the one that fits its own prefix better. NaN for rows with
+    less than BIN epochs.
     """
-    ratio, partner = llr_series(curves), partner_rows(curves)
-    matched = np.flatnonzero(partner >= 0)
-    for start in tqdm(range(0, matched.size, REFIT_ROWS), "refit prefixes", disable=not progress):
-        rows = matched[start : start + REFIT_ROWS]
-        own, single, _ = pair_curves(curves, rows, partner)
+    ratio = llr_series(curves)
+    for rows, own, single, _ in paired_rows(curves, REFIT_ROWS):
         observed = observed_epochs(own.X, own.sigmas(), own.times(), own.m_base)
         twin = np.asarray(own.m_base, dtype=float)[:, None] - single
         twin = torch.as_tensor(twin).gather(1, observed.index)
@@ -331,10 +239,8 @@ def profile_llr_series(curves: LightCurves, *, progress: bool = False) -> NDArra
 def refit_gains(observed: PackedCurves, twin: Tensor, blended: Tensor) -> Tensor:
     """Gain of the best single lens of each prefix over the twin, (B, L), in ln likelihood.
 
-    Args:
-        observed: Curves without gaps.
-        twin: Brightening of the twin at their epochs, (B, L) float64 [mag].
-        blended: Whether f_s may be less than 1, (B,).
+    `twin` is the brightening of the twin at the epochs `observed`, (B, L) float64 [mag]; `blended`
+    (B,) whether f_s may be less than 1.
     """
     times, bright = observed.times, observed.brightening.double()
     root = observed.valid / observed.sigma.double().clamp_min(1e-3)

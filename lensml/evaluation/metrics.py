@@ -1,8 +1,9 @@
-"""Ranking, calibration and recall in bins of delta-chi2, with intervals that resample pairs.
+"""Ranking, calibration and recall in bins of delta-chi2, with intervals over pairs.
 
 Axes: n rows. `y` is 1 for a binary and 0 for a single lens, `p` any score that grows with
-P(binary). A row is called binary if its score lies *above* the threshold, so that a tie at the
-threshold is never a detection. Numpy and scipy only.
+P(binary), `pair` the pair of a row (-1: none). A row is called binary if its score lies *above* the
+threshold, so that a tie at the threshold is never a detection. An interval is {"value", "low",
+"high"}, 95 %, from `num` resamples with `seed`. What is not defined is NaN.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,58 +13,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta, norm, rankdata
 
-__all__ = [
-    "DCHI2_BINS",
-    "STATISTICS",
-    "accuracy",
-    "average_precision",
-    "balanced_accuracy",
-    "binomial_interval",
-    "bin_label",
-    "bootstrap",
-    "brier",
-    "cluster_bootstrap",
-    "confusion_matrix",
-    "dchi2_50",
-    "ece",
-    "fraction",
-    "pr_curve",
-    "recall_at_fpr",
-    "recall_by_dchi2",
-    "reliability",
-    "roc_auc",
-    "roc_curve",
-    "score_table",
-    "threshold_at_fpr",
-    "wilson_interval",
-]
-
 DCHI2_BINS = tuple(pairwise((0, 9, 25, 75, 160, 500, 2e3, 1e4, np.inf)))
 CALIBRATION_BINS = 15
+Interval = dict[str, float]
 
 
 def bin_label(low: float, high: float) -> str:
     """Name a bin of delta-chi2 as tables and axes do: "9-25", "500-2k", ">10k"."""
-
-    def short(x: float) -> str:
-        return f"{x / 1e3:g}k" if x >= 1e3 else f"{x:g}"
-
-    return f">{short(low)}" if np.isinf(high) else f"{short(low)}-{short(high)}"
+    short = [f"{x / 1e3:g}k" if x >= 1e3 else f"{x:g}" for x in (low, high)]
+    return f">{short[0]}" if np.isinf(high) else "-".join(short)
 
 
 def check_scores(y: ArrayLike, p: ArrayLike) -> tuple[NDArray, NDArray]:
-    """Return boolean labels and float scores, both (n,).
-
-    Raises:
-        ValueError: If lengths differ or a score is NaN.
-    """
+    """Boolean labels and float scores, both (n,); lengths that differ and NaN are refused."""
     y, p = np.asarray(y) == 1, np.asarray(p, dtype=float)
     if y.shape != p.shape or y.ndim != 1:
         raise ValueError(f"`y` {y.shape} and `p` {p.shape} must both have shape (n,)")
     if (bad := np.flatnonzero(np.isnan(p))).size:
-        raise ValueError(
-            f"`p` is NaN in {bad.size} rows, first row {bad[0]}; drop those rows first"
-        )
+        raise ValueError(f"`p` is NaN in {bad.size} rows, first row {bad[0]}; drop them first")
     return y, p
 
 
@@ -73,7 +40,7 @@ def fraction(hits: NDArray) -> float:
 
 
 def roc_auc(y: ArrayLike, p: ArrayLike) -> float:
-    """Area under the ROC curve, ties counted half (Mann-Whitney); NaN if one class is absent."""
+    """Area under the ROC curve, ties counted half (Mann-Whitney)."""
     y, p = check_scores(y, p)
     positives, negatives = int(y.sum()), int((~y).sum())
     if positives == 0 or negatives == 0:
@@ -82,40 +49,23 @@ def roc_auc(y: ArrayLike, p: ArrayLike) -> float:
     return float(u / (positives * negatives))
 
 
-def cumulative_counts(y: ArrayLike, p: ArrayLike) -> tuple[NDArray, NDArray]:
-    """True and false positives at or above each distinct score, in falling order of the score."""
+def average_precision(y: ArrayLike, p: ArrayLike) -> float:
+    """Precision summed over the steps of recall, no interpolation."""
     y, p = check_scores(y, p)
     order = np.argsort(-p, kind="stable")
     y, p = y[order], p[order]
+    # True positives and all positives at or above each distinct score.
     last = np.append(np.flatnonzero(np.diff(p)), p.size - 1)
-    true = np.cumsum(y)[last]
-    return true, last + 1 - true
-
-
-def roc_curve(y: ArrayLike, p: ArrayLike) -> tuple[NDArray, NDArray]:
-    """False and true positive rate (k,) from (0, 0) to (1, 1), one point a distinct score."""
-    true, false = cumulative_counts(y, p)
-    return np.append(0, false) / false[-1], np.append(0, true) / true[-1]
-
-
-def pr_curve(y: ArrayLike, p: ArrayLike) -> tuple[NDArray, NDArray]:
-    """Recall and precision, each (k,), recall rising."""
-    true, false = cumulative_counts(y, p)
-    return true / true[-1], true / (true + false)
-
-
-def average_precision(y: ArrayLike, p: ArrayLike) -> float:
-    """Precision summed over the steps of recall, no interpolation; NaN without a binary."""
-    true, false = cumulative_counts(y, p)
+    true, called = np.cumsum(y)[last], last + 1
     if true[-1] == 0:
         return float("nan")
-    return float(np.sum(np.diff(true, prepend=0) / true[-1] * true / (true + false)))
+    return float(np.sum(np.diff(true, prepend=0) / true[-1] * true / called))
 
 
-def confusion_matrix(y: ArrayLike, p: ArrayLike, threshold: float = 0.5) -> NDArray:
-    """Counts (2, 2): rows the truth (single, binary), columns the prediction."""
+def confusion_matrix(y: ArrayLike, p: ArrayLike) -> NDArray:
+    """Counts (2, 2) at P = 0.5: rows the truth (single, binary), columns the prediction."""
     y, p = check_scores(y, p)
-    return np.bincount(2 * y + (p > threshold), minlength=4).reshape(2, 2)
+    return np.bincount(2 * y + (p > 0.5), minlength=4).reshape(2, 2)
 
 
 def accuracy(y: ArrayLike, p: ArrayLike) -> float:
@@ -125,7 +75,7 @@ def accuracy(y: ArrayLike, p: ArrayLike) -> float:
 
 
 def balanced_accuracy(y: ArrayLike, p: ArrayLike, threshold: float = 0.5) -> float:
-    """Mean of the two classes' recalls; NaN if one class is absent."""
+    """Mean of the two classes' recalls."""
     y, p = check_scores(y, p)
     if y.all() or not y.any():
         return float("nan")
@@ -140,9 +90,9 @@ def brier(y: ArrayLike, p: ArrayLike) -> float:
 
 def beta_interval(a: float, b: float) -> tuple[float, float]:
     """Central 95 % of a beta distribution; a parameter of zero is a point at that end."""
-    low = float(beta.ppf(0.025, a, b)) if a > 0 and b > 0 else float(a > 0)
-    high = float(beta.ppf(0.975, a, b)) if a > 0 and b > 0 else float(a > 0)
-    return low, high
+    if a > 0 and b > 0:
+        return float(beta.ppf(0.025, a, b)), float(beta.ppf(0.975, a, b))
+    return float(a > 0), float(a > 0)
 
 
 def wilson_interval(observed: ArrayLike, num: ArrayLike) -> tuple[NDArray, NDArray]:
@@ -154,43 +104,16 @@ def wilson_interval(observed: ArrayLike, num: ArrayLike) -> tuple[NDArray, NDArr
     return centre - half, centre + half
 
 
-def binomial_interval(hits: ArrayLike, method: str = "exact") -> dict[str, float]:
-    """Fraction of true entries with its 95 % interval and counts.
-
-    Args:
-        hits: Outcomes, (n,).
-        method: "exact" (Clopper & Pearson 1934) or "wilson".
-
-    Returns:
-        `value`, `low`, `high`, `hits`, `of`; NaN for no entries.
-    """
+def binomial_interval(hits: ArrayLike, method: str = "exact") -> Interval:
+    """Interval, "exact" (Clopper & Pearson 1934) or "wilson", with counts `hits` and `of`."""
     hits = np.asarray(hits, dtype=bool)
     k, n = int(hits.sum()), hits.size
-    if n == 0:
-        return {"value": np.nan, "low": np.nan, "high": np.nan, "hits": 0, "of": 0}
-    if method == "exact":
-        low, high = beta_interval(k, n - k + 1)[0], beta_interval(k + 1, n - k)[1]
-    else:
-        low, high = map(float, wilson_interval(k / n, n))
-    return {"value": k / n, "low": low, "high": high, "hits": k, "of": n}
-
-
-def reliability(y: ArrayLike, p: ArrayLike, bins: int = CALIBRATION_BINS) -> dict[str, NDArray]:
-    """Predicted against observed frequency in equal-width bins of p; empty bins are left out.
-
-    Returns:
-        `predicted`, `observed`, `count`, and `low`, `high`: the 95 % Wilson interval of `observed`;
-        each (k,).
-    """
-    y, p = check_scores(y, p)
-    index = calibration_bin(p, bins)
-    count = np.bincount(index, minlength=bins)
-    filled = count > 0
-    n = count[filled]
-    observed = np.bincount(index, y, bins)[filled] / n
-    low, high = wilson_interval(observed, n)
-    predicted = np.bincount(index, p, bins)[filled] / n
-    return {"predicted": predicted, "observed": observed, "count": n, "low": low, "high": high}
+    value = low = high = np.nan
+    if n and method == "exact":
+        value, low, high = k / n, beta_interval(k, n - k + 1)[0], beta_interval(k + 1, n - k)[1]
+    elif n:
+        value, low, high = k / n, *map(float, wilson_interval(k / n, n))
+    return {"value": value, "low": low, "high": high, "hits": k, "of": n}
 
 
 def calibration_bin(p: NDArray, bins: int = CALIBRATION_BINS) -> NDArray:
@@ -198,32 +121,46 @@ def calibration_bin(p: NDArray, bins: int = CALIBRATION_BINS) -> NDArray:
     return np.clip((p * bins).astype(int), 0, bins - 1)
 
 
+def reliability(y: ArrayLike, p: ArrayLike, bins: int = CALIBRATION_BINS) -> dict[str, NDArray]:
+    """Predicted and observed frequency in equal-width bins of p; empty bins are left out.
+
+    Returns:
+        `predicted`, `observed`, its 95 % Wilson interval `low`, `high`, and `count`; each (k,).
+    """
+    y, p = check_scores(y, p)
+    index = calibration_bin(p, bins)
+    count = np.bincount(index, minlength=bins)
+    filled = count > 0
+    n = count[filled]
+    predicted, observed = (np.bincount(index, x, bins)[filled] / n for x in (p, y))
+    low, high = wilson_interval(observed, n)
+    return {"predicted": predicted, "observed": observed, "count": n, "low": low, "high": high}
+
+
 def debiased_square(r: dict[str, NDArray]) -> float:
     """Mean squared calibration gap of `reliability` less the binomial variance of each bin.
 
     Unbiased, so it may lie below zero (Kumar, Liang & Ma 2019, NeurIPS 32). Bins of one row say
-    nothing about their variance and are left out; NaN if there is no other.
+    nothing about their variance and are left out.
     """
     many = r["count"] > 1
     if not many.any():
         return float("nan")
-    gap, n, observed = (r["observed"] - r["predicted"])[many], r["count"][many], r["observed"][many]
-    return float(np.sum(n * (gap**2 - observed * (1 - observed) / (n - 1))) / n.sum())
+    predicted, observed, n = (r[key][many] for key in ("predicted", "observed", "count"))
+    square = (observed - predicted) ** 2 - observed * (1 - observed) / (n - 1)
+    return float(np.sum(n * square) / n.sum())
 
 
-def ece(
-    y: ArrayLike, p: ArrayLike, bins: int = CALIBRATION_BINS, *, debiased: bool = False
-) -> float:
-    """Expected calibration error of P(binary) in equal-width bins.
+def ece(y: ArrayLike, p: ArrayLike, *, debiased: bool = False) -> float:
+    """Expected calibration error: mean |observed - predicted| over equal-width bins.
 
-    Plain: the mean |observed - predicted|, which is above zero on a finite set even for perfect
-    probabilities. Debiased: the root of `debiased_square`, cut at zero.
+    It is above zero on a finite set even for perfect probabilities; `debiased` is the root of
+    `debiased_square`, cut at zero.
     """
-    r = reliability(y, p, bins)
+    r = reliability(y, p)
     if debiased:
         return float(np.sqrt(np.maximum(0.0, debiased_square(r))))
-    gap, n = r["observed"] - r["predicted"], r["count"]
-    return float(np.sum(n * np.abs(gap)) / n.sum())
+    return float(np.sum(r["count"] * np.abs(r["observed"] - r["predicted"])) / r["count"].sum())
 
 
 def threshold_at_fpr(p_single: ArrayLike, rate: float) -> float:
@@ -236,7 +173,7 @@ def threshold_at_fpr(p_single: ArrayLike, rate: float) -> float:
 
 
 def recall_at_fpr(y: ArrayLike, p: ArrayLike, rate: float) -> float:
-    """Fraction of binaries above the threshold that at most `rate` of the single lenses exceed."""
+    """Fraction of binaries above the threshold that at most `rate` of the singles exceed."""
     y, p = check_scores(y, p)
     if y.all() or not y.any():
         return float("nan")
@@ -249,7 +186,7 @@ def in_bin(dchi2: NDArray, low: float, high: float) -> NDArray:
 
 
 def bin_thresholds(y: NDArray, p: NDArray, dchi2: NDArray, rate: float) -> tuple[NDArray, NDArray]:
-    """Threshold of each row from the twins of its bin, and whether there were enough; both (n,).
+    """Threshold of each row from the twins of its bin, and whether they were enough, (n,).
 
     A bin with fewer than 1/rate twins cannot show that rate; its rows take the pooled threshold.
     """
@@ -265,9 +202,8 @@ def recall_by_dchi2(y: ArrayLike, p: ArrayLike, dchi2: ArrayLike, rate: float) -
     """Recall in the bins `DCHI2_BINS`, false positives taken from each bin's own twins.
 
     Returns:
-        One dict a bin: `bin`, `low`, `high`, `binaries`, `twins`, `recall`, `threshold_from`
-        ("bin", or "pooled" if the bin has too few twins for the rate), `recall_pooled` (the pooled
-        threshold). Recalls are NaN in an empty bin.
+        A row a bin: `bin`, `low`, `high`, `binaries`, `twins`, `recall`, `threshold_from` ("bin",
+        or "pooled" if its twins are too few for the rate), `recall_pooled`.
     """
     y, p = check_scores(y, p)
     dchi2 = np.asarray(dchi2, dtype=float)
@@ -276,18 +212,12 @@ def recall_by_dchi2(y: ArrayLike, p: ArrayLike, dchi2: ArrayLike, rate: float) -
     for low, high in DCHI2_BINS:
         rows = in_bin(dchi2, low, high)
         binary = rows & y
-        table.append(
-            {
-                "bin": bin_label(low, high),
-                "low": float(low),
-                "high": float(high),
-                "binaries": int(binary.sum()),
-                "twins": int((rows & ~y).sum()),
-                "recall": fraction(p[binary] > threshold[binary]),
-                "threshold_from": "bin" if own[rows].any() else "pooled",
-                "recall_pooled": fraction(p[binary] > pooled),
-            }
-        )
+        row = {"bin": bin_label(low, high), "low": float(low), "high": float(high)}
+        row |= {"binaries": int(binary.sum()), "twins": int((rows & ~y).sum())}
+        row["recall"] = fraction(p[binary] > threshold[binary])
+        row["threshold_from"] = "bin" if own[rows].any() else "pooled"
+        row["recall_pooled"] = fraction(p[binary] > pooled)
+        table.append(row)
     return table
 
 
@@ -306,10 +236,10 @@ def isotonic_regression(hits: NDArray) -> NDArray:
 
 
 def dchi2_50(y: ArrayLike, p: ArrayLike, dchi2: ArrayLike, rate: float = 0.01) -> float:
-    """Delta-chi2 at 50 % recall, by isotonic regression of detection on delta-chi2.
+    """Delta-chi2 at 50 % recall, by isotonic regression of detection; or infinite.
 
     False positives come from the twins of each binary's bin (`bin_thresholds`); rows of unknown
-    delta-chi2 (NaN) are left out. Infinite if half is never reached.
+    delta-chi2 (NaN) are left out.
     """
     y, p = check_scores(y, p)
     dchi2 = np.asarray(dchi2, dtype=float)
@@ -323,7 +253,7 @@ def dchi2_50(y: ArrayLike, p: ArrayLike, dchi2: ArrayLike, rate: float = 0.01) -
 
 
 def cluster_bootstrap(pair: ArrayLike, num: int, seed: int) -> Iterator[NDArray]:
-    """Row indices of `num` bootstrap samples of whole pairs; a row without a pair (-1) is alone."""
+    """Row indices of `num` bootstrap samples of whole pairs; a row of -1 is alone."""
     pair = np.asarray(pair).astype(np.int64).copy()
     alone = pair < 0
     pair[alone] = pair.max(initial=0) + 1 + np.arange(alone.sum())
@@ -339,25 +269,9 @@ def cluster_bootstrap(pair: ArrayLike, num: int, seed: int) -> Iterator[NDArray]
 
 
 def bootstrap(
-    statistic: Callable[..., float],
-    columns: Sequence[ArrayLike],
-    pair: ArrayLike,
-    *,
-    num: int = 200,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Value of `statistic(*columns)` and its 95 % interval, resampling whole pairs.
-
-    Args:
-        statistic: Function of the columns.
-        columns: Arrays (n, ...), rows aligned.
-        pair: Pair of each row (n,); rows of -1 are drawn one by one.
-        num: Number of resamples.
-        seed: Of the resampling.
-
-    Returns:
-        `value`, `low`, `high`; an interval is NaN if no resample held both classes.
-    """
+    statistic: Callable, columns: Sequence, pair: ArrayLike, *, num: int = 200, seed: int = 0
+) -> Interval:
+    """Interval of `statistic(*columns)` of aligned arrays (n, ...), resampling whole pairs."""
     columns = [np.asarray(c) for c in columns]
     values = [statistic(*(c[i] for c in columns)) for i in cluster_bootstrap(pair, num, seed)]
     values = np.array([v for v in values if not np.isnan(v)])
@@ -381,24 +295,11 @@ STATISTICS: dict[str, Callable[..., float]] = {
 
 
 def score_table(
-    y: NDArray,
-    score: NDArray,
-    p: NDArray,
-    dchi2: NDArray,
-    pair: NDArray,
-    names: Iterable[str] = tuple(STATISTICS),
-    *,
-    num: int,
-    seed: int,
-) -> dict[str, dict[str, float]]:
-    """Statistics of one observer by name, with 95 % intervals over pairs.
+    columns: Sequence[NDArray], pair: NDArray, names: Iterable[str], *, num: int, seed: int
+) -> dict[str, Interval]:
+    """Intervals of the `STATISTICS` called `names` of one observer.
 
-    Args:
-        y, dchi2, pair: Class, delta-chi2 and pair of each row (n,).
-        score: What ranks the rows (n,).
-        p: Probability of each row (n,).
-        names: Some of `STATISTICS`.
-        num, seed: Resamples of pairs.
+    `columns`: class, ranking score, probability and delta-chi2 of each row, each (n,).
     """
-    columns = [y, score, p, dchi2]
-    return {name: bootstrap(STATISTICS[name], columns, pair, num=num, seed=seed) for name in names}
+    options = {"num": num, "seed": seed}
+    return {name: bootstrap(STATISTICS[name], columns, pair, **options) for name in names}

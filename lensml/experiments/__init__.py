@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = exports(
         "BENCHMARKS Chapter PERFORMANCE benchmarks_by_device compare_with_committed display "
         "load_benchmark load_results season_thresholds start"
     ),
-    evaluation_run="evaluate",
+    evaluation_run="assess evaluate headline",
     explorer="explore frames plot_caustics snapshot",
     notebooks="run",
     book="make_book quotable",

@@ -1,6 +1,8 @@
 """Evaluate a network on an unseen set: numbers, intervals and figures in one folder."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,21 @@ from numpy.typing import NDArray
 
 from lensml import plotting
 from lensml.evaluation import (
-    check_classes,
-    check_unseen,
+    STATISTICS,
+    assert_below_ideal,
     detected,
     full_report,
-    predict,
+    ideal_log_ratio,
     reliability,
+    score_report,
 )
 from lensml.experiments.results import write_svg
 from lensml.experiments.tables import plain
-from lensml.network import find_device, load_network, weights_hash
-from lensml.paths import atomic_path
+from lensml.network import check_unseen, find_device, load_network, predict, weights_hash
+from lensml.paths import InputError, atomic_path
 from lensml.simulation import LightCurves, load
+
+HEADLINE = [name for name in STATISTICS if name not in ("accuracy", "brier")]
 
 
 def evaluate(
@@ -78,6 +83,17 @@ def evaluate(
     return result
 
 
+def check_classes(curves: LightCurves, path: Path) -> None:
+    """Refuse labels that cannot be scored."""
+    counts = {int(label): int((curves.y == label).sum()) for label in (0, 1)}
+    if sum(counts.values()) != len(curves) or 0 in counts.values():
+        raise InputError(
+            f"{path}: `y` holds {counts[0]} single lenses (0) and {counts[1]} binaries (1) in "
+            f"{len(curves)} rows, but both classes and nothing else were expected; "
+            "`lensml classify` calls curves of unknown class"
+        )
+
+
 def figures(
     curves: LightCurves, p: NDArray, result: dict[str, Any], ideal: NDArray | None
 ) -> dict[str, Figure]:
@@ -129,3 +145,47 @@ def write(
         write_svg(figure, folder / f"{name}.svg")
     with atomic_path(folder / "metrics.json") as path:
         path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """One network on one set."""
+
+    curves: LightCurves
+    p: NDArray  # (n,) float32, P(binary) at the end of the window
+    ideal: NDArray | None  # (n,) log-likelihood ratio of the ideal observer, None without twins
+    report: dict[str, Any]  # of `score_report`
+
+
+def assess(
+    data: Path, run: Path | None = None, *, num_bootstrap: int = 200, seed: int = 0
+) -> Assessment:
+    """Score a network on a set at the end of the window, unless it has seen one of the events.
+
+    Args:
+        data: Set in the exchange format.
+        run: Run folder of the network; None = the one that ships with the package.
+        num_bootstrap, seed: Resamples of pairs behind each interval.
+    """
+    network, config = load_network(run, find_device())
+    curves = load(data)
+    check_unseen(curves, config, data)
+    p = predict(network, curves, season_rows=0).p[:, -1]
+    ideal = ideal_log_ratio(curves) if (curves.pair >= 0).any() else None
+    report = score_report(curves, p, ideal, num=num_bootstrap, seed=seed)
+    excess = report["bound_excess"] or {}
+    assert_below_ideal({name: row["z"] for name, row in excess.items()})
+    return Assessment(curves, p, ideal, report)
+
+
+def headline(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers that a chapter keeps of a `score_report`, with those of the ideal observer."""
+    ideal = report["ideal_observer"]
+    chosen = {name: report["intervals"][name] for name in HEADLINE if name in report["intervals"]}
+    chosen |= {name: report[name] for name in ("ece", "ece_debiased", "brier", "recall_by_dchi2")}
+    if ideal["kind"]:
+        beside = ideal.get("intervals") or ideal
+        chosen["ideal"] = {name: beside[name] for name in HEADLINE if beside.get(name) is not None}
+    if report["bound_excess"]:
+        chosen["above_ideal_in_sigma"] = {k: v["z"] for k, v in report["bound_excess"].items()}
+    return chosen

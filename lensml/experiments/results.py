@@ -14,7 +14,6 @@ import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from lensml.evaluation import check_unseen
 from lensml.experiments import presets
 from lensml.experiments.machine import OUTPUT_VARIABLE, provenance
 from lensml.experiments.presets import Experiment
@@ -27,7 +26,7 @@ from lensml.experiments.tables import (
     results_table,
     safe_keys,
 )
-from lensml.network import load_network, weights_hash
+from lensml.network import check_unseen, load_network, weights_hash
 from lensml.paths import DATA, FIGURES, RESULTS, ROOT, SIZES, InputError, atomic_path, check_size
 from lensml.simulation import LightCurves, Simulation, load, reobserve, save, simulate
 from lensml.training import train

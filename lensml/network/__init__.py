@@ -12,11 +12,12 @@ __getattr__, __dir__, __all__ = exports(
     residual_maps="ResidualInputs innovation_features one_thread refit_and_map residual_inputs",
     model="CausalBlock Network NetworkConfig PATCH_SIZE causal_upsample",
     checkpoint=(
-        "CONFIG MODEL current_config current_tensor_name fingerprint load_network "
+        "CONFIG MODEL check_unseen current_config current_tensor_name fingerprint load_network "
         "load_tensors read_snapshot save_network save_tensors weights_hash write_snapshot"
     ),
     inference=(
-        "BASELINE_MAX BASELINE_MIN bf16_supported causal_baseline classify find_device is_finite "
+        "BASELINE_MAX BASELINE_MIN PHASE_EDGES Predictions at_fractions bf16_supported "
+        "by_phase causal_baseline classify find_device is_finite max_probability predict "
         "predict_proba"
     ),
 )

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,10 +17,12 @@ from torch import Tensor
 
 from lensml.network.model import Network, NetworkConfig
 from lensml.paths import WEIGHTS, InputError, atomic_path
+from lensml.simulation import LightCurves
 
 __all__ = [
     "CONFIG",
     "MODEL",
+    "check_unseen",
     "current_config",
     "current_tensor_name",
     "fingerprint",
@@ -209,3 +212,24 @@ def read_snapshot(path: Path, version: int) -> tuple[Mapping[str, Tensor], dict]
             "move it away and feed the epochs again"
         )
     return tensors, notes
+
+
+def check_unseen(curves: LightCurves, config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a set with events that the network was trained or validated on.
+
+    An event is (preset, seed, index): another file name, noise or cadence does not make it new.
+    The error names `path` and the command that makes fresh events.
+    """
+    preset, seed, events = curves.events()
+    ranges = {name: config.get(name) or [] for name in ("trained_on", "validated_on")}
+    for name, seen in ranges.items():
+        same = [r for r in seen if (r["preset"], r["seed"]) == (preset, seed)]
+        hits = sum(int(((events >= r["first"]) & (events < r["stop"])).sum()) for r in same)
+        if hits:
+            fresh = 1 + max(r["seed"] for seen in ranges.values() for r in seen)
+            raise InputError(
+                f"{path}: {hits} of its {events.size} events (preset {preset}, seed {seed}) are "
+                f"among those the model was {name.replace('_', ' ')}; make fresh ones with "
+                f"`lensml simulate --binary_params {preset} --seed {fresh} "
+                f"--n_pspl {events.size} --n_binary {events.size} --output FRESH.npz`"
+            )

@@ -4,32 +4,43 @@ P at epoch k depends on epochs <= k only; `streaming` gives the same probabiliti
 time.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isfinite
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from lensml.network.checkpoint import load_network
 from lensml.network.features import encode, observed_epochs
 from lensml.network.model import Network
 from lensml.paths import InputError
-from lensml.simulation import LightCurves
+from lensml.simulation import FRACTIONS, LightCurves, until_fraction
 
 __all__ = [
     "BASELINE_MAX",
     "BASELINE_MIN",
+    "PHASE_EDGES",
+    "Predictions",
+    "at_fractions",
     "bf16_supported",
+    "by_phase",
     "causal_baseline",
     "classify",
     "find_device",
     "is_finite",
+    "max_probability",
+    "predict",
     "predict_proba",
 ]
 
 BASELINE_MIN = 20  # epochs before a baseline estimated from the past is used
 BASELINE_MAX = 200  # epochs after which it is fixed
+PHASE_EDGES = np.linspace(-3, 3, 25)  # (t - t0) / tE
+SET_CHUNK = 4096  # rows whose probabilities at every epoch are held at a time
+SEASON_ROWS = 10_000  # rows whose probabilities at every epoch are kept, for alerts
 
 
 def find_device() -> torch.device:
@@ -161,3 +172,82 @@ def classify(
     if m_base is None:
         p[: BASELINE_MIN - 1] = 0.5
     return p
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Probabilities of a network on each row of a set."""
+
+    p: NDArray  # (n, 7) float32, P(binary) at FRACTIONS
+    by_phase: NDArray  # (n, K) float32, the last by the end of each bin of PHASE_EDGES
+    max_probability: NDArray  # (n,) float32, the highest at any epoch
+    season: NDArray  # (m, T) float32, at every epoch of the first m rows
+
+
+def predict(
+    network: Network,
+    curves: LightCurves,
+    *,
+    batch_size: int = 256,
+    device: str | torch.device | None = None,
+    season_rows: int = SEASON_ROWS,
+) -> Predictions:
+    """P(binary) of every row, reduced `SET_CHUNK` rows at a time.
+
+    Args:
+        network, curves: The classifier and the set.
+        batch_size: Curves the network reads at a time.
+        device: Where it runs; None = where the network is.
+        season_rows: Rows, the first ones, whose probabilities at every epoch are kept.
+    """
+    parts = []
+    for start in range(0, len(curves), SET_CHUNK):
+        rows = curves.rows(slice(start, start + SET_CHUNK))
+        times, t0, tE = rows.times(), rows.param("t0"), rows.param("tE")
+        p_epochs = predict_proba(network, rows, batch_size=batch_size, device=device)
+        reduced = at_fractions(p_epochs, times), by_phase(p_epochs, times, t0, tE)
+        season = p_epochs[: max(0, season_rows - start)]
+        parts.append((*reduced, max_probability(p_epochs), season))
+    return Predictions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def last_by(p_epochs: NDArray, epoch: NDArray) -> NDArray:
+    """P(binary) at the last observed epoch up to each index `epoch` (n, K); 0.5 if none."""
+    index = np.where(np.isfinite(p_epochs), np.arange(p_epochs.shape[1]), -1)
+    latest = np.take_along_axis(np.maximum.accumulate(index, axis=1), epoch.clip(0), axis=1)
+    found = (epoch >= 0) & (latest >= 0)
+    return np.where(found, np.take_along_axis(p_epochs, latest.clip(0), axis=1), 0.5)
+
+
+def at_fractions(
+    p_epochs: NDArray, times: NDArray, fractions: Sequence[float] = FRACTIONS
+) -> NDArray:
+    """P(binary) at fractions of the window, (n, F): at the last epoch by then, 0.5 if none.
+
+    The window is the grid `times` (n, T) or (T,), not the observed part of it.
+    """
+    times = np.broadcast_to(times, p_epochs.shape)
+    seen = [until_fraction(times, fraction).sum(axis=1) for fraction in fractions]
+    return last_by(p_epochs, np.stack(seen, axis=1) - 1).astype(np.float32)
+
+
+def by_phase(
+    p_epochs: NDArray, times: NDArray, t0: ArrayLike, tE: ArrayLike, edges: ArrayLike = PHASE_EDGES
+) -> NDArray:
+    """P(binary) at the last epoch by the end of each bin of phase (t - t0) / tE, (n, K).
+
+    Bins that no epoch of a row falls in, observed or not, are NaN: the window ended or had not
+    begun. `t0` and `tE` [day] are (n,).
+    """
+    times = np.broadcast_to(times, p_epochs.shape)
+    phase = (times - np.asarray(t0)[:, None]) / np.asarray(tE)[:, None]
+    before = np.stack([(phase < edge).sum(axis=1) for edge in np.asarray(edges)], axis=1)
+    # A bin holds an epoch where the number of epochs before its edges differs.
+    last = last_by(p_epochs, before[:, 1:] - 1)
+    return np.where(np.diff(before, axis=1) > 0, last, np.nan)
+
+
+def max_probability(p_epochs: NDArray) -> NDArray:
+    """Highest P(binary) of each row at any epoch, (n,); 0.5 for a row without observed epoch."""
+    peak = np.where(np.isfinite(p_epochs), p_epochs, -np.inf).max(axis=1, initial=-np.inf)
+    return np.where(np.isfinite(peak), peak, 0.5)

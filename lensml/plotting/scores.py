@@ -7,6 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
+from sklearn.metrics import precision_recall_curve, roc_curve
 
 from lensml import evaluation
 from lensml.evaluation import ideal_recall, wilson_interval
@@ -43,11 +44,12 @@ def roc_and_pr(
         drawn.append(("ideal observer", ideal_y, ideal_score, IDEAL))
     lowest = min(1e-2, *(1 / max(1, int(np.sum(np.asarray(d[1]) == 0))) for d in drawn))
     for name, y, p, look in drawn:
-        false, true = evaluation.roc_curve(y, p)
+        false, true, _ = roc_curve(y, p, drop_intermediate=False)
+        precision, recall, _ = precision_recall_curve(y, p)
         auc, ap = evaluation.roc_auc(y, p), evaluation.average_precision(y, p)
         false = np.maximum(false, lowest / 2)
         roc.step(false, true, where="post", label=f"{name}, AUC {auc:.3f}", **look)
-        pr.plot(*evaluation.pr_curve(y, p), label=f"{name}, AP {ap:.3f}", **look)
+        pr.plot(recall[:-1], precision[:-1], label=f"{name}, AP {ap:.3f}", **look)
     x = np.geomspace(lowest, 1, 100)
     roc.plot(x, x, label="chance", **DOTTED)
     roc.set(xscale="log", xlim=(lowest, 1), ylim=(0, 1.01))

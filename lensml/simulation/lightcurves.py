@@ -243,6 +243,38 @@ def _append_member(archive, name: str, parts: Iterator[NDArray], rows: int | Non
             array = next(parts, None)
 
 
+def until_fraction(times: NDArray, fraction: float) -> NDArray:
+    """Epochs (n, T) no later than `fraction` of each row's window, first + f (last - first)."""
+    first, last = times[..., :1], times[..., -1:]
+    if fraction >= 1:  # first + (last - first) may round to less than last
+        return np.ones(times.shape, dtype=bool)
+    return times <= first + fraction * (last - first)
+
+
+def partner_rows(curves: LightCurves) -> NDArray:
+    """Row of the other member of each row's pair, (n,); -1 where there is none.
+
+    Raises:
+        InputError: If two rows of one pair and class are not the same event.
+    """
+    pair, y = np.asarray(curves.pair), np.asarray(curves.y)
+    partner = np.full(pair.size, -1)
+    for label in (0, 1):
+        rows = np.flatnonzero((y == label) & (pair >= 0))
+        names, first = np.unique(pair[rows], return_index=True)
+        here = rows[first[np.searchsorted(names, pair[rows])]]
+        a, b = curves.params[rows], curves.params[here]
+        if not np.array_equal(a, b, equal_nan=True):
+            bad = pair[rows[np.argmin(np.all((a == b) | (np.isnan(a) & np.isnan(b)), axis=1))]]
+            raise InputError(
+                f"`pair` {bad} names two different events of class {label}; "
+                "sets of different seeds must be evaluated one by one"
+            )
+        seek = np.flatnonzero((y == 1 - label) & np.isin(pair, names) & (pair >= 0))
+        partner[seek] = rows[first[np.searchsorted(names, pair[seek])]]
+    return partner
+
+
 def dchi2_at_fractions(
     noise_free: NDArray, observed: NDArray, sigma: NDArray, time: NDArray
 ) -> NDArray[np.float64]:

@@ -101,7 +101,7 @@ def test_boosting_gains_on_the_scores_it_is_given(visible, scores):
 
 
 def test_boosting_is_blind_where_there_is_no_anomaly():
-    """Trained on visible anomalies, shown pairs that nobody can tell apart."""
+    """Trained on visible anomalies, shown pairs without a difference."""
     training = anomaly.search_prefixes(toy_set(150, bump=0.6, seed=1), (1.0,))
     nothing = toy_set(200, bump=1e-5, seed=2)
     score = baselines.classical_scores(anomaly.search_prefixes(nothing, (1.0,)), training)
@@ -149,7 +149,7 @@ def test_bins_are_named_in_which_the_network_finds_less():
     assert not any(row["certain"] for row in winner)
 
 
-def test_a_method_does_not_beat_itself():
+def test_a_method_is_not_worse_than_itself():
     y, dchi2, pair, good, _ = planted()
     assert baselines.bins_where_worse(good, {"twin": good}, y, dchi2, pair, num=20) == []
 

@@ -1,7 +1,5 @@
 """Known faults are repaired, rankings kept, and Bayes' formula checked on a drawn population."""
 
-import json
-
 import numpy as np
 import pytest
 from scipy.special import expit, logit
@@ -53,13 +51,13 @@ def test_even_perverse_calls_are_never_turned_round():
     assert min(found.slopes) > 0 and (np.diff(found(np.linspace(0.01, 0.99, 99))) > 0).all()
 
 
-def test_few_rows_hardly_change_what_is_said():
+def test_few_rows_hardly_change_the_probabilities():
     p = np.linspace(0.2, 0.8, 8)
     found = calibration.fit_map(np.tile([0, 1], 4), p)
     np.testing.assert_allclose(found(p), p, atol=0.15)
 
 
-def test_a_prefix_that_says_nothing_stays_at_one_half():
+def test_a_prefix_without_information_stays_at_one_half():
     found = calibration.fit_map(np.tile([0, 1], 50), np.full(100, 0.5))
     assert found(0.5) == pytest.approx(0.5, abs=1e-6)
 
@@ -104,16 +102,16 @@ def test_calls_are_calibrated_in_a_population_of_one_binary_in_a_hundred():
 
 
 @pytest.mark.parametrize("bad", [0, 1, -0.1])
-def test_a_prevalence_that_is_no_share_is_named(bad):
+def test_a_prevalence_outside_zero_and_one_is_named(bad):
     with pytest.raises(ValueError, match=f"`prevalence` is {bad}"):
         calibration.prior_shift(0.5, bad)
 
 
-def test_a_sample_has_the_share_of_binaries_asked_for():
+def test_a_sample_has_the_fraction_of_binaries_asked_for():
     y = np.tile([0, 1], 500)
-    for share in (0.1, 0.5, 0.9):
-        rows = calibration.resample_to_prevalence(y, share, seed=1)
-        assert y[rows].mean() == pytest.approx(share, abs=0.001)
+    for fraction in (0.1, 0.5, 0.9):
+        rows = calibration.resample_to_prevalence(y, fraction, seed=1)
+        assert y[rows].mean() == pytest.approx(fraction, abs=0.001)
         assert np.unique(rows).size == rows.size >= 500 and (np.diff(rows) > 0).all()
 
 
@@ -132,18 +130,6 @@ def test_each_fraction_has_its_own_map_and_any_epoch_the_pooled_one(fitted):
     np.testing.assert_array_equal(calibrator.at_fractions(p)[:, 2], calibrator(p[:, 2], 2))
     np.testing.assert_array_equal(calibrator(p[:, 2]), calibrator.pooled(p[:, 2]))
     assert calibrator.prevalence == 0.5 and calibrator.rows == 4000
-
-
-def test_a_calibrator_survives_json(fitted):
-    _, p, calibrator = fitted
-    again = calibration.Calibrator.from_dict(json.loads(json.dumps(calibrator.to_dict())))
-    assert again == calibrator
-    stored = calibrator.to_dict() | {"fractions": [0.5, 1.0]}
-    with pytest.raises(ValueError, match=r"fractions \[0.5, 1.0\]"):
-        calibration.Calibrator.from_dict(stored)
-    broken = calibrator.pooled.to_dict() | {"slopes": [1.0] * 6 + [-1.0]}
-    with pytest.raises(ValueError, match="positive"):
-        calibration.MonotoneMap.from_dict(broken)
 
 
 def test_one_class_cannot_calibrate():
@@ -194,7 +180,7 @@ def test_floor_and_debiased_error_know_that_one_row_of_a_pair_is_binary(dchi2):
 def test_a_pair_in_one_bin_has_no_noise_to_take_out():
     """Both rows are called 0.55 and one is binary: off by 0.05, and chance has no part in it."""
     y, p, pair = np.tile([0, 1], 100), np.full(200, 0.55), np.repeat(np.arange(100), 2)
-    got = calibration.intervals_of(y, p, pair, 50, 0)
+    got = calibration.error_intervals(y, p, pair, 50, 0)
     assert got["ece_debiased_pairs"]["value"] == pytest.approx(0.05)
     assert got["ece_debiased"]["value"] == pytest.approx(metrics.ece(y, p, debiased=True))
     assert got["ece_debiased"]["value"] == pytest.approx(np.sqrt(0.05**2 - 0.25 / 199))
@@ -210,6 +196,6 @@ def test_intervals_of_the_debiased_error_hold_the_truth():
     for seed in range(100):
         p = rng.random(1000)
         y = rng.random(1000) < p**1.3
-        got = calibration.intervals_of(y, p, np.arange(1000), 100, seed)["ece_debiased"]
+        got = calibration.error_intervals(y, p, np.arange(1000), 100, seed)["ece_debiased"]
         inside += got["low"] <= truth <= got["high"]
     assert inside >= 88

@@ -1,34 +1,23 @@
-"""Conditions are compared on the same events, and a leak between them stops the run."""
+"""Conditions are compared on the same events; losses are split by cause."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from sets import toy_set
+from sets import scored, toy_set
 
 from lensml.evaluation import comparison as compare
-from lensml.evaluation.comparison import Scores
-from lensml.evaluation.ideal_observer import assert_below_ideal, ideal_log_ratio, ideal_recall
+from lensml.evaluation.ideal_observer import ideal_recall
 from lensml.network import Network, NetworkConfig
 from lensml.simulation import Survey
-
-
-def scored(sigma=0.1, blur=1.0, pairs=150, seed=3):
-    """Network = ideal observer blurred by noise of its own; the same events at any `sigma`."""
-    curves = toy_set(pairs, sigma=sigma, seed=seed, shuffle=False)
-    ratio = ideal_log_ratio(curves)
-    p = ratio + blur * np.random.default_rng(seed).standard_normal(ratio.size)
-    p = 1 / (1 + np.exp(-np.clip(p, -500, 500)))
-    epochs = np.isfinite(curves.X).sum(axis=1)
-    return Scores(y=curves.y, pair=curves.pair, dchi2=curves.dchi2, epochs=epochs, p=p, ideal=ratio)
 
 
 def test_what_is_lost_is_lost_by_the_data_or_by_the_network():
     parts = compare.loss_by_cause(scored(0.02), scored(0.2, blur=3.0), num=40)
     total = parts["data"]["value"] + parts["network"]["value"]
     assert parts["total"]["value"] == pytest.approx(total)
-    assert parts["data"]["low"] > 0  # ten times the noise costs anybody something
+    assert parts["data"]["low"] > 0  # ten times the noise loses information
 
 
 def test_the_same_survey_twice_loses_exactly_nothing():
@@ -42,23 +31,7 @@ def test_losses_of_different_events_are_refused():
         compare.loss_by_cause(one, replace(one, pair=one.pair[::-1]), num=5)
 
 
-def test_more_noise_with_a_better_score_stops_the_run():
-    clear, noisy = scored(0.02), scored(0.3)
-    steps = compare.assert_falling({"clear": clear, "noisy": noisy}, num=40)
-    assert steps["clear -> noisy"] < 0
-    with pytest.raises(AssertionError, match="from noisy to clear"):
-        compare.assert_falling({"noisy": noisy, "clear": clear}, num=40)
-
-
-def test_a_network_that_knows_the_answer_stops_the_run():
-    honest = scored(0.3)
-    assert_below_ideal({"honest": compare.summary(honest, num=40)["bound_z"]})
-    cheat = replace(honest, p=np.where(honest.y == 1, 0.9, 0.1))
-    with pytest.raises(AssertionError, match="cheat: the network is .* above the ideal"):
-        assert_below_ideal({"cheat": compare.summary(cheat, num=40)["bound_z"]})
-
-
-def test_every_survey_sees_the_same_events_and_fewer_epochs_never_say_more():
+def test_every_survey_sees_the_same_events_and_fewer_epochs_have_no_more_information():
     torch.manual_seed(0)
     network = Network(NetworkConfig(stem_channels=4, channels=4, num_levels=2))
     curves = toy_set(12, shuffle=False)
@@ -96,11 +69,8 @@ def test_the_shortfall_is_the_ideal_less_the_network():
     assert compare.gap_to_ideal(s, "roc_auc", num=5)["value"] == pytest.approx(gap)
 
 
-def test_undetectable_fractions_are_counted_within_each_group():
-    dchi2 = np.array([1.0, 2.0, 100.0, 200.0])
-    near = np.array([True, True, False, False])
-    shares = compare.undetectable_by_group({"0.1 mag": dchi2}, {"near": near, "far": ~near}, num=5)
-    assert shares["0.1 mag"]["near"]["value"] == 1 and shares["0.1 mag"]["far"]["value"] == 0
+def test_binaries_below_the_undetectable_level_are_counted():
+    assert compare.undetectable(np.array([1.0, 2.0, 100.0, 200.0]), num=5)["value"] == 0.5
 
 
 def test_found_takes_its_threshold_from_the_singles():
@@ -114,7 +84,7 @@ def test_completeness_of_the_ideal_observer_rises_through_one_half():
     y = np.tile([0, 1], dchi2.size)
     d = np.repeat(dchi2, 2)
     ratio = (y - 0.5) * d + np.sqrt(d) * np.random.default_rng(0).normal(size=d.size)
-    curve = compare.completeness(y, ratio, np.repeat(dchi2, 2), 0.01)
+    curve = compare.completeness(y, ratio, np.repeat(dchi2, 2))
     assert curve["count"].sum() == 20_000
     assert curve["recall"][0] < 0.05 and curve["recall"][-1] == 1
     assert (curve["low"] <= curve["recall"] + 1e-12).all()

@@ -1,83 +1,22 @@
-"""Calls at fractions, against phase, and alerts, counted by hand on a few epochs."""
+"""First alerts, halves of the pairs and onsets, counted by hand on a few epochs."""
 
 import numpy as np
-import pytest
-import torch
 from scipy.optimize import minimize
 from sets import toy_set
 
 from lensml.evaluation import early_detection as early
-from lensml.evaluation import ideal_observer as limits
 from lensml.evaluation import metrics
 from lensml.lensing import point_lens_magnification
-from lensml.network import Network, predict_proba
-from lensml.simulation import FRACTIONS
+from lensml.network import max_probability
+from lensml.simulation import FRACTIONS, partner_rows, until_fraction
 
 NAN = np.nan
-
-
-@pytest.fixture(scope="module")
-def network():
-    """An untrained network whose output is not 0.5 everywhere."""
-    torch.manual_seed(0)
-    network = Network()
-    torch.nn.init.normal_(network.head[-1].weight)
-    return network
-
-
-def test_chunks_give_what_the_whole_set_gives(network, monkeypatch):
-    curves = toy_set(25, num_epochs=60)
-    p = predict_proba(network, curves)
-    monkeypatch.setattr(early, "CHUNK", 7)
-    got = early.predict(network, curves, season_rows=20)
-    np.testing.assert_allclose(got.max_probability, early.max_probability(p), atol=1e-6)
-    np.testing.assert_allclose(got.p, early.at_fractions(p, curves.times()), atol=1e-6)
-    np.testing.assert_allclose(got.season, p[:20], atol=1e-6)
-    assert early.predict(network, curves, season_rows=0).season.shape == (0, 60)
-
-
-def test_call_at_a_fraction_is_the_last_one_made_by_then():
-    times = np.linspace(0, 10, 11)
-    p = np.full((3, 11), NAN)
-    p[0, [2, 5, 9]] = [0.2, 0.6, 0.9]  # at days 2, 5 and 9
-    p[1] = np.arange(11) / 10
-    got = early.at_fractions(p, times, [0.1, 0.25, 0.5, 0.67, 1.0])
-    np.testing.assert_allclose(got[0], [0.5, 0.2, 0.6, 0.6, 0.9], atol=1e-7)
-    np.testing.assert_allclose(got[1], [0.1, 0.2, 0.5, 0.6, 1.0], atol=1e-7)
-    np.testing.assert_allclose(got[2], 0.5)
-    assert got.dtype == np.float32
-
-
-def test_window_is_the_grid_of_the_row_not_its_observed_part():
-    times = np.array([[0.0, 5, 10], [0.0, 50, 100]])
-    p = np.array([[NAN, 0.7, NAN], [NAN, 0.3, NAN]])
-    np.testing.assert_allclose(early.at_fractions(p, times, [0.49, 0.5]), [[0.5, 0.7], [0.5, 0.3]])
-
-
-def test_future_calls_change_nothing():
-    rng = np.random.default_rng(0)
-    times, p = np.linspace(-100, 100, 60), rng.uniform(size=(5, 60))
-    wild = p.copy()
-    wild[:, times > 0] = NAN
-    np.testing.assert_array_equal(
-        early.at_fractions(p, times)[:, :4], early.at_fractions(wild, times)[:, :4]
-    )
-
-
-def test_phase_counts_from_the_peak_in_einstein_times():
-    times = np.arange(10.0)
-    p = np.tile(np.arange(10) / 10, (2, 1))
-    p[0, 4] = NAN
-    got = early.by_phase(p, times, t0=[5, 0], tE=[1, 2], edges=[-1, 0, 1, 30])
-    # Row 0: epoch 4 lies in [-1, 0) but was not observed, so the call of epoch 3 stands.
-    np.testing.assert_allclose(got[0], [0.3, 0.5, 0.9])
-    np.testing.assert_allclose(got[1], [NAN, 0.1, 0.9])  # its window begins at the peak
 
 
 def test_a_threshold_holds_over_the_whole_season():
     p = np.full((100, 5), 0.1)
     p[:, 2] = np.arange(100) / 100  # the peak is in mid-season, the last probability is small
-    threshold = metrics.threshold_at_fpr(early.max_probability(p), 0.05)
+    threshold = metrics.threshold_at_fpr(max_probability(p), 0.05)
     assert np.isfinite(early.first_alert(p, np.arange(5.0), threshold)).mean() == 0.05
 
 
@@ -86,7 +25,7 @@ def test_first_alert_is_the_first_epoch_above():
     np.testing.assert_array_equal(
         early.first_alert(p, np.arange(5.0) * 2, 0.5), np.array([4.0, NAN, NAN])
     )
-    np.testing.assert_array_equal(early.max_probability(p), [0.9, 0.5, 0.5])
+    np.testing.assert_array_equal(max_probability(p), [0.9, 0.5, 0.5])
 
 
 def test_onset_is_interpolated_where_delta_chi2_passes_the_level():
@@ -116,7 +55,7 @@ def test_an_onset_exists_only_where_the_whole_curve_shows_the_anomaly():
     assert np.all((known >= curves.time[0]) & (known <= curves.time[-1]))
 
 
-def test_what_is_reachable_on_a_prefix_never_exceeds_the_bound():
+def test_the_refit_limited_bound_never_exceeds_the_oracle_bound():
     curves = toy_set(6, num_epochs=60)
     windows = {"0.5": {}, "1.0": {}}
     refits = early.refit_prefixes(curves, 6)
@@ -133,14 +72,14 @@ def test_alerts_are_compared_with_the_peak_of_the_twin():
     assert early.alerts_before_peak(curves, alert)["before_peak"] == 0.5
 
 
-def test_refit_limited_delta_chi2_lies_between_nothing_and_the_bound():
+def test_refit_limited_delta_chi2_lies_between_zero_and_the_oracle_bound():
     curves = toy_set(24, bump=1.0)
     rows, reachable = early.prefix_dchi2(curves)
     assert (curves.y[rows] == 1).all() and reachable.shape == (24, 7)
-    clean, partner = curves.noise_free(), limits.partner_rows(curves)
+    clean, partner = curves.noise_free(), partner_rows(curves)
     terms = ((clean - clean[partner]) / 0.05) ** 2 * np.isfinite(curves.X)
     for k, fraction in enumerate(FRACTIONS):
-        bound = terms[rows][:, limits.until_fraction(curves.time, fraction)].sum(axis=1)
+        bound = terms[rows][:, until_fraction(curves.time, fraction)].sum(axis=1)
         assert (reachable[:, k] <= bound * (1 + 1e-9)).all()
     half, late = reachable[:, 3], reachable[:, -1]
     assert (half <= late * 1.01 + 0.1).all()  # more data cannot fit better
@@ -152,7 +91,7 @@ def test_refit_limited_delta_chi2_is_the_best_single_lens_of_the_prefix():
     rows, reachable = early.prefix_dchi2(curves, [0.6])
     clean = curves.noise_free()
     for row, got in zip(rows, reachable[:, 0], strict=True):
-        seen = limits.until_fraction(curves.time, 0.6) & np.isfinite(curves.X[row])
+        seen = until_fraction(curves.time, 0.6) & np.isfinite(curves.X[row])
         t, m = curves.time[seen], clean[row, seen]
 
         def chi2(x, t=t, m=m):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from sets import toy_set
 
-from lensml.evaluation import ideal_log_ratio, predict, roc_auc
-from lensml.experiments import evaluate
-from lensml.network import Network, NetworkConfig, save_network
+from lensml.evaluation import ideal_log_ratio, roc_auc
+from lensml.experiments import assess, evaluate, headline
+from lensml.network import Network, NetworkConfig, predict, save_network
 from lensml.paths import InputError
 from lensml.simulation import FRACTIONS, save
 
@@ -134,3 +134,22 @@ def test_one_class_cannot_be_scored(run, curves, tmp_path):
     save(tmp_path / "set.npz", curves.rows(curves.y == 1))
     with pytest.raises(InputError, match="0 single lenses .* and 30 binaries"):
         evaluate(tmp_path / "set.npz", tmp_path / "out", run)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sets") / "toy.npz"
+    save(path, toy_set(num_pairs=30))
+    return assess(path, num_bootstrap=20, seed=1)
+
+
+def test_an_assessment_scores_each_row_at_the_end_of_its_window(scored):
+    assert scored.p.shape == scored.curves.y.shape == scored.ideal.shape
+    assert scored.report["roc_auc"] == pytest.approx(roc_auc(scored.curves.y, scored.p))
+
+
+def test_the_headline_holds_intervals_and_the_ideal_beside_them(scored):
+    numbers = headline(scored.report)
+    for name in ("balanced_accuracy", "roc_auc"):
+        assert numbers[name]["low"] <= numbers[name]["value"] <= numbers[name]["high"]
+        assert numbers["ideal"][name]["value"] >= numbers[name]["value"]

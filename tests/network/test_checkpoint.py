@@ -2,17 +2,19 @@
 
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from sets import random_network
+from sets import random_network, toy_set
 
 from lensml.network import checkpoint
 from lensml.network.checkpoint import (
     CONFIG_KEYS,
     LAYERS,
     MAP_LAYERS,
+    check_unseen,
     fingerprint,
     load_network,
     load_tensors,
@@ -223,3 +225,20 @@ def test_a_file_replaced_while_it_is_opened_is_read_whole(kept, monkeypatch):
     monkeypatch.setattr(checkpoint, "safe_open", interrupted)
     read, notes = read_snapshot(path, 2)
     assert notes["lines"] == 8 and torch.equal(read["a"], torch.ones(3, 4))
+
+
+@pytest.mark.parametrize("first, refused", [(0, 5), (9, 3), (11, 1), (12, 0)])
+def test_events_of_training_and_validation_are_refused(first, refused, tmp_path):
+    curves = toy_set(5, seed=1)  # five events, beginning with `first`
+    curves = replace(curves, pair=curves.pair + first)
+    config = {
+        "trained_on": [{"preset": "toy", "seed": 1, "first": 0, "stop": 10}],
+        "validated_on": [{"preset": "toy", "seed": 1, "first": 10, "stop": 12}],
+    }
+    if not refused:
+        return check_unseen(curves, config, tmp_path)
+    with pytest.raises(InputError, match="of its 5 events .*train|of its 5 events .*validated"):
+        check_unseen(curves, config, tmp_path)
+    other = replace(curves, meta={**curves.meta, "seed": 2})
+    check_unseen(other, config, tmp_path)
+    check_unseen(replace(curves, meta={**curves.meta, "preset": "else"}), config, tmp_path)

@@ -17,8 +17,10 @@ from lensml.simulation.lightcurves import (
     iterate,
     load,
     num_rows,
+    partner_rows,
     reobserve,
     save,
+    until_fraction,
 )
 from lensml.simulation.simulator import Simulation, simulate
 from lensml.simulation.survey import Survey
@@ -215,3 +217,15 @@ def test_a_set_is_blended_if_it_says_so_or_does_not_say_that_it_is_not(simulated
     unknown = plain.params.copy()
     unknown[:, PARAM_NAMES.index("f_s")] = np.nan
     assert replace(plain, meta=silent, params=unknown).blended
+
+
+def test_two_events_under_one_pair_are_refused():
+    curves = toy_set(4)
+    with pytest.raises(ValueError, match="two different events"):
+        partner_rows(replace(curves, pair=np.where(curves.pair == 2, 1, curves.pair)))
+
+
+def test_the_last_epoch_belongs_to_the_whole_window():
+    times = np.array([0.1, 0.3, 0.7])  # 0.1 + (0.7 - 0.1) rounds to less than 0.7
+    assert until_fraction(times, 1.0).all()
+    assert until_fraction(times, 0.5).tolist() == [True, True, False]

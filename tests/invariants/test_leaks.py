@@ -4,12 +4,15 @@ These tests run on the weights that ship. Standard errors of an area under the c
 the rank sum under no difference, sqrt((2 n + 1) / (12 n^2)) for n rows of each class.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from sets import normal_ratio, scored, toy_set
 
 from lensml import evaluation
 from lensml.network import load_network, predict_proba
-from lensml.simulation import Simulation, Survey, load, reobserve, simulate
+from lensml.simulation import Simulation, Survey, load, reobserve, simulate, until_fraction
 
 PAIRS = 160
 
@@ -20,9 +23,7 @@ def chance_error(num: int) -> float:
 
 def calls(curves, fraction: float = 1.0) -> np.ndarray:
     """P(binary) at the last observed epoch within a fraction of the window."""
-    p = predict_proba(load_network()[0], curves)[
-        :, evaluation.until_fraction(curves.time, fraction)
-    ]
+    p = predict_proba(load_network()[0], curves)[:, until_fraction(curves.time, fraction)]
     some = np.isfinite(p)
     last = p.shape[1] - 1 - some[:, ::-1].argmax(axis=1)
     return np.where(some.any(axis=1), p[np.arange(len(p)), last], 0.5)
@@ -83,8 +84,7 @@ def test_network_stays_below_the_ideal_observer(name, fraction, request):
     excess = evaluation.excess_over_ideal(
         calls(curves, fraction), ideal, curves.y, curves.pair, num=100
     )
-    for statistic, found in excess.items():
-        assert found["z"] <= 3, (statistic, found)
+    evaluation.assert_below_ideal({name: found["z"] for name, found in excess.items()})
 
 
 def test_network_finds_strong_anomalies(distinct):
@@ -107,3 +107,50 @@ def test_undetectable_anomalies_get_the_probabilities_of_their_twins(baseline):
     num = len(hidden) // 2
     assert num > 50
     assert abs(evaluation.roc_auc(hidden.y, calls(hidden)) - 0.5) < 3 * chance_error(num) + 0.02
+
+
+def test_an_observer_that_knows_the_class_stands_out_above_the_ideal():
+    ratio, y, pair = normal_ratio(np.full(1500, 1.0))
+    noise = np.random.default_rng(3).normal(size=y.size)
+    honest = evaluation.ideal_probability(ratio + 0.5 * noise)
+    leak = evaluation.ideal_probability(ratio + 0.4 * (y - 0.5))  # knows the class beside the data
+    for excess in evaluation.excess_over_ideal(honest, ratio, y, pair).values():
+        assert excess["z"] < 3 and excess["standard_error"] > 0
+    found = evaluation.excess_over_ideal(leak, ratio, y, pair)
+    assert all(found[name]["z"] > 3 for name in ("roc_auc", "balanced_accuracy"))
+    assert found["roc_auc"]["excess"] == pytest.approx(
+        evaluation.roc_auc(y, leak) - evaluation.roc_auc(y, ratio)
+    )
+    same = evaluation.excess_over_ideal(evaluation.ideal_probability(ratio), ratio, y, pair)
+    assert all(row["excess"] == 0 and row["z"] == 0 for row in same.values())
+
+
+def test_a_number_above_the_ideal_observer_is_refused():
+    evaluation.assert_below_ideal({})
+    evaluation.assert_below_ideal({"roc_auc": 2.9, "recall": np.nan})
+    with pytest.raises(AssertionError, match="roc_auc: the network is 3.1 standard errors above"):
+        evaluation.assert_below_ideal({"recall": 0.0, "roc_auc": 3.1})
+
+
+def test_more_noise_with_a_better_score_stops_the_run():
+    clear, noisy = scored(0.02), scored(0.3)
+    steps = evaluation.assert_falling({"clear": clear, "noisy": noisy}, num=40)
+    assert steps["clear -> noisy"] < 0
+    with pytest.raises(AssertionError, match="from noisy to clear"):
+        evaluation.assert_falling({"noisy": noisy, "clear": clear}, num=40)
+
+
+def test_a_network_that_knows_the_answer_stops_the_run():
+    honest = scored(0.3)
+    evaluation.assert_below_ideal({"honest": evaluation.summary(honest, num=40)["bound_z"]})
+    cheat = replace(honest, p=np.where(honest.y == 1, 0.9, 0.1))
+    with pytest.raises(AssertionError, match="cheat: the network is .* above the ideal"):
+        evaluation.assert_below_ideal({"cheat": evaluation.summary(cheat, num=40)["bound_z"]})
+
+
+def test_a_classifier_that_is_given_the_class_is_a_leak():
+    curves = toy_set(150, bump=0.02, seed=4)
+    p = 0.3 + 0.4 * curves.y
+    result = evaluation.score_report(curves, p, evaluation.ideal_log_ratio(curves), num=100)
+    assert result["bound_excess"]["roc_auc"]["z"] > 3
+    assert result["bound_excess"]["balanced_accuracy"]["z"] > 3
