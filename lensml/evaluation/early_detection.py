@@ -74,11 +74,10 @@ def prefix_dchi2(
     Returns:
         The row of each binary that has a twin, (P,), and its delta-chi2, (P, F).
     """
-    partner, names = partner_rows(curves), ("t0", "u0", "tE", "f_s")
-    parameters = np.stack([curves.param(name) for name in names], axis=1)
     numbers, parts = [np.empty(0, int)], [np.empty((0, len(fractions)))]
-    for rows, own, single, binary in paired_rows(curves, REFIT_ROWS, curves.y == 1):
-        times, twin = np.array(own.times()), torch.as_tensor(parameters[partner[rows]][:, None])
+    for rows, own, other, single, binary in paired_rows(curves, REFIT_ROWS, curves.y == 1):
+        times, names = np.array(own.times()), ("t0", "u0", "tE", "f_s")
+        twin = torch.from_numpy(np.stack([other.param(name) for name in names], axis=1))[:, None]
         weight = np.isfinite(own.X) / np.asarray(own.sigmas(), dtype=float) ** 2
         prefixes = [until_fraction(times, fraction) for fraction in fractions]
         tensors = map(torch.from_numpy, (times, binary - own.m_base[:, None].astype(float)))

@@ -30,11 +30,11 @@ PASSES = 2  # of a refit; after one, some rows are still on the way to the minim
 
 def paired_rows(
     lightcurves: LightCurves, chunk: int, chosen: NDArray | bool = True
-) -> Iterator[tuple[NDArray, LightCurves, NDArray, NDArray]]:
+) -> Iterator[tuple[NDArray, LightCurves, LightCurves, NDArray, NDArray]]:
     """Rows (m,) with a partner, `chunk` at a time, among the `chosen` (n,).
 
-    Also yields these rows, and the noise-free magnitudes of their pair's single lens and of its
-    binary, each (m, T).
+    Also yields these rows, their partners, and the noise-free magnitudes of their pair's single
+    lens and of its binary, each (m, T).
     """
     partner = partner_rows(lightcurves)
     matched = np.flatnonzero((partner >= 0) & chosen)
@@ -50,7 +50,8 @@ def paired_rows(
         shift = np.asarray(own.m_base, dtype=float) - np.asarray(other.m_base, dtype=float)
         partners = np.asarray(other.noise_free(), dtype=float) + shift[:, None]
         binary = (np.asarray(own.y) == 1)[:, None]
-        yield rows, own, np.where(binary, partners, clean), np.where(binary, clean, partners)
+        both = np.where(binary, partners, clean), np.where(binary, clean, partners)
+        yield rows, own, other, *both
 
 
 def noise_is_known(lightcurves: LightCurves) -> bool:
@@ -92,7 +93,7 @@ def log_density(data: NDArray, lightcurves: LightCurves, clean: NDArray) -> NDAr
 
 def llr_terms(lightcurves: LightCurves) -> Iterator[tuple[NDArray, LightCurves, NDArray]]:
     """Paired rows (m,) and their log-likelihood ratio by epoch (m, T), 0 if unobserved."""
-    for rows, own, single, binary in paired_rows(lightcurves, CHUNK):
+    for rows, own, _, single, binary in paired_rows(lightcurves, CHUNK):
         seen = np.isfinite(own.X)
         data = np.where(seen, own.X, single)
         term = log_density(data, own, binary) - log_density(data, own, single)
@@ -224,7 +225,7 @@ def profile_llr_series(curves: LightCurves) -> NDArray:
     less than BIN epochs.
     """
     ratio = llr_series(curves)
-    for rows, own, single, _ in paired_rows(curves, REFIT_ROWS):
+    for rows, own, _, single, _ in paired_rows(curves, REFIT_ROWS):
         observed = observed_epochs(own.X, own.sigmas(), own.times(), own.m_base)
         twin = np.asarray(own.m_base, dtype=float)[:, None] - single
         twin = torch.as_tensor(twin).gather(1, observed.index)
