@@ -19,22 +19,6 @@ from lensml.network.model import Network, NetworkConfig
 from lensml.paths import WEIGHTS, InputError, atomic_path
 from lensml.simulation import LightCurves
 
-__all__ = [
-    "CONFIG",
-    "MODEL",
-    "check_unseen",
-    "current_config",
-    "current_tensor_name",
-    "fingerprint",
-    "load_network",
-    "load_tensors",
-    "read_snapshot",
-    "save_network",
-    "save_tensors",
-    "weights_hash",
-    "write_snapshot",
-]
-
 MODEL = "model.safetensors"
 CONFIG = "config.json"
 CHECKSUM = "sha256"

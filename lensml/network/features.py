@@ -17,18 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = [
-    "BIN_WIDTHS",
-    "FEATURE_WINDOW",
-    "NUM_BINS",
-    "NUM_FEATURES",
-    "PackedCurves",
-    "encode",
-    "encode_latest",
-    "observed_epochs",
-    "pack",
-]
-
 BIN_WIDTHS = (1, 4, 16, 64)  # epochs averaged before a deviation from smoothness is measured
 NUM_BINS = 4  # adjacent bins of a width that an extrapolation uses, the last one included
 FEATURE_WINDOW = NUM_BINS * BIN_WIDTHS[-1] + 1  # epochs that one feature vector depends on

@@ -19,23 +19,6 @@ from lensml.network.model import Network
 from lensml.paths import InputError
 from lensml.simulation import FRACTIONS, LightCurves, until_fraction
 
-__all__ = [
-    "BASELINE_MAX",
-    "BASELINE_MIN",
-    "PHASE_EDGES",
-    "Predictions",
-    "at_fractions",
-    "bf16_supported",
-    "by_phase",
-    "causal_baseline",
-    "classify",
-    "find_device",
-    "is_finite",
-    "max_probability",
-    "predict",
-    "predict_proba",
-]
-
 BASELINE_MIN = 20  # epochs before a baseline estimated from the past is used
 BASELINE_MAX = 200  # epochs after which it is fixed
 PHASE_EDGES = np.linspace(-3, 3, 25)  # (t - t0) / tE

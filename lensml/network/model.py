@@ -34,8 +34,6 @@ from lensml.network.residual_maps import (
     residual_inputs,
 )
 
-__all__ = ["CausalBlock", "Network", "NetworkConfig", "PATCH_SIZE", "causal_upsample"]
-
 PATCH_SIZE = 4  # epochs in a token of the finest level
 
 

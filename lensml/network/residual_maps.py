@@ -30,18 +30,6 @@ from lensml.network.sequential_fit import (
     update_fits,
 )
 
-__all__ = [
-    "NUM_INNOVATIONS",
-    "NUM_MAP_CHANNELS",
-    "NUM_SUMMARY",
-    "PHASE_BINS",
-    "ResidualInputs",
-    "innovation_features",
-    "one_thread",
-    "refit_and_map",
-    "residual_inputs",
-]
-
 DENSE_EPOCHS = 256  # epochs after which training makes only a fraction of the refits
 KEPT_FRACTION = 0.25
 PHASE_BINS = 96

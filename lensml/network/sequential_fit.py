@@ -28,17 +28,6 @@ from lensml.lensing import (
     u2_of_excess,
 )
 
-__all__ = [
-    "BIN",
-    "Fits",
-    "MAX_HISTORY",
-    "PRIOR_CENTRE",
-    "next_refit_epoch",
-    "prior_fits",
-    "refit_schedule",
-    "update_fits",
-]
-
 MAX_HISTORY = 2048  # epochs of the past that a refit reaches
 BIN = 8  # epochs averaged in the search for starting points
 FREE = (3, 4)  # parameters of the two models: without and with a free f_s

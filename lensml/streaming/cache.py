@@ -32,8 +32,6 @@ from lensml.network import (
     refit_schedule,
 )
 
-__all__ = ["EventCache"]
-
 CHUNK = 512  # events that advance together on a CPU: what they touch then stays in its cache
 # Lengths to which prefixes are padded before a refit: few, as each group of a length costs most.
 LENGTHS = np.array([256, 512, 1024, MAX_HISTORY])

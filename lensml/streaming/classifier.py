@@ -28,8 +28,6 @@ from lensml.network import (
 from lensml.paths import InputError
 from lensml.streaming.cache import EventCache
 
-__all__ = ["StreamingClassifier"]
-
 STATE_VERSION = 4  # of what `save` writes; older states are refused
 
 

@@ -19,8 +19,6 @@ from typing import TextIO
 from lensml.paths import InputError
 from lensml.streaming.classifier import StreamingClassifier
 
-__all__ = ["answer_lines", "serve"]
-
 BATCH = 1000  # lines that are answered together at most
 MAX_LINE_BYTES = 1 << 20  # bytes of a line; what is longer is cut, and so becomes a bad line
 IDLE_SECONDS = 1.0  # silence after which a snapshot is due [s]
