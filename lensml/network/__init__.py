@@ -13,7 +13,8 @@ __getattr__, __dir__, __all__ = exports(
     model="CausalBlock Network NetworkConfig PATCH_SIZE causal_upsample",
     checkpoint=(
         "CONFIG MODEL check_unseen current_config current_tensor_name fingerprint load_network "
-        "load_tensors read_snapshot save_network save_tensors weights_hash write_snapshot"
+        "load_tensors read_snapshot run_folder save_network save_tensors weights_hash "
+        "write_snapshot"
     ),
     inference=(
         "BASELINE_MAX BASELINE_MIN PHASE_EDGES Predictions at_fractions bf16_supported "

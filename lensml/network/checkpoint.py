@@ -6,7 +6,7 @@ they are whole and of this version, or refused.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,17 @@ def open_tensors(path: Path) -> safe_open:
             return opened
 
 
+def _mapped_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors, whose memory is the mapped file until they are copied, and notes."""
+    with open_tensors(path) as file:
+        notes = json.loads((file.metadata() or {}).get("notes", "{}"))
+        return {name: file.get_tensor(name) for name in file.keys()}, notes
+
+
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors and notes of `save_tensors`."""
     try:
-        with open_tensors(path) as file:
-            notes = json.loads((file.metadata() or {}).get("notes", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, notes
+        return _mapped_tensors(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path}: not a readable weights file ({error})") from None
 
@@ -77,11 +82,9 @@ def save_network(run: Path, network: Network, notes: dict) -> None:
     save_tensors(run / MODEL, network.state_dict(), described)
 
 
-def _folder(run: Path | str | None) -> Path:
-    """Folder of the weights; `x.pt`, as the thesis' scripts name a run, is the folder `x`."""
-    if run is None:
-        return WEIGHTS
-    run = Path(run)
+def run_folder(run: Path | str | None) -> Path:
+    """Folder of a run, None = the shipped one; the thesis names the folder `x` as `x.pt`."""
+    run = WEIGHTS if run is None else Path(run)
     return run.with_suffix("") if run.suffix in (".pt", ".pth") else run
 
 
@@ -114,7 +117,7 @@ def load_network(
     Raises:
         InputError: If the folder holds no such run.
     """
-    folder = _folder(run)
+    folder = run_folder(run)
     if not (folder / MODEL).exists():
         raise InputError(
             f"{folder}: no {MODEL} there; `lensml train --data SET --output {folder}` makes a run, "
@@ -129,8 +132,7 @@ def load_network(
 
 def weights_hash(run: Path | str | None = None) -> str:
     """SHA-256 of the weights file: which network a number belongs to."""
-    folder = _folder(run)
-    return hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
+    return hashlib.sha256((run_folder(run) / MODEL).read_bytes()).hexdigest()
 
 
 def fingerprint(network: Network) -> str:
@@ -156,31 +158,14 @@ def write_snapshot(path: Path, tensors: dict[str, Tensor], notes: dict) -> None:
     save_tensors(path, tensors, notes | {CHECKSUM: checksum(tensors, notes)})
 
 
-class _Stored(Mapping):
-    """Tensors of a file, each read when it is asked for: never all in memory twice."""
-
-    def __init__(self, path: Path) -> None:
-        self.file = open_tensors(path)
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.file.get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.file.keys())
-
-    def __len__(self) -> int:
-        return len(self.file.keys())
-
-
-def read_snapshot(path: Path, version: int) -> tuple[Mapping[str, Tensor], dict]:
-    """Tensors of a snapshot, each read when it is asked for, and its notes.
+def read_snapshot(path: Path, version: int) -> tuple[dict[str, Tensor], dict]:
+    """Tensors of a snapshot, mapped from the file and not copied, and its notes.
 
     Raises:
         InputError: If the file is damaged, no snapshot or of another version.
     """
     try:
-        tensors = _Stored(path)
-        notes = json.loads((tensors.file.metadata() or {}).get("notes", "{}"))
+        tensors, notes = _mapped_tensors(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path}: not a readable state file ({error}); move it away") from None
     if not isinstance(notes, dict) or notes.get("version") != version:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from lensml.network import CONFIG, find_device, load_network
+from lensml.network import CONFIG, find_device, load_network, run_folder
 from lensml.paths import InputError, atomic_path, git_commit
 from lensml.training.data import TrainingData, load_training_data
 from lensml.training.sampler import TrainingConfig, current_settings
@@ -51,12 +51,6 @@ def _tensorboard(run: Path):
     except ImportError:
         return None
     return SummaryWriter(str(run / "tensorboard"))
-
-
-def run_folder(output: Path | str) -> Path:
-    """The run folder of `--output`; the thesis' `x.pt` makes the folder `x`."""
-    output = Path(output)
-    return output.with_suffix("") if output.suffix in (".pt", ".pth") else output
 
 
 def train(
