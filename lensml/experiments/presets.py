@@ -4,7 +4,7 @@ Nothing is made here: a preset combines settings, `results.Chapter` simulates an
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from lensml.paths import check_size
 from lensml.simulation import Simulation, Survey
@@ -79,8 +79,12 @@ TEST_SEED, TRAINING_SEED = 7000, 9000  # plus the chapter's seed: no set meets a
 
 
 def _tests(preset: str, size: str, seed: int, **changes) -> Simulation:
-    base = Simulation(preset=preset, num_pairs=PAIRS[check_size(size)], seed=TEST_SEED + seed)
-    return replace(base, **changes)
+    shared = {"num_pairs": PAIRS[check_size(size)], "seed": TEST_SEED + seed}
+    return Simulation(preset=preset, **(shared | changes))
+
+
+def _errors(*sigmas: float) -> dict[str, Survey]:
+    return {f"{sigma:g} mag": Survey(sigma=sigma) for sigma in sigmas}
 
 
 def _fine_tuned(preset: str, size: str, seed: int) -> tuple[Simulation, TrainingConfig]:
@@ -106,38 +110,29 @@ def _fine_tuned(preset: str, size: str, seed: int) -> tuple[Simulation, Training
 
 def simulated_events(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 1: the four sets, and whether anything but the anomaly separates the classes."""
-    null_pairs = {"smoke": 40, "desk": 2000, "full": 2000}[check_size(size)]
     sets = ("baseline", "distinct", "planetary", "stellar")
-    return Experiment(
-        size,
-        seed,
-        tests={k: _tests(k, size, seed + 500) for k in sets}
-        | {"null": Simulation(preset="null", num_pairs=null_pairs, seed=seed)},
-    )
+    tests = {k: _tests(k, size, seed + 500) for k in sets}
+    null_pairs = {"smoke": 40, "desk": 2000, "full": 2000}[size]
+    tests["null"] = Simulation(preset="null", num_pairs=null_pairs, seed=seed)
+    return Experiment(size, seed, tests)
 
 
 def baseline(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 2: the whole range of binaries at the default survey, matched and not matched."""
-    return Experiment(
-        size,
-        seed,
-        tests={
-            "matched": _tests("baseline", size, seed),
-            "population": _tests("baseline", size, seed, population=True),
-            "blended": _tests("baseline", size, seed + 50, blending=(0.1, 1.0)),
-        },
-        fine_tuned={"baseline": _fine_tuned("baseline", size, seed)},
-    )
+    tests = {
+        "matched": _tests("baseline", size, seed),
+        "population": _tests("baseline", size, seed, population=True),
+        "blended": _tests("baseline", size, seed + 50, blending=(0.1, 1.0)),
+    }
+    fine_tuned = {"baseline": _fine_tuned("baseline", size, seed)}
+    return Experiment(size, seed, tests, fine_tuned=fine_tuned)
 
 
 def distinct(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 3: binaries whose source crosses a caustic."""
-    return Experiment(
-        size,
-        seed,
-        tests={"matched": _tests("distinct", size, seed)},
-        fine_tuned={"distinct": _fine_tuned("distinct", size, seed)},
-    )
+    tests = {"matched": _tests("distinct", size, seed)}
+    fine_tuned = {"distinct": _fine_tuned("distinct", size, seed)}
+    return Experiment(size, seed, tests, fine_tuned=fine_tuned)
 
 
 def cadence(size: str = "full", seed: int = 0) -> Experiment:
@@ -146,33 +141,22 @@ def cadence(size: str = "full", seed: int = 0) -> Experiment:
     surveys["nights of 8 h"] = Survey(missing_fraction=0.05, night=1 / 3)
     surveys["one epoch a day"] = Survey(missing_fraction=0.05, keep_every=(7, 7))
     surveys["one epoch in three days"] = Survey(missing_fraction=0.05, keep_every=(22, 22))
-    return Experiment(
-        size,
-        seed,
-        tests={"matched": _tests("baseline", size, seed + 100)},
-        surveys=surveys,
-    )
+    tests = {"matched": _tests("baseline", size, seed + 100)}
+    return Experiment(size, seed, tests, surveys)
 
 
 def photometric_error(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 5: the same events at four photometric errors."""
-    return Experiment(
-        size,
-        seed,
-        tests={"matched": _tests("baseline", size, seed + 200)},
-        surveys={f"{sigma:g} mag": Survey(sigma=sigma) for sigma in (0.01, 0.05, 0.1, 0.2)},
-    )
+    tests = {"matched": _tests("baseline", size, seed + 200)}
+    return Experiment(size, seed, tests, _errors(0.01, 0.05, 0.1, 0.2))
 
 
 def planetary_stellar(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 6: planetary and stellar companions at two photometric errors."""
-    return Experiment(
-        size,
-        seed,
-        tests={k: _tests(k, size, seed) for k in ("planetary", "stellar")},
-        surveys={f"{sigma:g} mag": Survey(sigma=sigma) for sigma in (0.01, 0.1)},
-        fine_tuned={k: _fine_tuned(k, size, seed) for k in ("planetary", "stellar")},
-    )
+    kinds = ("planetary", "stellar")
+    tests = {k: _tests(k, size, seed) for k in kinds}
+    fine_tuned = {k: _fine_tuned(k, size, seed) for k in kinds}
+    return Experiment(size, seed, tests, _errors(0.01, 0.1), fine_tuned)
 
 
 def early_detection(size: str = "full", seed: int = 0) -> Experiment:
@@ -180,44 +164,34 @@ def early_detection(size: str = "full", seed: int = 0) -> Experiment:
 
     The set `calibration` fits the calibration and is evaluated nowhere.
     """
-    num_singles = {"smoke": 48, "desk": 10_000, "full": 50_000}[check_size(size)]
-    num_fitted = {"smoke": 48, "desk": 6000, "full": 50_000}[size]
-    return Experiment(
-        size,
-        seed,
-        tests={
-            "distinct": _tests("distinct", size, seed + 300),
-            "baseline": _tests("baseline", size, seed + 300),
-            "calibration": _tests("baseline", size, seed + 350, num_pairs=num_fitted),
-            "population": _tests(
-                "baseline", size, seed + 300, population=True, num_pairs=2 * num_singles
-            ),
-        },
-        alerts=AlertSizes(
-            num_refits={"smoke": 8, "desk": 500, "full": 5000}[size],
-            num_singles=num_singles,
-            num_contaminants={"smoke": 24, "desk": 1000, "full": 20_000}[size],
-        ),
+    alerts = AlertSizes(
+        num_refits={"smoke": 8, "desk": 500, "full": 5000}[check_size(size)],
+        num_singles={"smoke": 48, "desk": 10_000, "full": 50_000}[size],
+        num_contaminants={"smoke": 24, "desk": 1000, "full": 20_000}[size],
     )
+    singles = {"population": True, "num_pairs": 2 * alerts.num_singles}
+    num_fitted = {"smoke": 48, "desk": 6000, "full": 50_000}[size]
+    tests = {
+        "distinct": _tests("distinct", size, seed + 300),
+        "baseline": _tests("baseline", size, seed + 300),
+        "calibration": _tests("baseline", size, seed + 350, num_pairs=num_fitted),
+        "population": _tests("baseline", size, seed + 300, **singles),
+    }
+    return Experiment(size, seed, tests, alerts=alerts)
 
 
 def physical_limits(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 8: undetectable binaries, and the network beside classical searches on the rest."""
     fewer = max(48, PAIRS[check_size(size)] // 3)
     most = 10_000  # at which intervals on recalls are a per cent wide
-    return Experiment(
-        size,
-        seed,
-        tests={
-            "baseline": _tests("baseline", size, seed + 400),
-            "stellar": _tests("stellar", size, seed + 400, num_pairs=fewer),
-            "planetary": _tests("planetary", size, seed + 400, num_pairs=fewer),
-        },
-        surveys={f"{sigma:g} mag": Survey(sigma=sigma) for sigma in (0.01, 0.05, 0.1)},
-        baseline_methods=BaselineMethods(
-            training=Simulation(
-                num_pairs=min(TRAINING_PAIRS[size], 2 * most), seed=TRAINING_SEED + seed + 400
-            ),
-            num_pairs=min(PAIRS[size], most),
-        ),
+    tests = {
+        "baseline": _tests("baseline", size, seed + 400),
+        "stellar": _tests("stellar", size, seed + 400, num_pairs=fewer),
+        "planetary": _tests("planetary", size, seed + 400, num_pairs=fewer),
+    }
+    num_training = min(TRAINING_PAIRS[size], 2 * most)
+    methods = BaselineMethods(
+        training=Simulation(num_pairs=num_training, seed=TRAINING_SEED + seed + 400),
+        num_pairs=min(PAIRS[size], most),
     )
+    return Experiment(size, seed, tests, _errors(0.01, 0.05, 0.1), baseline_methods=methods)
