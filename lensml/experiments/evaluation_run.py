@@ -1,6 +1,5 @@
 """Evaluate a network on an unseen set: numbers, intervals and figures in one folder."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from lensml.evaluation import (
     reliability,
     score_report,
 )
-from lensml.experiments.results import write_svg
+from lensml.experiments.results import write_json, write_svg
 from lensml.experiments.tables import plain
 from lensml.network import check_unseen, find_device, load_network, predict, weights_hash
 from lensml.paths import InputError, atomic_path
@@ -35,8 +34,6 @@ def evaluate(
     run: Path | str | None = None,
     *,
     early_detection: bool = False,
-    batch_size: int = 256,
-    device: str | None = None,
     num_bootstrap: int = 200,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -47,8 +44,6 @@ def evaluate(
         output_dir: Folder for the results, made if need be.
         run: Run folder of `train`; None = the weights that ship with the package.
         early_detection: Also refit prefixes (refit-limited bound, onset) and count alerts.
-        batch_size: Curves the network reads at a time.
-        device: Where it runs; None = a GPU if there is one.
         num_bootstrap: Resamples of pairs behind every interval.
         seed: Of the resampling.
 
@@ -58,13 +53,12 @@ def evaluate(
     Raises:
         InputError: If the set cannot be read or scored, or holds events the network has seen.
     """
-    data, output_dir = Path(data), Path(output_dir)
-    device = str(device or find_device())
+    data, output_dir, device = Path(data), Path(output_dir), str(find_device())
     network, config = load_network(run, device)
     curves = load(data)
     check_unseen(curves, config, data)
     check_classes(curves, data)
-    predictions = predict(network, curves, batch_size=batch_size, device=device)
+    predictions = predict(network, curves)
     result, ideal = full_report(
         curves, predictions, early_detection=early_detection, num_bootstrap=num_bootstrap, seed=seed
     )
@@ -79,7 +73,11 @@ def evaluate(
     }
     result = plain(result)
     drawn = figures(curves, predictions.p[:, -1], result, ideal)
-    write(output_dir, curves, predictions.p, result, drawn)
+    with atomic_path(output_dir / "predictions.npz") as path:
+        np.savez(path, p=predictions.p, y=curves.y, pair=curves.pair, dchi2=curves.dchi2)
+    for name, figure in drawn.items():
+        write_svg(figure, output_dir / f"{name}.svg")
+    write_json(result, output_dir / "metrics.json")  # last: where it is, all is there
     return result
 
 
@@ -133,18 +131,6 @@ def figures(
         drawn["map_s_q"] = plotting.recall_map(s, q, found, bound)
         drawn["against_u0"] = plotting.recall_by_u0(u0, found, bound)
     return drawn
-
-
-def write(
-    folder: Path, curves: LightCurves, p: NDArray, result: dict, drawn: dict[str, Figure]
-) -> None:
-    """Write each file atomically; `metrics.json` last: where it is, all is there."""
-    with atomic_path(folder / "predictions.npz") as path:
-        np.savez(path, p=p, y=curves.y, pair=curves.pair, dchi2=curves.dchi2)
-    for name, figure in drawn.items():
-        write_svg(figure, folder / f"{name}.svg")
-    with atomic_path(folder / "metrics.json") as path:
-        path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
 """One binary lens with sliders: caustics, track, light curve and P(binary) along it."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +11,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lensml import lensing
+from lensml.experiments.results import png
 from lensml.lensing import BinaryLens, binary_magnification, fit_pspl
-from lensml.network import Network, classify, load_network
+from lensml.network import classify
 from lensml.plotting import BINARY, SINGLE, canvas, styled
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ class ExampleEvent:
     """One binary, its best single lens, one noisy observation and P(binary) at each epoch."""
 
     event: BinaryLens
-    sigma: float  # [mag]
     binary: NDArray  # (T,) noise-free magnitude
     twin: NDArray  # (T,) best single lens [mag]
     observed: NDArray  # (T,) [mag]
@@ -55,38 +53,24 @@ class ExampleEvent:
         )
 
 
-@lru_cache(maxsize=1)
-def _network() -> Network:
-    return load_network()[0]
-
-
-def observe_example(
-    s: float = DEFAULTS["s"],
-    q: float = DEFAULTS["q"],
-    u0: float = DEFAULTS["u0"],
-    alpha: float = DEFAULTS["alpha"],
-    sigma: float = DEFAULTS["sigma"],
-    *,
-    seed: int = 0,
-) -> ExampleEvent:
+def observe_example(s: float, q: float, u0: float, alpha: float, sigma: float) -> ExampleEvent:
     """Simulate one event on TIMES, observe it, and classify it with the shipped network.
+
+    The noise is the same at every position of the sliders, so that only the event changes.
 
     Args:
         s, q, u0, alpha: As in `BinaryLens` [theta_E, -, theta_E, rad].
         sigma: 1-sigma error of each epoch [mag].
-        seed: Of the noise; the same for every position of the sliders, so that only the event
-            changes.
     """
     event = BinaryLens(t0=T0, u0=u0, tE=TE, rho=RHO, s=s, q=q, alpha=alpha)
     delta = -2.5 * np.log10(binary_magnification(event, TIMES))
     grid = torch.from_numpy(TIMES)
     fit = fit_pspl(grid, torch.from_numpy(delta)[None], starts=torch.tensor([[[T0, u0, TE]]]))
     single = fit.delta_mag(grid)[0].numpy()
-    noise = sigma * np.random.default_rng(seed).standard_normal(TIMES.size)
-    observed = M_BASE + delta + noise
-    p = classify(TIMES, observed, np.full(TIMES.size, sigma), M_BASE, _network())
+    observed = M_BASE + delta + sigma * np.random.default_rng(0).standard_normal(TIMES.size)
+    p = classify(TIMES, observed, np.full(TIMES.size, sigma), M_BASE)
     dchi2 = float((((delta - single) / sigma) ** 2).sum())
-    return ExampleEvent(event, sigma, M_BASE + delta, M_BASE + single, observed, p, dchi2)
+    return ExampleEvent(event, M_BASE + delta, M_BASE + single, observed, p, dchi2)
 
 
 @styled
@@ -156,23 +140,14 @@ def _draw_caustics(axes: Axes, event: BinaryLens, tall: float = 2.0) -> None:
 
 def snapshot(**parameters: float) -> Figure:
     """What `explore` shows at these parameters (those of `observe_example`), without sliders."""
-    return draw(observe_example(**parameters))
-
-
-def _png(example: ExampleEvent) -> bytes:
-    buffer = io.BytesIO()
-    draw(example).savefig(buffer, format="png", dpi=90)
-    return buffer.getvalue()
+    return draw(observe_example(**(DEFAULTS | parameters)))
 
 
 def explore(**parameters: float) -> "VBox":
-    """Sliders over a figure that follows them; needs a running kernel.
+    """Sliders, a line of numbers and a figure that follows them; needs a running kernel.
 
     Args:
         **parameters: Where the sliders start, if not at `DEFAULTS`.
-
-    Returns:
-        A box of the sliders (s, q, u0, alpha, sigma), a line of numbers and the figure.
     """
     from ipywidgets import HTML, FloatLogSlider, FloatSlider, Image, Layout, VBox
 
@@ -189,7 +164,7 @@ def explore(**parameters: float) -> "VBox":
 
     def follow(_=None) -> None:
         example = observe_example(**{name: slider.value for name, slider in sliders.items()})
-        numbers.value, image.value = example.caption, _png(example)
+        numbers.value, image.value = example.caption, png(draw(example), dpi=90)
 
     for slider in sliders.values():
         slider.observe(follow, names="value")
@@ -209,7 +184,7 @@ def frames(name: str, values: NDArray, **fixed: float) -> "VBox":
 
     if name not in DEFAULTS:
         raise ValueError(f"`name` is {name!r}, but one of {', '.join(DEFAULTS)} was expected")
-    images = [_png(observe_example(**{**fixed, name: float(v)})) for v in values]
+    images = [png(snapshot(**fixed, **{name: float(value)}), dpi=90) for value in values]
     stack = Stack([Image(value=png, format="png") for png in images], selected_index=0)
     slider = IntSlider(
         0,

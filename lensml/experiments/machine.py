@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Iterable
@@ -37,17 +38,9 @@ def device_name() -> str:
     if torch.cuda.is_available():
         kind = "ROCm" if torch.version.hip else "CUDA"
         return f"{torch.cuda.get_device_name(0)} ({kind}, {torch.cuda.device_count()} visible)"
-    return f"CPU, {processor_name()}"
-
-
-def processor_name() -> str:
-    """Model of the processor as Linux names it, else what Python knows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    linux = Path("/proc/cpuinfo")  # names the model, which Python may not know
+    named = re.search(r"^model name\s*: (.*)", linux.read_text() if linux.exists() else "", re.M)
+    return f"CPU, {named[1].strip() if named else platform.processor() or platform.machine()}"
 
 
 def provenance(*, size: str, seed: int | Iterable[int], started: float) -> dict[str, Any]:
@@ -75,15 +68,8 @@ def provenance(*, size: str, seed: int | Iterable[int], started: float) -> dict[
     }
 
 
-def preflight(folder: Path | str = ".") -> dict[str, Any]:
-    """Look at hardware, versions, disk and memory.
-
-    Args:
-        folder: Where results would be written.
-
-    Returns:
-        `facts` (name to value), `slow` (what to expect), `missing` (what must be installed).
-    """
+def preflight() -> dict[str, Any]:
+    """Hardware, versions, disk and memory: `facts` by name, what is `slow`, what is `missing`."""
     import torch
 
     from lensml.network import bf16_supported, find_device
@@ -93,7 +79,7 @@ def preflight(folder: Path | str = ".") -> dict[str, Any]:
     backend = "ROCm" if torch.version.hip else "CUDA" if torch.version.cuda else "CPU build"
     versions = {p: installed(p) for p in (*NEEDED, *NEEDED_FOR_THE_BOOK)}
     cores, memory = available_cores(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    disk = shutil.disk_usage(folder).free / 1e9
+    disk = shutil.disk_usage(".").free / 1e9
     facts = {
         "python": platform.python_version(),
         "device": ", ".join(gpus) or f"CPU ({platform.machine()})",

@@ -27,7 +27,7 @@ from lensml.experiments.tables import (
     safe_keys,
 )
 from lensml.network import check_unseen, load_network, weights_hash
-from lensml.paths import DATA, FIGURES, RESULTS, ROOT, SIZES, InputError, atomic_path, check_size
+from lensml.paths import DATA, FIGURES, RESULTS, ROOT, InputError, atomic_path, check_size
 from lensml.simulation import LightCurves, Simulation, load, reobserve, save, simulate
 from lensml.training import train
 
@@ -39,7 +39,6 @@ STUDIES = (
     *("baseline_seeds", "distinct_seeds", "stellar_seeds"),
 )
 LARGEST_FIGURE = 2_000_000  # bytes; a larger svg is stored as png
-SCREEN_DPI = 110  # of figures inside a page
 
 
 def output_root() -> Path:
@@ -49,8 +48,7 @@ def output_root() -> Path:
 
 def results_path(chapter: str, size: str) -> Path:
     """Where `Chapter.save` writes: smoke below `_build`, desk and full below `data/results`."""
-    check_size(size)
-    folder = "_build/results" if size == "smoke" else "data/results"
+    folder = "_build/results" if check_size(size) == "smoke" else "data/results"
     return output_root() / folder / size / f"{chapter}.json"
 
 
@@ -92,10 +90,10 @@ def load_benchmark(name: str, root: Path = BENCHMARKS) -> dict[str, Any] | None:
     return max(records, key=lambda record: record["provenance"]["date"], default=None)
 
 
-def largest_size(number: str) -> int:
-    """Rank in `SIZES` of the largest committed result of chapter "NN", 0 if there is none."""
-    ranks = [SIZES.index(size) for size in SIZES if any((RESULTS / size).glob(f"{number}_*.json"))]
-    return max(ranks, default=0)
+def write_json(value: Any, final: Path) -> None:
+    """Write a result atomically, NaN refused."""
+    with atomic_path(final) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def write_svg(figure: Figure, final: Path) -> None:
@@ -116,18 +114,22 @@ def write_figure(figure: Figure, stem: Path) -> None:
     vector.unlink()
 
 
+def png(figure: Figure, dpi: int) -> bytes:
+    """The figure as an image inside a page."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
 def display(thing: Any) -> None:
     """Show `thing` when running inside a notebook; do nothing elsewhere."""
-    from IPython import display as ipython_display
-    from IPython import get_ipython
+    import IPython
 
-    if get_ipython() is None:
+    if IPython.get_ipython() is None:
         return
     if isinstance(thing, Figure):  # made without pyplot, whose backend would render it
-        image = io.BytesIO()
-        thing.savefig(image, format="png", dpi=SCREEN_DPI)
-        thing = ipython_display.Image(image.getvalue())
-    ipython_display.display(thing)
+        thing = IPython.display.Image(png(thing, dpi=110))
+    IPython.display.display(thing)
 
 
 def compare_with_committed(
@@ -251,10 +253,9 @@ class Chapter:
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7}
             look = {"color": "0.4", "fontsize": 13, "bbox": box, "zorder": 10}
             figure.text(0.5, 0.5, self.mark, ha="center", va="center", **look)
-        if self.size != "smoke" and SIZES.index(self.size) >= largest_size(self.name[:2]):
-            folder = output_root() / FIGURES.relative_to(ROOT)
-            folder.mkdir(parents=True, exist_ok=True)
-            write_figure(figure, folder / stem)
+        full = RESULTS / "full" / f"{self.name}.json"
+        if self.size == "full" or (self.size == "desk" and not full.exists()):
+            write_figure(figure, output_root() / FIGURES.relative_to(ROOT) / stem)
         display(figure)
         plt.close(figure)
 
@@ -284,8 +285,7 @@ class Chapter:
         origin = provenance(size=self.size, seed=self.seed, started=self.started)
         record = {"chapter": self.name, "numbers": numbers}
         record |= {"figures": self.figures, "provenance": origin}
-        with atomic_path(results_path(self.name, self.size)) as temporary:
-            temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        write_json(record, results_path(self.name, self.size))
         return compare_with_committed(self.name, numbers, self.size)
 
 

@@ -8,9 +8,13 @@ from lensml.experiments import explorer
 from lensml.lensing import point_lens_magnification
 
 
+def observe(**changes):
+    return explorer.observe_example(**(explorer.DEFAULTS | changes))
+
+
 @pytest.fixture(scope="module")
 def strong():
-    return explorer.observe_example()
+    return observe()
 
 
 def test_the_default_event_differs_from_its_twin(strong):
@@ -20,7 +24,7 @@ def test_the_default_event_differs_from_its_twin(strong):
 
 
 def test_a_companion_without_mass_leaves_the_point_lens():
-    example = explorer.observe_example(q=1e-6, u0=0.3, alpha=0.5)
+    example = observe(q=1e-6, u0=0.3, alpha=0.5)
     u = np.hypot(0.3, explorer.TIMES / explorer.TE)
     single = explorer.M_BASE - 2.5 * np.log10(point_lens_magnification(u))
     np.testing.assert_allclose(example.binary, single, atol=1e-3)
@@ -28,14 +32,14 @@ def test_a_companion_without_mass_leaves_the_point_lens():
 
 
 def test_the_noise_stays_while_the_event_changes(strong):
-    other = explorer.observe_example(u0=0.6)
+    other = observe(u0=0.6)
     np.testing.assert_allclose(
         strong.observed - strong.binary, other.observed - other.binary, atol=1e-12
     )
 
 
 def test_an_error_half_as_large_makes_four_times_the_delta_chi2(strong):
-    sharper = explorer.observe_example(sigma=strong.sigma / 2)
+    sharper = observe(sigma=explorer.DEFAULTS["sigma"] / 2)
     assert sharper.dchi2 == pytest.approx(4 * strong.dchi2)
 
 
