@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from lensml.experiments.notebooks import EXECUTED, LOGS, chapter_names, read_record, run_all
 from lensml.experiments.results import (
@@ -16,7 +15,7 @@ from lensml.experiments.results import (
     load_benchmark,
     load_results,
 )
-from lensml.experiments.tables import flatten, format_number
+from lensml.experiments.tables import ResultsTable, flatten, format_number
 from lensml.paths import BOOK, BUILD, FIGURES, ROOT, InputError, check_size
 
 STAGE = BUILD / "book"  # mirrors the repository, so that launch buttons point at committed sources
@@ -25,39 +24,24 @@ BENCHMARKED = PERFORMANCE + STUDIES
 SOURCE = re.compile(rf"(r\d\d|b_(?:{'|'.join(BENCHMARKED)}))_")
 
 
-def make_book(size: str = "smoke", workers: int = 0) -> Path:
-    """Run all chapters at `size`, then build the book. See `run_all` and `build_book`."""
+def make_book(size: str = "smoke", workers: int = 0) -> None:
+    """Run all chapters, compile them with the prose (any warning is an error), print where."""
     check_size(size)
-    run_all(size, workers)
-    return build_book()
-
-
-def build_book() -> Path:
-    """Compile prose and executed chapters; any warning is an error.
-
-    Returns:
-        The first page, which opens from disk without a network.
-    """
+    run_all(size, {}, workers)
     stage_book()
     command = ["-c", "from jupyter_book.cli.main import main; main()", "build", str(STAGE)]
     options = ["--toc", str(STAGE / "_toc.yml"), "--config", str(STAGE / "_config.yml")]
+    command = [sys.executable, *command, *options, "-W", "-n", "--keep-going"]
     log = LOGS / "book.log"
     LOGS.mkdir(parents=True, exist_ok=True)
     with open(log, "w") as stream:
-        status = subprocess.run(
-            [sys.executable, *command, *options, "-W", "-n", "--keep-going"],
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            cwd=ROOT,
-        ).returncode
-    text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text())
-    if status:
+        build = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, cwd=ROOT)
+    if build.returncode:
+        text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text())
         found = [line for line in text.splitlines() if re.search("WARNING|ERROR", line)]
         lines = found or text.splitlines()[-15:]
         raise SystemExit("\n".join(["the book was not built:", *lines, f"log {log}"]))
-    first = STAGE / "_build" / "html" / "index.html"
-    print(f"the book is at {first.as_uri()}")
-    return first
+    print(f"the book is at {(STAGE / '_build' / 'html' / 'index.html').as_uri()}")
 
 
 def stage_book() -> None:
@@ -143,33 +127,28 @@ def fill_notebook(text: str, values: Mapping[str, str], page: str) -> str:
 def status_table() -> str:
     """Markdown table of how each chapter in this book was run, and with which versions."""
     records = {name: line for name in chapter_names() if (line := read_record(name))}
-    lines = ["| chapter | size | run time | device | commit | date |", "|---|---|---|---|---|---|"]
-    versions: dict[str, list[str]] = {}
+    rows, versions = [], {}
     for name, line in records.items():
         commit = line["commit"][:10] + (" (modified)" if line["modified"] else "")
-        cells = (line["size"], f"{line['wall_time_s']:.0f} s", line["device"], commit, line["date"])
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        run_time = f"{line['wall_time_s']:.0f} s"
+        rows.append([name, line["size"], run_time, line["device"], commit, line["date"]])
         used = {"Python": line["python"], **line["versions"]}
         versions.setdefault(", ".join(f"{k} {v}" for k, v in used.items()), []).append(name)
-    for used, names in versions.items():
-        lines.append(f"\n{'All' if names == list(records) else ', '.join(names)}: {used}.")
-    return "\n".join(lines)
+    table = ResultsTable(["chapter", "size", "run time", "device", "commit", "date"], rows)
+    return table.markdown() + "".join(
+        f"\n{'All' if names == list(records) else ', '.join(names)}: {used}.\n"
+        for used, names in versions.items()
+    )
 
 
 def results_tables() -> str:
-    """Markdown list of the committed result of every chapter, with its origin."""
+    """Markdown of every chapter's committed result, with its origin and its figures, folded."""
     sections = []
     for name in chapter_names():
         table = compare_with_committed(name)
-        sections.append(
-            f"**{name}**\n\n{table.markdown()}\n{table.note}\n\n{committed_figures(name)}"
-        )
+        wanted = (load_results(name) or {}).get("figures", [])
+        files = [file for stem in wanted for file in sorted(FIGURES.glob(f"{stem}.*g"))]
+        images = "\n\n".join(f"![{file.stem}](../figures/{file.name})" for file in files)
+        folded = f":::{{dropdown}} Its figures\n{images}\n:::\n" if images else ""
+        sections.append(f"**{name}**\n\n{table.markdown()}\n{table.note}\n\n{folded}")
     return "\n\n".join(sections)
-
-
-def committed_figures(name: str) -> str:
-    """Markdown of the figures that belong to a chapter's committed result, folded away."""
-    wanted = (load_results(name) or {}).get("figures", [])
-    files = [next(iter(sorted(FIGURES.glob(f"{stem}.*g"))), None) for stem in wanted]
-    images = "\n\n".join(f"![{f.stem}](../figures/{f.name})" for f in files if f)
-    return f":::{{dropdown}} Its figures\n{images}\n:::\n" if images else ""

@@ -75,7 +75,7 @@ def run(
     check_size(size)
     values = {name: literal(value) for name, value in (parameters or {}).items()}
     if chapter == "all":
-        run_all(size, workers, values)
+        run_all(size, values, workers)
         return
     try:
         run_chapter(find_chapter(chapter), size, values, progress=True)
@@ -85,8 +85,6 @@ def run(
 
 def literal(value: Any) -> Any:
     """Read a command-line string as the Python literal it spells, or leave it a string."""
-    if not isinstance(value, str):
-        return value
     try:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError):
@@ -107,12 +105,9 @@ def check_parameters(name: str, parameters: Iterable[str]) -> None:
 
 
 def run_chapter(
-    name: str, size: str, parameters: Mapping[str, Any] | None = None, *, progress: bool = False
+    name: str, size: str, parameters: Mapping[str, Any], *, progress: bool = False
 ) -> float:
-    """Execute one chapter in a fresh kernel; the executed copy appears whole or not at all.
-
-    Returns:
-        Wall time [s].
+    """Wall time of one chapter in a fresh kernel [s]; its copy appears whole or not at all.
 
     Raises:
         InputError: If a parameter is not known.
@@ -121,13 +116,13 @@ def run_chapter(
     from papermill import execute_notebook
     from papermill.exceptions import PapermillException
 
-    parameters = dict(parameters or {})
     check_parameters(name, parameters)
     final, log = EXECUTED / f"{name}.ipynb", LOGS / f"{name}.log"
     failed = LOGS / f"{name}.failed.ipynb"
     started, key = time.time(), fingerprint(name, size, parameters)
     LOGS.mkdir(parents=True, exist_ok=True)
-    with logged(log), written_to(BUILD / "custom" if parameters else None):
+    elsewhere = {OUTPUT_VARIABLE: str(BUILD / "custom")} if parameters else {}
+    with logged(log), environment(elsewhere):
         try:
             with atomic_path(final) as temporary:
                 execute_notebook(
@@ -149,7 +144,9 @@ def run_chapter(
                 f"{name}: {last_line(error)}; log {log}, copy up to the error {failed}"
             ) from None
     failed.unlink()
-    record(name, size, parameters, started, key)
+    line = provenance(size=size, seed=(), started=started)  # of the status page
+    with atomic_path(RECORDS / f"{name}.json") as temporary:
+        temporary.write_text(json.dumps({**line, "parameters": dict(parameters), "key": key}))
     return time.time() - started
 
 
@@ -175,29 +172,26 @@ def logged(path: Path):
     """Send papermill's account of the run, with all output of the cells, to `path`."""
     logger, handler = logging.getLogger("papermill"), logging.FileHandler(path, mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    level, logger.propagate = logger.level, False
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(level)
         handler.close()
 
 
 @contextmanager
-def written_to(folder: Path | None):
-    """Let the kernel write results and figures below `folder`, if given, not the repository."""
-    before = os.environ.get(OUTPUT_VARIABLE)
-    if folder:
-        os.environ[OUTPUT_VARIABLE] = str(folder)
+def environment(changes: Mapping[str, str]):
+    """Set environment variables for the processes that are started inside."""
+    before = dict(os.environ)
+    os.environ.update(changes)
     try:
         yield
     finally:
-        os.environ.pop(OUTPUT_VARIABLE, None)
-        if before is not None:
-            os.environ[OUTPUT_VARIABLE] = before
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def fingerprint(name: str, size: str, parameters: Mapping[str, Any]) -> str:
@@ -210,15 +204,8 @@ def fingerprint(name: str, size: str, parameters: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def record(name: str, size: str, parameters: Mapping[str, Any], started: float, key: str) -> None:
-    """Write the chapter's line of the status page."""
-    line = provenance(size=size, seed=(), started=started)
-    with atomic_path(RECORDS / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps({**line, "parameters": dict(parameters), "key": key}))
-
-
 def read_record(name: str) -> dict[str, Any]:
-    """What `record` wrote; empty before the first run."""
+    """What the last run of a chapter recorded; empty before the first."""
     path = RECORDS / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
@@ -229,18 +216,12 @@ def is_current(name: str, size: str, parameters: Mapping[str, Any]) -> bool:
     return executed.exists() and read_record(name).get("key") == fingerprint(name, size, parameters)
 
 
-def run_all(
-    size: str, workers: int = 0, parameters: Mapping[str, Any] | None = None
-) -> dict[str, float]:
+def run_all(size: str, parameters: Mapping[str, Any], workers: int) -> None:
     """Run every chapter that is not current, several at a time.
-
-    Returns:
-        Wall time of each chapter that was run [s].
 
     Raises:
         SystemExit: With status 1 and one line a chapter, if any failed; the others are finished.
     """
-    parameters = dict(parameters or {})
     names = chapter_names()
     for name in names:
         check_parameters(name, parameters)
@@ -251,22 +232,16 @@ def run_all(
     todo.sort(key=lambda name: -read_record(name).get("wall_time_s", 1e9))
     workers = workers or min(2, available_cores())
     threads = max(1, available_cores() // workers)
-    times, failures = {}, []
+    limits = dict.fromkeys(THREAD_VARIABLES, str(threads))
+    failures = []
     # A spawned worker has imported nothing yet, so the thread limits reach all libraries.
-    with ProcessPoolExecutor(workers, get_context("spawn"), limit_threads, (threads,)) as pool:
+    with environment(limits), ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         jobs = {pool.submit(run_chapter, name, size, parameters): name for name in todo}
         for job in (bar := tqdm(as_completed(jobs), total=len(jobs), desc=f"chapters, {size}")):
             try:
-                times[jobs[job]] = job.result()
-                bar.write(f"{jobs[job]:24s} {times[jobs[job]]:7.0f} s")
+                bar.write(f"{jobs[job]:24s} {job.result():7.0f} s")
             except ChapterError as error:
                 failures.append(str(error))
                 bar.write(str(error))
     if failures:
         raise SystemExit(f"{len(failures)} of {len(jobs)} chapters failed\n" + "\n".join(failures))
-    return times
-
-
-def limit_threads(threads: int) -> None:
-    """Let this process and its kernels use so many threads each."""
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
