@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from lensml.paths import InputError
+from lensml.paths import SIZES, InputError, atomic_path
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
 
@@ -58,12 +58,12 @@ def _parser() -> argparse.ArgumentParser:
 
     run = verbs.add_parser("run", help="run one chapter, or all")
     run.add_argument("chapter")
-    run.add_argument("--size", default="smoke", choices=("smoke", "desk", "full"))
+    run.add_argument("--size", default="smoke", choices=SIZES)
     run.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("N", "V"))
     run.add_argument("--workers", type=int, default=0)
 
     book = verbs.add_parser("book", help="run all chapters and build the book")
-    book.add_argument("--size", default="smoke", choices=("smoke", "desk", "full"))
+    book.add_argument("--size", default="smoke", choices=SIZES)
     book.add_argument("--workers", type=int, default=0)
     return parser
 
@@ -81,7 +81,7 @@ def _preflight(_: argparse.Namespace) -> int:
     return FAILED if report["missing"] else OK
 
 
-def _simulate(args: argparse.Namespace) -> int:
+def _simulate(args: argparse.Namespace) -> None:
     from lensml.simulation import Simulation, Survey, simulate
 
     if args.n_pspl != args.n_binary:
@@ -101,44 +101,34 @@ def _simulate(args: argparse.Namespace) -> int:
         shard_size=args.shard_size,
     )
     print(simulate(args.output, simulation, workers=args.workers))
-    return OK
 
 
-def _train(args: argparse.Namespace) -> int:
+def _train(args: argparse.Namespace) -> None:
+    import numpy as np
+
     from lensml.plotting import history
     from lensml.training import TrainingConfig, train
 
     config = TrainingConfig(epochs=args.epochs, batch_size=args.batch_size, seed=args.seed)
     run = train(args.data, args.output, config, name=args.experiment_name, resume=args.resume)
     if os.environ.get("RANK", "0") == "0":  # under torchrun, the process that wrote the run
-        _write_history_figure(run, history)
+        table = np.genfromtxt(run / "history.csv", delimiter=",", names=True, ndmin=1)
+        columns = {name: table[name] for name in table.dtype.names}
+        with atomic_path(run / "training_history.svg") as temporary:
+            history(columns).savefig(temporary)
     print(run)
-    return OK
 
 
-def _write_history_figure(run: Path, draw) -> None:
-    import csv
-
-    from lensml.paths import atomic_path
-
-    with (run / "history.csv").open() as file:
-        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    with atomic_path(run / "training_history.svg") as temporary:
-        draw(columns).savefig(temporary)
-
-
-def _evaluate(args: argparse.Namespace) -> int:
+def _evaluate(args: argparse.Namespace) -> None:
     from lensml.experiments import evaluate
 
     metrics = evaluate(args.data, args.output_dir, args.model, early_detection=args.early_detection)
     for name in ("accuracy", "roc_auc", "average_precision", "ece"):
         print(f"{name:18} {metrics[name]:.4f}")
     print(args.output_dir)
-    return OK
 
 
-def _classify(args: argparse.Namespace) -> int:
+def _classify(args: argparse.Namespace) -> None:
     from lensml.network import classify, load_network
     from lensml.photometry import read_photometry
 
@@ -156,11 +146,10 @@ def _classify(args: argparse.Namespace) -> int:
     }
     if args.json:
         print(json.dumps(answer))
-        return OK
+        return
     strongest = int(p.argmax())
     print(f"{args.lightcurve.name}: {len(p)} epochs, P(binary) = {p[-1]:.3f} at the last")
     print(f"largest {p[strongest]:.3f} at {photometry.time[strongest]:.5f}")
-    return OK
 
 
 def _stream(args: argparse.Namespace) -> int:
@@ -173,18 +162,16 @@ def _stream(args: argparse.Namespace) -> int:
     return serve(stream, sys.stdin, sys.stdout, sys.stderr, args.state)
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> None:
     from lensml.experiments import run
 
     run(args.chapter, args.size, dict(args.parameter), args.workers)
-    return OK
 
 
-def _book(args: argparse.Namespace) -> int:
+def _book(args: argparse.Namespace) -> None:
     from lensml.experiments import make_book
 
     make_book(args.size, args.workers)
-    return OK
 
 
 VERBS = {
@@ -204,7 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        return VERBS[args.verb](args)
+        return VERBS[args.verb](args) or OK  # most verbs return nothing
     except InputError as error:
         print(f"lensml {args.verb}: {error}", file=sys.stderr)
         return BAD_INPUT
