@@ -21,7 +21,7 @@ from lensml.training.sampler import BatchPlan, TrainingConfig
 from lensml.training.trainer import Trainer
 
 SMALL = NetworkConfig(stem_channels=8, channels=16, num_levels=4, encoder_blocks=1)
-EASY = Survey(num_epochs=160, sigma=0.02)
+EASY = Survey(num_epochs=120, sigma=0.02)
 CONFIG = TrainingConfig(
     epochs=3,
     batch_size=16,
@@ -48,7 +48,7 @@ train(Path(sys.argv[1]), sys.argv[2], config, resume=len(sys.argv) > 3)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """An easy set: caustic crossings at 0.02 mag."""
-    simulation = Simulation(preset="distinct", num_pairs=96, survey=EASY, shard_size=40)
+    simulation = Simulation(preset="distinct", num_pairs=48, survey=EASY, shard_size=20)
     folder = tmp_path_factory.mktemp("train") / "set"
     return simulate(folder, simulation, workers=1, progress=False)
 
@@ -96,7 +96,7 @@ def test_a_run_folder_holds_what_the_design_names(reference):
     numbers = [
         set(range(p["first"], p["stop"])) for k in ("trained_on", "validated_on") for p in config[k]
     ]
-    assert sum(map(len, numbers)) == len(set().union(*numbers)) == 96
+    assert sum(map(len, numbers)) == len(set().union(*numbers)) == 48
     metrics = json.loads((reference / "metrics.json").read_text())
     assert metrics["epochs"] == 3 and 0 <= metrics["validation_auc"] <= 1
     assert not list(reference.glob("*.tmp*"))
@@ -258,7 +258,7 @@ def test_order_of_rows_does_not_matter_as_long_as_pairs_can_be_found(data, tmp_p
 def test_validation_events_are_never_trained_on(data):
     resident = load_training_data([data], 0.25, torch.device("cpu"))
     assert not set(resident.train_pairs) & set(resident.validation_pairs)
-    assert len(resident.validation_pairs) == 24
+    assert len(resident.validation_pairs) == 12
 
 
 def test_noise_is_fresh_at_every_step_and_the_same_in_a_rerun(data, tmp_path):
