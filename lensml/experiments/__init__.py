@@ -6,16 +6,13 @@ __getattr__, __dir__, __all__ = exports(
     __name__,
     machine="device_name preflight provenance",
     tables=(
-        "ResultsTable benchmark_rows flatten format_number observers_table plain recall_table "
-        "result_key results_table target_met worse_bins_text"
+        "ResultsTable benchmark_rows format_number observers_table recall_table result_key "
+        "results_table target_met worse_bins_text"
     ),
-    presets=(
-        "TEST_SEED baseline cadence distinct early_detection photometric_error physical_limits "
-        "planetary_stellar simulated_events"
-    ),
+    presets="TEST_SEED",
     results=(
-        "BENCHMARKS Chapter PERFORMANCE benchmarks_by_device compare_with_committed display "
-        "load_benchmark load_results season_thresholds start"
+        "BENCHMARKS PERFORMANCE benchmarks_by_device display load_benchmark load_results "
+        "season_thresholds start"
     ),
     evaluation_run="assess evaluate headline",
     explorer="explore frames plot_caustics snapshot",

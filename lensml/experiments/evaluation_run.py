@@ -13,11 +13,11 @@ from lensml import plotting
 from lensml.evaluation import (
     STATISTICS,
     assert_below_ideal,
-    detected,
     full_report,
     ideal_log_ratio,
     reliability,
     score_report,
+    threshold_at_fpr,
 )
 from lensml.experiments.results import write_json, write_svg
 from lensml.experiments.tables import plain
@@ -95,13 +95,10 @@ def check_classes(curves: LightCurves, path: Path) -> None:
 def figures(
     curves: LightCurves, p: NDArray, result: dict[str, Any], ideal: NDArray | None
 ) -> dict[str, Figure]:
-    """Figures of a report by name, the ideal observer drawn beside the network.
+    """Figures of a `full_report` by name, the ideal observer drawn beside the network.
 
-    Args:
-        curves: The set, n rows.
-        p: P(binary) at the end of the window (n,).
-        result: Of `full_report`.
-        ideal: Log-likelihood ratio up to FRACTIONS (n, 7); None = unknown.
+    `p` is P(binary) at the end of the window (n,); `ideal` the log-likelihood ratio up to
+    FRACTIONS (n, 7), None = unknown.
     """
     y = curves.y
     ratio = np.full(len(y), np.nan) if ideal is None else ideal[:, -1]
@@ -120,16 +117,13 @@ def figures(
         bound = (observer["recall_by_dchi2"] or {}).get("recall_at_1pct")
         drawn["recall_by_dchi2"] = plotting.recall_by_dchi2(tables, bound)
     s, q, u0 = (curves.param(name) for name in ("s", "q", "u0"))
-    binary = y == 1
-    shown = (np.isfinite(s) & np.isfinite(q))[binary]
+    shown = (y == 1) & np.isfinite(s) & np.isfinite(q)
     if shown.any():
-        found = detected(y, p)[shown]
-        bound = None
-        if known[binary][shown].all():
-            bound = detected(y[known], ratio[known])[shown[known[binary]]]
-        s, q, u0 = (column[binary][shown] for column in (s, q, u0))
-        drawn["map_s_q"] = plotting.recall_map(s, q, found, bound)
-        drawn["against_u0"] = plotting.recall_by_u0(u0, found, bound)
+        found, bound = p[shown] > threshold_at_fpr(p[y == 0], 0.01), None
+        if known[shown].all():
+            bound = ratio[shown] > threshold_at_fpr(ratio[known & (y == 0)], 0.01)
+        drawn["map_s_q"] = plotting.recall_map(s[shown], q[shown], found, bound)
+        drawn["against_u0"] = plotting.recall_by_u0(u0[shown], found, bound)
     return drawn
 
 
@@ -148,10 +142,7 @@ def assess(
 ) -> Assessment:
     """Score a network on a set at the end of the window, unless it has seen one of the events.
 
-    Args:
-        data: Set in the exchange format.
-        run: Run folder of the network; None = the one that ships with the package.
-        num_bootstrap, seed: Resamples of pairs behind each interval.
+    Arguments as in `evaluate`.
     """
     network, config = load_network(run, find_device())
     curves = load(data)

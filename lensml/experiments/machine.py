@@ -44,16 +44,9 @@ def device_name() -> str:
 
 
 def provenance(*, size: str, seed: int | Iterable[int], started: float) -> dict[str, Any]:
-    """Code, seeds, machine and time behind a result.
-
-    Args:
-        size: "smoke", "desk" or "full".
-        seed: The seed, or all seeds that were used.
-        started: `time.time()` at the beginning of the run [s].
-    """
-    check_size(size)
+    """Code, seeds, machine and time behind a run that began at `time.time()` = `started` [s]."""
     return {
-        "size": size,
+        "size": check_size(size),
         "commit": git_commit(),
         "modified": bool(
             git("status", "--porcelain", "-uno", "--", ".", ":!data/results", ":!figures")

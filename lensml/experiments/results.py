@@ -135,13 +135,7 @@ def display(thing: Any) -> None:
 def compare_with_committed(
     chapter: str, numbers: Mapping[str, Any] | None = None, size: str | None = None
 ) -> ResultsTable:
-    """Table of a chapter's numbers: computed here (if given) beside the committed result.
-
-    Args:
-        chapter: File stem of the notebook.
-        numbers: What this run computed, as given to `Chapter.save`.
-        size: Size of this run.
-    """
+    """Table of a chapter's numbers: computed here at `size`, if given, beside the committed."""
     record, columns = load_results(chapter), {}
     if numbers is not None:
         columns[f"computed here ({size})"] = flatten(plain(numbers))

@@ -21,17 +21,15 @@ OBSERVER_COLUMNS = {
 
 def plain(value: Any) -> Any:
     """Convert numpy scalars, arrays and nested mappings to what JSON can hold; NaN to None."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
+    if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    if isinstance(value, int | np.integer):
-        return int(value)
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    if value is None or isinstance(value, str):
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
         return value
     raise TypeError(f"a result of type {type(value).__name__} cannot be stored: {value!r}")
 
@@ -87,8 +85,10 @@ def format_number(value: Any) -> str:
         return f"{value:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
     if value is None:
         return "not defined"
-    if isinstance(value, bool | str):
-        return {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
     if isinstance(value, int | np.integer) or abs(value) >= 1000:
         return f"{value:,.0f}"
     if 0.9 < abs(value) < 1:  # what is missing to one is the message
@@ -98,9 +98,7 @@ def format_number(value: Any) -> str:
 
 def decimals_of(width: float) -> int:
     """Decimals that show an interval of this full width with two figures at most."""
-    if width <= 0:
-        return 3
-    return int(np.clip(-math.floor(math.log10(width / 2)), 0, 6))
+    return int(np.clip(-math.floor(math.log10(width / 2)), 0, 6)) if width > 0 else 3
 
 
 class ResultsTable:
@@ -184,9 +182,9 @@ def recall_table(
     return results_table(rows, headings, note)
 
 
-def worse_bins_text(worse: Sequence[Mapping[str, Any]], above: float = 25.0) -> str:
+def worse_bins_text(worse: Sequence[Mapping[str, Any]]) -> str:
     """In which bins of delta-chi2 a classical method finds more than the network, in words."""
-    start = rf"Above $\Delta\chi^2$ = {above:g}"
+    start = r"Above $\Delta\chi^2$ = 25"
     if not worse:
         return f"{start} no classical method finds more than the network in any bin."
     bins = dict.fromkeys(row["bin"] for row in worse)
