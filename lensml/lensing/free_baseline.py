@@ -72,7 +72,7 @@ def fit_pspl_free_baseline(
         trial = centre + step * np.linspace(-1, 1, NUM_TRIALS)
         data = torch.as_tensor(mag - trial[:, None])
         begin = torch.tensor(starts, dtype=torch.float64).expand(NUM_TRIALS, -1, -1)
-        fit = fit_pspl(times, data, weight=weight, starts=begin, blended=True, num_refined=3)
+        fit = fit_pspl(times, data, weight=weight, starts=begin, blended=True)
         best = int(fit.chi2.argmin())
         t0, u0, tE, f_s = (float(x[best]) for x in (fit.t0, fit.u0, fit.tE, fit.f_s))
         starts = [*starts[:6], (t0, u0, tE)]

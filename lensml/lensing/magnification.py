@@ -17,6 +17,7 @@ from lensml.lensing.lenses import BinaryLens, to_centre_of_mass
 
 FINITE_SOURCE_REACH = 50.0  # beyond this many radii the disc differs from a point by < 1e-4
 INTERPOLATION_TOLERANCE = 0.05  # largest error of interpolation [the solver's tolerance]
+ANGLES = 128  # nodes of the quadrature over a uniform disc
 CAUSTIC_PHASES = 80  # points on each of four branches to find epochs near a caustic
 
 
@@ -134,15 +135,12 @@ def point_lens_magnification(u: NDArray) -> NDArray[np.float64]:
     return (u**2 + 2) / (u * np.sqrt(u**2 + 4))
 
 
-def finite_source_magnification(
-    u: NDArray, rho: float, *, num_angles: int = 128
-) -> NDArray[np.float64]:
+def finite_source_magnification(u: NDArray, rho: float) -> NDArray[np.float64]:
     """Magnify a uniform disc of radius `rho` at separation `u` from a point lens.
 
     Args:
         u: Separation of the disc's centre, shape (T,) [theta_E].
         rho: Source radius [theta_E]; 0 gives the point source.
-        num_angles: Nodes of the angular quadrature.
 
     Returns:
         Magnification, shape (T,). One smooth integral (no hand-over between methods, hence no
@@ -155,7 +153,7 @@ def finite_source_magnification(
     if rho <= 0 or not near.any():
         return result
     # Gauss-Legendre nodes over the angle theta of a ray from the lens, at epochs near the disc.
-    nodes, weights = np.polynomial.legendre.leggauss(num_angles)
+    nodes, weights = np.polynomial.legendre.leggauss(ANGLES)
     v = u[near, None]
     outside = v > rho
     # Outside, sin(theta) = (rho / u) sin(phi) sweeps the tangent cone; inside theta = phi.

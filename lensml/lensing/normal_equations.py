@@ -50,7 +50,7 @@ def gauss_newton_terms(
         theta: t0 [day], ln u0, ln tE, f_s, (B, 4).
         times: Epochs [day], (B, n) or (1, n).
         data: Magnitude minus baseline [mag], (B, n).
-        root: Square root of the weights, (B, n); None = all equal to 1.
+        sqrt_weight: Square root of the weights, (B, n); None = all equal to 1.
         blended: Whether f_s is among the P parameters; otherwise it is 1.
     """
     if theta.is_cuda and (kernels := _kernels(theta.device)):

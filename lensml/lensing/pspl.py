@@ -222,7 +222,6 @@ def fit_pspl(
     starts: Tensor | None = None,
     blended: bool = False,
     search: bool = True,
-    num_refined: int = 2,
 ) -> PsplFit:
     """Fit a single point lens to many curves at once, in least squares of magnitude.
 
@@ -232,8 +231,8 @@ def fit_pspl(
         weight: Weight of each epoch, (B, T), 0 = not observed; None = all equal to 1.
         starts: Further starting points (B, S, 3) of t0 [day], u0, tE [day], or (B, S, 4) with f_s.
         blended: Whether f_s (0 < f_s <= 1) is free.
-        search: Whether to add starting points read off the curve; off for warm-started refits.
-        num_refined: Number of best local minima that are refined on all epochs.
+        search: Whether to add starting points read off the curve and thin them out on few epochs;
+            off for warm-started refits.
 
     Returns:
         The best fit of each row. Rows do not influence each other.
@@ -256,10 +255,8 @@ def fit_pspl(
     # Search: descents on thinned epochs in float32, which locates the minima well enough.
     theta = starting_points(times, data, starts, blended=blended, search=search)
     distinct = torch.ones_like(theta[..., 0], dtype=torch.bool)
-    if blended:
-        num_refined = max(num_refined, SEARCH_BLENDED[-1][2])
     for epochs, iterations, keep in SEARCH_BLENDED if blended else SEARCH:
-        if theta.shape[1] > max(keep, num_refined):
+        if search and theta.shape[1] > keep:
             zero = times.mean(dim=1, keepdim=True)  # relative, so float32 holds Julian dates too
             stride = max(1, data.shape[1] // epochs)
             near, thinned = (x[:, ::stride].float() for x in (times - zero, data))
@@ -272,7 +269,6 @@ def fit_pspl(
             theta[..., 0] += zero
             distinct = _distinct_minima(theta, cost)
     # Refine the best on all epochs in float64.
-    theta, distinct = theta[:, :num_refined], distinct[:, :num_refined]
     theta, cost = _refine_starts(theta, distinct, times, data, sqrt_weight, blended, 60)
     t0, ln_u0, ln_tE, f_s = theta[:, 0].unbind(1)
     return PsplFit(t0, ln_u0.exp(), ln_tE.exp(), f_s, cost[:, 0])
@@ -301,24 +297,18 @@ def fit_prefixes(
     from the backward fit, from the previous prefix and from a search of its own. The forward pass
     alone leaves fifteen times as many prefixes above their best fit.
     """
-    data = torch.as_tensor(delta_mag, dtype=torch.float64)
-    times = torch.as_tensor(times, dtype=torch.float64, device=data.device)
-    if weight is None:
-        weight = torch.ones_like(data)
-    weight = torch.as_tensor(weight, dtype=torch.float64, device=data.device)
+    weight = torch.ones_like(delta_mag) if weight is None else weight
 
     def fit(prefix: Tensor, starts: Tensor | None, search: bool) -> PsplFit:
-        prefix = torch.as_tensor(prefix, device=data.device).expand_as(data)
-        stop = max([4, *(prefix.any(dim=0).nonzero()[-1:] + 1).flatten().tolist()])
-        num_refined = 2 if search else starts.shape[1]
+        inside = prefix.to(delta_mag.device).expand_as(delta_mag)
+        stop = max([4, *(inside.any(dim=0).nonzero()[-1:] + 1).flatten().tolist()])
         return fit_pspl(
             times[..., :stop],
-            data[:, :stop],
-            weight=(weight * prefix)[:, :stop],
+            delta_mag[:, :stop],
+            weight=(weight * inside)[:, :stop],
             starts=starts,
             blended=blended,
             search=search,
-            num_refined=num_refined,
         )
 
     backward = []
