@@ -21,7 +21,7 @@ from lensml.lensing import binary_magnification
 from lensml.network import Network, predict_proba
 from lensml.paths import available_cores
 from lensml.seeds import event_generator
-from lensml.simulation import CHUNK, LightCurves, Simulation, draw_binary, parameter_set, save
+from lensml.simulation import BLOCK, LightCurves, Simulation, draw_binary, parameter_set, save
 from lensml.streaming import StreamingClassifier
 
 __all__ = [
@@ -38,9 +38,9 @@ __all__ = [
     "worker_map",
 ]
 
-BLOCK = 64 * CHUNK  # events between two changes of turn: the idle ends of a turn stay small
+TURN = 64 * BLOCK  # events between two changes of turn: the idle ends of a turn stay small
 MIN_TURNS = 6  # of each, where there are events enough
-SHARD = 8 * CHUNK  # events a file, within a turn: one is written while the next is made
+SHARD = 8 * BLOCK  # events a file, within a turn: one is written while the next is made
 FULL_PAIRS = 500_000  # of a set of one million events
 CYCLE = 256  # epochs after which all levels of the pyramid have been completed
 Task = tuple[Simulation, range]
@@ -56,8 +56,8 @@ def _reference(task: Task) -> tuple[float, float]:
     started = time.perf_counter()
     curves = np.array([binary_magnification(e, times, every_epoch=True) for e in events])
     solved = time.perf_counter()
-    for first in range(0, len(events), simulation.BLOCK):
-        part = slice(first, first + simulation.BLOCK)
+    for first in range(0, len(events), BLOCK):
+        part = slice(first, first + BLOCK)
         ones = np.ones(len(events[part]))
         simulation.fit_twins(events[part], curves[part], ones, times, False)
     return solved - started, time.perf_counter() - solved
@@ -79,7 +79,7 @@ def worker_map(workers: int) -> Iterator[Callable]:
 
 
 def _tasks(sim: Simulation, first: int, stop: int) -> list[Task]:
-    return [(sim, range(k, min(k + CHUNK, stop))) for k in range(first, stop, CHUNK)]
+    return [(sim, range(k, min(k + BLOCK, stop))) for k in range(first, stop, BLOCK)]
 
 
 def pipeline_seconds(over: Callable, sim: Simulation, first: int = 0, stop: int = 0) -> float:
@@ -93,10 +93,10 @@ def pipeline_seconds(over: Callable, sim: Simulation, first: int = 0, stop: int 
     stop = stop or sim.num_pairs
     with tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()
-        results = over(simulation.make_chunk, _tasks(sim, first, stop))
+        results = over(simulation.make_block, _tasks(sim, first, stop))
         for begin in range(first, stop, SHARD):
             events = range(begin, min(begin + SHARD, stop))
-            chunks = [next(results) for _ in range(-(-len(events) // CHUNK))]
+            chunks = [next(results) for _ in range(-(-len(events) // BLOCK))]
             save(Path(scratch) / f"{begin}.npz", simulation.shard_set(sim, events, chunks))
         return time.perf_counter() - started
 
@@ -119,7 +119,7 @@ def simulation_speed(
     """
     workers = workers or available_cores()
     blocks = []
-    turn = max(SHARD, min(BLOCK, sim.num_pairs // MIN_TURNS // SHARD * SHARD))
+    turn = max(SHARD, min(TURN, sim.num_pairs // MIN_TURNS // SHARD * SHARD))
     with worker_map(workers) as over:
         list(over(_reference, [(replace(sim, num_pairs=1), range(1))]))  # first calls are slow
         for first in tqdm(range(0, sim.num_pairs, turn), "blocks", disable=not progress):

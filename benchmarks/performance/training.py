@@ -45,6 +45,7 @@ from lensml.network import (
     observed_epochs,
     pack,
 )
+from lensml.paths import tune_allocator
 from lensml.simulation import Simulation, Survey, draw_torch, load, observe, simulate
 from lensml.training import (
     BatchPlan,
@@ -54,7 +55,6 @@ from lensml.training import (
     load_training_data,
     padded_length,
     training_loss,
-    tune_allocator,
 )
 
 LENGTHS = (375, 750, 1500, 3000)  # epochs a curve, for the growth

@@ -38,8 +38,8 @@ from lensml.network import (
     observed_epochs,
     residual_inputs,
 )
+from lensml.paths import tune_allocator
 from lensml.simulation import LightCurves, Simulation, Survey, load, reobserve, simulate
-from lensml.training import tune_allocator
 
 SEED = 8642
 BATCH = 128

@@ -10,6 +10,6 @@ __getattr__, __dir__, __all__ = exports(
         "FRACTIONS LightCurves PARAM_NAMES iterate load num_rows partner_rows reobserve save "
         "until_fraction"
     ),
-    simulator="BLOCK CHUNK Simulation fit_twins make_chunk shard_set simulate worker_pool",
+    simulator="BLOCK Simulation fit_twins make_block shard_set simulate worker_pool",
     contaminants="KINDS contaminant_set contaminant_training_set",
 )

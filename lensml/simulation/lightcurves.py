@@ -3,7 +3,7 @@
 import json
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +41,6 @@ class LightCurves:
     def __len__(self) -> int:
         return len(self.y)
 
-    @property
-    def param_names(self) -> tuple[str, ...]:
-        """Names of the columns of `params`."""
-        return PARAM_NAMES
-
     def param(self, name: str) -> NDArray:
         """One parameter of every row, shape (n,)."""
         return self.params[:, PARAM_NAMES.index(name)]
@@ -81,14 +76,15 @@ class LightCurves:
         delta = noise_free_delta_mag(torch.from_numpy(self.magnification.astype(np.float64)), f_s)
         return self.m_base[:, None] + delta.numpy()
 
+    def per_row(self) -> dict[str, NDArray]:
+        """Members with one entry a row: `time` only where rows have their own epochs."""
+        members = {name: getattr(self, name) for name in (*REQUIRED, *OPTIONAL)}
+        shared = ["time"] if self.time.ndim == 1 else []
+        return {k: v for k, v in members.items() if v is not None and k not in shared}
+
     def rows(self, index: NDArray | slice) -> "LightCurves":
         """The rows chosen by a boolean mask, an index array or a slice."""
-        chosen = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            shared = field.name == "meta" or (field.name == "time" and value.ndim == 1)
-            chosen[field.name] = value if shared or value is None else value[index]
-        return LightCurves(**chosen)
+        return replace(self, **{k: v[index] for k, v in self.per_row().items()})
 
     def events(self) -> tuple[str, int, NDArray]:
         """`(preset, seed, event indices)`: identity of the events, whatever the noise or cadence.
@@ -191,28 +187,18 @@ def load(path: Path | str) -> LightCurves:
     shards = list(iterate(path))
     if len(shards) == 1:
         return shards[0]
-    joined = {}
-    for field in fields(LightCurves):
-        values = [getattr(s, field.name) for s in shards]
-        shared = field.name == "meta" or (field.name == "time" and values[0].ndim == 1)
-        keep = shared or values[0] is None
-        joined[field.name] = values[0] if keep else np.concatenate(values)
-    joined["meta"] = {**joined["meta"], "num_events": sum(s.meta["num_events"] for s in shards)}
-    return LightCurves(**joined)
-
-
-def _members(curves: LightCurves) -> dict[str, NDArray]:
-    members = {k: getattr(curves, k) for k in (*REQUIRED, *OPTIONAL)}
-    members = {k: v for k, v in members.items() if v is not None}
-    members["param_names"] = np.array(PARAM_NAMES)
-    members["meta"] = np.array(json.dumps(curves.meta, sort_keys=True))
-    return members
+    meta = {**shards[0].meta, "num_events": sum(s.meta["num_events"] for s in shards)}
+    return replace(shards[0], **concatenate([s.per_row() for s in shards]), meta=meta)
 
 
 def save(path: Path | str, curves: LightCurves) -> Path:
     """Write a set atomically as one `.npz`."""
+    members = {k: getattr(curves, k) for k in (*REQUIRED, *OPTIONAL)}
+    members = {k: v for k, v in members.items() if v is not None}
+    members["param_names"] = np.array(PARAM_NAMES)
+    members["meta"] = np.array(json.dumps(curves.meta, sort_keys=True))
     with atomic_path(path) as temporary:
-        np.savez(temporary, **_members(curves))
+        np.savez(temporary, **members)
     return Path(path)
 
 

@@ -3,11 +3,10 @@
 import json
 import logging
 import multiprocessing
-import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from multiprocessing.pool import Pool
@@ -19,13 +18,12 @@ from tqdm import tqdm
 
 from lensml.lensing import (
     BinaryLens,
-    PointLens,
     binary_magnification,
     finite_source_magnification,
     fit_pspl,
     point_lens_magnification,
 )
-from lensml.paths import InputError, atomic_path, available_cores, git_commit
+from lensml.paths import InputError, atomic_path, available_cores, git_commit, tune_allocator
 from lensml.seeds import check_seed, event_generator
 from lensml.simulation.lightcurves import (
     PARAM_NAMES,
@@ -39,16 +37,10 @@ from lensml.simulation.priors import draw_binary, draw_single, parameter_set
 from lensml.simulation.survey import Survey
 
 log = logging.getLogger(__name__)
-BLOCK = 64  # events fitted together; blocks are aligned to multiples of it in the event's index
-CHUNK = BLOCK  # events of one task of a worker
-MAX_PENDING = 64  # chunks that may wait to be written: more than are made while a shard is written
+BLOCK = 64  # events made together; blocks are aligned to multiples of it in the event's index
+MAX_PENDING = 64  # blocks that may wait to be written: more than are made while a shard is written
 BASELINE_MAG = (16.0, 20.0)
 FORMAT_VERSION = 2  # raised when the same arguments give other bits: interpolation, blocks of 64
-KEEP_FREED_MEMORY = {  # read by glibc, ignored elsewhere
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
-    "MALLOC_TOP_PAD_": str(2**26),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +73,7 @@ class Simulation:
 
     def describe(self) -> dict:
         """Plain values for JSON; two sets with the same description have the same bits."""
-        return {
+        described = {
             "preset": self.preset,
             "seed": self.seed,
             "population": self.population,
@@ -91,6 +83,7 @@ class Simulation:
             "shard_size": self.shard_size,
             "recipe": FORMAT_VERSION,
         }
+        return json.loads(json.dumps(described))  # lists in place of tuples
 
 
 def _draw_and_magnify(sim: Simulation, index: int, times: np.ndarray):
@@ -98,8 +91,7 @@ def _draw_and_magnify(sim: Simulation, index: int, times: np.ndarray):
     generator = event_generator(sim.seed, sim.preset, index)
     redrawn = 0
     while True:
-        window = (times[0], times[-1])
-        event = draw_binary(parameter_set(sim.preset), generator, window)
+        event = draw_binary(parameter_set(sim.preset), generator, (times[0], times[-1]))
         try:
             curve = binary_magnification(event, times)
         except (RuntimeError, ArithmeticError):
@@ -112,11 +104,6 @@ def _draw_and_magnify(sim: Simulation, index: int, times: np.ndarray):
 def _noise_free(magnification: np.ndarray, f_s: np.ndarray) -> np.ndarray:
     """Magnitude minus baseline (n, T) of magnification (n, T) and blending f_s (n,)."""
     return -2.5 * np.log10(1 + f_s[:, None] * (magnification - 1))
-
-
-def _single_curve(event: PointLens, times: np.ndarray) -> np.ndarray:
-    u = np.hypot(event.u0, (times - event.t0) / event.tE)
-    return finite_source_magnification(u, event.rho)
 
 
 def fit_twins(
@@ -144,12 +131,14 @@ def fit_twins(
     )
 
 
-def _make_block(sim: Simulation, wanted: range, times: np.ndarray) -> dict[str, np.ndarray]:
-    """Rows of the events `wanted`, all of one block of BLOCK events.
+def make_block(task: tuple[Simulation, range]) -> dict[str, np.ndarray]:
+    """Members of events of one block of BLOCK, and how many of them were redrawn.
 
     The block is padded with copies: array shapes, and with them the last bits of vectorised
     logarithms and sums, do not depend on how a set is cut into shards.
     """
+    sim, wanted = task
+    times = sim.survey.times
     slot = np.array([i % BLOCK for i in wanted])
     pick = np.zeros(BLOCK, dtype=int)
     pick[slot] = np.arange(len(slot))
@@ -180,7 +169,10 @@ def _pair_up(sim: Simulation, indices: list, events: list, curves: np.ndarray) -
         parameters = parameter_set(sim.preset)
         generators = [event_generator(sim.seed, sim.preset, i, "single") for i in indices]
         singles = [draw_single(parameters, g) for g in generators]
-        other_curves = np.stack([_single_curve(e, times) for e in singles])
+        u = [np.hypot(e.u0, (times - e.t0) / e.tE) for e in singles]
+        other_curves = np.stack(
+            [finite_source_magnification(x, e.rho) for x, e in zip(u, singles, strict=True)]
+        )
         single = np.full_like(binary, np.nan)
         single[:, :4] = [[e.t0, e.u0, e.tE, e.rho] for e in singles]
         single[:, 7] = f_s
@@ -198,51 +190,27 @@ def _interleave(single: np.ndarray, binary: np.ndarray) -> np.ndarray:
     return np.stack([single, binary], axis=1).reshape(-1, single.shape[1])
 
 
-def make_chunk(task: tuple[Simulation, range]) -> dict[str, np.ndarray]:
-    """Rows of the events of one task: members of the set, and how many events were redrawn."""
-    sim, events = task
-    times = sim.survey.times
-    blocks, first = [], events.start
-    while first < events.stop:
-        stop = min((first // BLOCK + 1) * BLOCK, events.stop)
-        blocks.append(_make_block(sim, range(first, stop), times))
-        first = stop
-    return concatenate(blocks)
-
-
-def _chunks(events: range) -> Iterator[range]:
+def _blocks(events: range) -> Iterator[range]:
     first = events.start
     while first < events.stop:
-        stop = min((first // CHUNK + 1) * CHUNK, events.stop)
+        stop = min((first // BLOCK + 1) * BLOCK, events.stop)
         yield range(first, stop)
         first = stop
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
+    tune_allocator()
     torch.set_num_threads(1)
 
 
-@contextmanager
-def worker_pool(workers: int) -> Iterator[Pool]:
-    """Processes of one thread each whose allocator keeps what was freed.
-
-    The C library would give every array of a fit back to the kernel and have its pages cleared
-    again for the next: a tenth of all the time of a worker. It reads its settings once, at start.
-    """
-    before = {name: os.environ.get(name) for name in KEEP_FREED_MEMORY}
-    os.environ.update({k: v for k, v in KEEP_FREED_MEMORY.items() if before[k] is None})
-    try:
-        context = multiprocessing.get_context("spawn")  # safe beside CUDA and its threads
-        pool = context.Pool(workers, initializer=_one_thread)
-    finally:
-        for name in (k for k, v in before.items() if v is None):
-            del os.environ[name]
-    with pool:
-        yield pool
+def worker_pool(workers: int) -> Pool:
+    """Processes of one thread each, whose allocator keeps what is freed."""
+    context = multiprocessing.get_context("spawn")  # safe beside CUDA and its threads
+    return context.Pool(workers, initializer=_start_worker)
 
 
 def bounded_imap(pool: Pool, tasks: list, ahead: int = MAX_PENDING) -> Iterator[dict]:
-    """Results of `make_chunk` in order, with at most `ahead` tasks pending.
+    """Results of `make_block` in order, with at most `ahead` tasks pending.
 
     A disk slower than the workers would fill the memory otherwise. Close it before the pool.
     """
@@ -256,16 +224,16 @@ def bounded_imap(pool: Pool, tasks: list, ahead: int = MAX_PENDING) -> Iterator[
             yield task
 
     try:
-        for chunk in pool.imap(make_chunk, given()):
+        for block in pool.imap(make_block, given()):
             room.release()
-            yield chunk
+            yield block
     finally:
         ended.set()
 
 
-def shard_set(sim: Simulation, events: range, chunks: list[dict]) -> LightCurves:
-    """One shard from the chunks that `make_chunk` made of its events."""
-    rows = concatenate(chunks)
+def shard_set(sim: Simulation, events: range, blocks: list[dict]) -> LightCurves:
+    """One shard from the blocks that `make_block` made of its events."""
+    rows = concatenate(blocks)
     meta = sim.describe() | {
         "first_event": events.start,
         "num_events": len(events),
@@ -284,7 +252,7 @@ def _write_shards(sim: Simulation, folder: Path, workers: int, progress: bool) -
     for leftover in folder.glob(".part-*.tmp*"):
         leftover.unlink(missing_ok=True)
     todo = [(p, events) for p, events in zip(paths, sim.shards(), strict=True) if not p.exists()]
-    tasks = [(sim, chunk) for _, events in todo for chunk in _chunks(events)]
+    tasks = [(sim, block) for _, events in todo for block in _blocks(events)]
     workers = min(workers, len(tasks))
     look = {"unit": "event", "desc": f"simulate {sim.preset}", "disable": not progress}
     bar = tqdm(total=sim.num_pairs, **look)
@@ -293,7 +261,7 @@ def _write_shards(sim: Simulation, folder: Path, workers: int, progress: bool) -
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            _collect(sim, todo, map(make_chunk, tasks), bar)
+            _collect(sim, todo, map(make_block, tasks), bar)
         finally:
             torch.set_num_threads(threads)
     else:
@@ -305,18 +273,18 @@ def _write_shards(sim: Simulation, folder: Path, workers: int, progress: bool) -
 
 def _collect(sim: Simulation, todo: list, results: Iterator[dict], bar: tqdm) -> None:
     for path, events in todo:
-        chunks = []
-        for chunk in _chunks(events):
-            chunks.append(next(results))
-            bar.update(len(chunk))
-        save(path, shard_set(sim, events, chunks))
+        blocks = []
+        for block in _blocks(events):
+            blocks.append(next(results))
+            bar.update(len(block))
+        save(path, shard_set(sim, events, blocks))
         log.info("wrote %s, events %d to %d", path.name, events.start, events.stop - 1)
 
 
 def _claim(folder: Path, sim: Simulation) -> None:
     """Mark a folder as this simulation's; refuse one that holds another's."""
     begun = folder / "simulation.json"
-    wanted = json.loads(json.dumps(sim.describe()))
+    wanted = sim.describe()
     if begun.exists():
         found = json.loads(begun.read_text())
         if different := [k for k in wanted if found.get(k) != wanted[k]]:
@@ -383,8 +351,8 @@ def _same_set_or_refuse(output: Path, simulation: Simulation) -> None:
         found = _meta(output)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{output}: exists and is not a light-curve set ({error})") from None
-    wanted = json.loads(json.dumps(simulation.describe()))
-    if any(found.get(k) != v for k, v in wanted.items() if k != "shard_size"):
+    wanted = simulation.describe().items()
+    if any(found.get(k) != v for k, v in wanted if k != "shard_size"):
         raise InputError(
             f"{output}: holds a set made with other arguments; remove it or give another --output"
         )

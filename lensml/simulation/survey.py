@@ -98,18 +98,13 @@ def draw_torch(
 
     Without `outliers` nothing is drawn for them; the other numbers are the same.
     """
-    device = generator.device
-    rows = (2 * num_pairs, num_epochs)
-
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator, device=device)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, device=device)
-
-    pair, mask, noise = uniform(num_pairs, NUM_PAIR_DRAWS), uniform(*rows), normal(*rows)
-    baseline = normal(rows[0], 1)
-    return Draws(pair, mask, noise, uniform(*rows) if outliers else None, baseline)
+    rows, options = 2 * num_pairs, {"generator": generator, "device": generator.device}
+    pair = torch.rand(num_pairs, NUM_PAIR_DRAWS, **options)
+    mask = torch.rand(rows, num_epochs, **options)
+    noise = torch.randn(rows, num_epochs, **options)
+    baseline = torch.randn(rows, 1, **options)
+    outlier = torch.rand(rows, num_epochs, **options) if outliers else None
+    return Draws(pair, mask, noise, outlier, baseline)
 
 
 def noise_free_delta_mag(magnification: Tensor, f_s: Tensor) -> Tensor:
@@ -150,8 +145,7 @@ def observe(
         *observed* magnitude, never from the noise-free one.
     """
     # What belongs to the event is the same for both rows, each drawn number a column (2 P, 1).
-    both = draws.pair.repeat_interleave(2, dim=0).unbind(dim=1)
-    column = [u[:, None] for u in both]
+    column = draws.pair.repeat_interleave(2, dim=0)[:, :, None].unbind(dim=1)
     # Noise around the noise-free curve.
     level = _between(survey.sigma, column[0], log=True)
     scatter = error_bars(level, noise_free, survey) * _between(survey.error_scale, column[1])

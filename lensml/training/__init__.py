@@ -7,6 +7,6 @@ __getattr__, __dir__, __all__ = exports(
     data="TrainingData load_training_data",
     sampler="BatchPlan BatchSampler TrainingConfig padded_length",
     trainer="Trainer training_loss",
-    run="train tune_allocator",
+    run="train",
     recipes="TrainingRecipe recipe_sets run_recipe shipped_recipe",
 )

@@ -1,6 +1,5 @@
 """Train a network into a run folder, on the CPU, one GPU, several GPUs or several nodes."""
 
-import ctypes
 import json
 import logging
 import os
@@ -11,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from lensml.network import CONFIG, find_device, load_network, run_folder
-from lensml.paths import InputError, atomic_path, git_commit
+from lensml.paths import InputError, atomic_path, git_commit, tune_allocator
 from lensml.training.data import TrainingData, load_training_data
 from lensml.training.sampler import TrainingConfig, current_settings
 from lensml.training.trainer import HISTORY, LAST, NAMED_WEIGHTS, Trainer
@@ -114,21 +113,6 @@ def _worker(rank: int, world: int, paths, run, config, described) -> None:
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29531")
     _process(paths, run, config, described)
-
-
-def tune_allocator() -> None:
-    """Let glibc keep what is freed (elsewhere nothing happens).
-
-    Otherwise it returns every array to the kernel and has new pages cleared at every step: a tenth
-    of the time on a CPU.
-    """
-    try:
-        setting = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
-    for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26)):
-        setting(option, value)
 
 
 def _process(paths: list[Path], run: Path, config: TrainingConfig, described: dict) -> None:

@@ -57,7 +57,7 @@ def test_number_of_workers_does_not_change_a_bit(tmp_path, reference):
 
 @pytest.mark.parametrize("shard_size", [13, 50, 90])
 def test_bits_do_not_depend_on_the_blocks_that_are_fitted_together(tmp_path, shard_size):
-    """90 events are two blocks; shards and chunks cut through them, workers share them."""
+    """90 events are two blocks; shards cut through them, workers share them."""
     assert BLOCK < 90
     long = dict(num_pairs=90, survey=replace(SMALL, num_epochs=333), preset="distinct")
     whole = make(tmp_path / "whole.npz", **long, shard_size=90)
@@ -215,19 +215,19 @@ def test_a_curve_the_solver_fails_on_is_redrawn_and_counted(tmp_path, monkeypatc
 
 def test_workers_do_not_run_ahead_of_a_slow_disk(monkeypatch):
     made = []
-    monkeypatch.setattr(simulation_module, "make_chunk", lambda task: made.append(task) or task)
-    with ThreadPool(2) as pool, closing(bounded_imap(pool, range(100), ahead=5)) as chunks:
-        assert [next(chunks) for _ in range(3)] == [0, 1, 2]
+    monkeypatch.setattr(simulation_module, "make_block", lambda task: made.append(task) or task)
+    with ThreadPool(2) as pool, closing(bounded_imap(pool, range(100), ahead=5)) as blocks:
+        assert [next(blocks) for _ in range(3)] == [0, 1, 2]
         time.sleep(0.5)
         assert 3 <= len(made) <= 8
-        assert list(chunks) == list(range(3, 100))
+        assert list(blocks) == list(range(3, 100))
 
 
 def test_a_reader_that_fails_does_not_wait_for_the_rest(monkeypatch):
-    monkeypatch.setattr(simulation_module, "make_chunk", lambda task: task)
+    monkeypatch.setattr(simulation_module, "make_block", lambda task: task)
     started = time.monotonic()
     with pytest.raises(OSError, match="disk full"), ThreadPool(2) as pool:
-        with closing(bounded_imap(pool, range(10_000), ahead=5)) as chunks:
-            next(chunks)
+        with closing(bounded_imap(pool, range(10_000), ahead=5)) as blocks:
+            next(blocks)
             raise OSError("disk full")
     assert time.monotonic() - started < 20  # it would wait for ever
