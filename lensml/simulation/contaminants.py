@@ -4,8 +4,9 @@ Each kind adds one effect to a single lens drawn from the priors of the binaries
 the ranges. All rows are class 0.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from math import cos, log, sin
+from math import cos, sin
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from lensml.lensing import finite_source_magnification, fit_pspl, point_lens_mag
 from lensml.paths import InputError
 from lensml.seeds import check_seed, event_generator
 from lensml.simulation.lightcurves import PARAM_NAMES, LightCurves, concatenate, observe_pairs
-from lensml.simulation.priors import draw_single, parameter_set
+from lensml.simulation.priors import draw_single, log_uniform, parameter_set
 from lensml.simulation.simulator import BASELINE_MAG, BLOCK
 from lensml.simulation.survey import Survey
 
@@ -59,32 +60,24 @@ class Contaminant:
     drift: float = 0.0  # [mag in 100 d]
 
 
-def _check_kind(kind: str) -> str:
-    if kind not in KINDS:
-        raise InputError(f"`kind` is {kind!r}, but one of {', '.join(KINDS)} was expected")
-    return kind
-
-
-def _log_uniform(generator: np.random.Generator, bounds: tuple[float, float]) -> float:
-    return float(np.exp(generator.uniform(log(bounds[0]), log(bounds[1]))))
-
-
 def draw_contaminant(kind: str, seed: int, index: int) -> Contaminant:
     """Event `index` of a kind; t0, tE, u0 and rho are those of the binaries but for `U0_DISC`."""
-    generator = event_generator(check_seed(seed), f"impostor_{_check_kind(kind)}", index)
+    if kind not in KINDS:
+        raise InputError(f"`kind` is {kind!r}, but one of {', '.join(KINDS)} was expected")
+    generator = event_generator(check_seed(seed), f"impostor_{kind}", index)
     single = draw_single(parameter_set("baseline"), generator)
     event = {"t0": single.t0, "u0": single.u0, "tE": single.tE}
     if kind == "finite_source":
-        event |= {"rho": single.rho, "u0": _log_uniform(generator, U0_DISC)}
+        event |= {"rho": single.rho, "u0": log_uniform(generator, U0_DISC)}
     elif kind == "parallax":
         event |= _draw_parallax(generator, single.u0)
     elif kind == "binary_source":
         second = draw_single(parameter_set("baseline"), generator)
         event |= {"t0_2": second.t0, "u0_2": second.u0}
-        event["flux_ratio"] = _log_uniform(generator, FLUX_RATIO)
+        event["flux_ratio"] = log_uniform(generator, FLUX_RATIO)
     elif kind == "variable_baseline":
-        event["amplitude"] = _log_uniform(generator, AMPLITUDE)
-        event["period"] = _log_uniform(generator, PERIOD)
+        event["amplitude"] = log_uniform(generator, AMPLITUDE)
+        event["period"] = log_uniform(generator, PERIOD)
         event["phase"] = generator.uniform(0, 2 * np.pi)
         drift = generator.uniform(-DRIFT, DRIFT)
         event["drift"] = drift if generator.random() < 0.5 else 0.0
@@ -168,14 +161,16 @@ def _separation(columns: dict[str, NDArray], times: NDArray) -> NDArray:
     return np.hypot(u0 + pi_N * east - pi_E * north, tau + pi_N * north + pi_E * east)
 
 
-def _block(kind: str, seed: int, first: int, stop: int) -> tuple[list[int], list[Contaminant]]:
-    """Events first to stop, padded to BLOCK with copies of the last.
+def _blocks(kind: str, num_events: int, seed: int) -> Iterator[tuple[list[int], list[Contaminant]]]:
+    """Indices and events of each block, the last one padded with copies of the last event.
 
     The last bits of a curve then do not depend on the number of events.
     """
-    indices = [min(i, stop - 1) for i in range(first, first + BLOCK)]
-    made = [draw_contaminant(kind, seed, i) for i in range(first, min(first + BLOCK, stop))]
-    return indices, made + made[-1:] * (BLOCK - len(made))
+    if num_events < 1:
+        raise InputError(f"`num_events` is {num_events}, but at least 1 was expected")
+    for first in range(0, num_events, BLOCK):
+        indices = [min(i, num_events - 1) for i in range(first, first + BLOCK)]
+        yield indices, [draw_contaminant(kind, seed, i) for i in indices]
 
 
 def contaminant_set(
@@ -196,21 +191,18 @@ def contaminant_set(
     Raises:
         InputError: If the kind is unknown or `num_events` below 1.
     """
-    _check_kind(kind), _check_count("num_events", num_events)
-    survey = survey or Survey()
-    parts = []
-    for first in range(0, num_events, BLOCK):
-        indices, events = _block(kind, seed, first, num_events)
-        rows = _observed_rows(f"impostor_{kind}", seed, indices, events, survey)
-        parts.append({key: value[: num_events - first] for key, value in rows.items()})
-    rows = concatenate(parts)
+    survey, preset = survey or Survey(), f"impostor_{kind}"
+    parts = [
+        _observed_rows(preset, seed, indices, events, survey)
+        for indices, events in _blocks(kind, num_events, seed)
+    ]
     return LightCurves(
-        **rows,
+        **{key: value[:num_events] for key, value in concatenate(parts).items()},
         y=np.zeros(num_events, dtype=np.int8),
         time=survey.times,
         pair=np.full(num_events, -1),
         meta={
-            "preset": f"impostor_{kind}",
+            "preset": preset,
             "seed": seed,
             "survey": survey.describe(),
             "first_event": 0,
@@ -218,11 +210,6 @@ def contaminant_set(
             "num_rows": num_events,
         },
     )
-
-
-def _check_count(name: str, count: int) -> None:
-    if count < 1:
-        raise InputError(f"`{name}` is {count}, but at least 1 was expected")
 
 
 def _observed_rows(
@@ -234,8 +221,10 @@ def _observed_rows(
     m_base = np.array([g.uniform(*BASELINE_MAG) for g in sides], dtype=np.float32)
     noise = [event_generator(seed, preset, i, "noise") for i in indices]
     # A survey observes pairs: each event is observed twice, and the second row is dropped.
-    pairs = (-2.5 * np.log10(flux)).repeat(2, axis=0), m_base.repeat(2), noise
-    observed = observe_pairs(*pairs, survey, survey.times, matched=False)
+    noise_free = (-2.5 * np.log10(flux)).repeat(2, axis=0)
+    observed = observe_pairs(
+        noise_free, m_base.repeat(2), noise, survey, survey.times, matched=False
+    )
     params = np.full((len(events), len(PARAM_NAMES)), np.nan)
     params[:, :4] = [(e.t0, abs(e.u0), e.tE, e.rho or np.nan) for e in events]
     params[:, 7] = 1.0  # not blended
@@ -246,40 +235,32 @@ def _observed_rows(
     }
 
 
-def contaminant_pairs(kind: str, num: int, seed: int, times: NDArray) -> NDArray[np.float32]:
-    """Noise-free training rows (2 num, T), magnitude minus baseline; none is a binary.
+def contaminant_training_set(kind: str, num_events: int, seed: int) -> LightCurves:
+    """Contaminants on the default grid, each after its twin: a set that `train` reads.
 
     Row 2i + 1 is contaminant i of `contaminant_set(kind, ..., seed)`, row 2i the point-source
-    single lens (known baseline, not blended) that fits it best in least squares over `times` (T,).
+    single lens (known baseline, not blended) that fits it best in least squares. Every row is
+    class 0 and noise-free; training draws noise from `magnification`.
     """
-    _check_kind(kind), _check_count("num", num)
-    times = np.asarray(times, dtype=float)
-    pairs = np.empty((num, 2, len(times)), dtype=np.float32)
-    grid = torch.from_numpy(times)
-    for first in range(0, num, BLOCK):
-        _, events = _block(kind, seed, first, num)
-        delta = torch.from_numpy(-2.5 * np.log10(contaminant_magnification(events, times)))
+    survey = Survey()
+    grid = torch.from_numpy(survey.times)
+    parts = []
+    for _, events in _blocks(kind, num_events, seed):
+        delta = torch.from_numpy(-2.5 * np.log10(contaminant_magnification(events, survey.times)))
         starts = torch.tensor([[[e.t0, abs(e.u0), e.tE]] for e in events], dtype=torch.float64)
         twin = fit_pspl(grid, delta, starts=starts).delta_mag(grid)
-        wanted = pairs[first : first + BLOCK]
-        wanted[:] = torch.stack([twin, delta], dim=1)[: len(wanted)].numpy()
-    return pairs.reshape(2 * num, -1)
-
-
-def contaminant_training_set(kind: str, num: int, seed: int) -> LightCurves:
-    """`contaminant_pairs` on the default grid as a set that `train` reads; no row is a binary."""
-    survey = Survey()
-    clean = contaminant_pairs(kind, num, seed, survey.times)
+        parts.append(torch.stack([twin, delta], dim=1).flatten(0, 1).float().numpy())
+    clean = np.concatenate(parts)[: 2 * num_events]
     params = np.full((len(clean), len(PARAM_NAMES)), np.nan)
-    params[:, -1] = 1.0
+    params[:, -1] = 1.0  # not blended
     m_base = np.full(len(clean), 18.0, dtype=np.float32)
     return LightCurves(
-        X=m_base[:, None] + clean,  # noise is drawn afresh from `magnification`
+        X=m_base[:, None] + clean,
         y=np.zeros(len(clean), dtype=np.int8),
         time=survey.times,
         sigma=np.full(len(clean), survey.sigma, dtype=np.float32),
         m_base=m_base,
-        pair=np.arange(num).repeat(2),
+        pair=np.arange(num_events).repeat(2),
         dchi2=np.full(len(clean), np.nan),
         params=params,
         meta={"preset": f"impostor_{kind}", "seed": seed, "survey": survey.describe()},

@@ -47,7 +47,8 @@ def parameter_set(name: str) -> ParameterSet:
     return PARAMETER_SETS[name]
 
 
-def _log_uniform(generator: np.random.Generator, bounds: tuple[float, float]) -> float:
+def log_uniform(generator: np.random.Generator, bounds: tuple[float, float]) -> float:
+    """A draw that is uniform in the logarithm between `bounds`."""
     value = np.exp(generator.uniform(log(bounds[0]), log(bounds[1])))
     return float(np.clip(value, *bounds))  # exp(log(x)) may leave the range by one last bit
 
@@ -76,9 +77,9 @@ def draw_binary(
             t0=t0,
             u0=generator.uniform(*parameters.u0),
             tE=tE,
-            rho=_log_uniform(generator, RHO_RANGE),
-            s=_log_uniform(generator, parameters.s),
-            q=_log_uniform(generator, parameters.q),
+            rho=log_uniform(generator, RHO_RANGE),
+            s=log_uniform(generator, parameters.s),
+            q=log_uniform(generator, parameters.q),
             alpha=generator.uniform(0, 2 * np.pi),
         )
         if event.u0 < parameters.min_u0_over_rho * event.rho:
@@ -92,6 +93,6 @@ def draw_single(parameters: ParameterSet, generator: np.random.Generator) -> Poi
     while True:
         t0, tE = _timing(generator)
         u0 = generator.uniform(*parameters.u0)
-        rho = _log_uniform(generator, RHO_RANGE)
+        rho = log_uniform(generator, RHO_RANGE)
         if u0 >= parameters.min_u0_over_rho * rho:
             return PointLens(t0=t0, u0=u0, tE=tE, rho=rho)

@@ -14,8 +14,8 @@ from lensml.simulation.contaminants import (
     KINDS,
     Contaminant,
     contaminant_magnification,
-    contaminant_pairs,
     contaminant_set,
+    contaminant_training_set,
     draw_contaminant,
     sun_offset,
 )
@@ -124,27 +124,31 @@ def test_kinds_share_the_priors_of_the_binaries_but_no_event():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_twin_of_a_contaminant_is_a_single_lens_no_worse_than_its_own(kind):
-    delta = contaminant_pairs(kind, 4, 2, SURVEY.times)
-    assert delta.shape == (8, 200) and delta.dtype == np.float32
+    curves = contaminant_training_set(kind, 4, 2)
+    delta = -2.5 * np.log10(curves.magnification)
+    assert delta.shape == (8, 1500) and delta.dtype == np.float32 and not curves.y.any()
     events = [draw_contaminant(kind, 2, i) for i in range(4)]
-    flux = contaminant_magnification(events, SURVEY.times)
+    flux = contaminant_magnification(events, curves.time)
     np.testing.assert_allclose(delta[1::2], -2.5 * np.log10(flux), atol=1e-5)
     own = [Contaminant(t0=e.t0, u0=abs(e.u0), tE=e.tE) for e in events]
-    own = -2.5 * np.log10(contaminant_magnification(own, SURVEY.times))
+    own = -2.5 * np.log10(contaminant_magnification(own, curves.time))
     twin, event = delta[::2].astype(float), delta[1::2].astype(float)
     left = ((event - twin) ** 2).sum(axis=1)
     # A descent ends where a step gains a millionth.
     assert (left <= ((event - own) ** 2).sum(axis=1) * (1 + 1e-5) + 1e-8).all()
-    np.testing.assert_array_equal(delta[:2], contaminant_pairs(kind, 1, 2, SURVEY.times))
+    alone = contaminant_training_set(kind, 1, 2)
+    np.testing.assert_array_equal(curves.magnification[:2], alone.magnification)
 
 
 def test_unknown_kinds_and_empty_sets_are_named_in_one_line():
     for call in (
         lambda: contaminant_set("xallarap", 1, 0),
-        lambda: contaminant_pairs("xallarap", 1, 0, TIMES),
+        lambda: contaminant_training_set("xallarap", 1, 0),
         lambda: draw_contaminant("xallarap", 0, 0),
     ):
         with pytest.raises(InputError, match="'xallarap', but one of point_source, .* expected$"):
             call()
     with pytest.raises(InputError, match="`num_events` is 0"):
         contaminant_set("parallax", 0, 0)
+    with pytest.raises(InputError, match="`num_events` is 0"):
+        contaminant_training_set("parallax", 0, 0)
