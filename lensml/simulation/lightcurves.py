@@ -124,18 +124,14 @@ def shard_paths(path: Path | str) -> list[Path]:
 def _read(path: Path) -> LightCurves:
     try:
         with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in REQUIRED if key not in file.files]
-            if missing:
-                raise InputError(
-                    f"{path}: members {', '.join(missing)} are missing; "
-                    f"a set needs {', '.join(REQUIRED)}"
-                )
             members = {k: file[k] for k in (*REQUIRED, *OPTIONAL) if k in file.files}
             meta = json.loads(str(file["meta"])) if "meta" in file.files else {}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path}: not a readable .npz light-curve set ({error})") from None
+    if missing := [key for key in REQUIRED if key not in members]:
+        raise InputError(
+            f"{path}: members {', '.join(missing)} are missing; a set needs {', '.join(REQUIRED)}"
+        )
     _check_shapes(path, members)
     return LightCurves(**members, meta=meta)
 
@@ -208,13 +204,12 @@ def merge_shards(shards: list[Path], output: Path, meta: dict) -> Path:
         names = [k for k in first.files if k not in SHARED]
         shared = {k: first[k] for k in SHARED}
     shared["meta"] = np.array(json.dumps(meta, sort_keys=True))
-    with atomic_path(output) as temporary:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            for name in names:
-                parts = (np.load(s, allow_pickle=False)[name] for s in shards)
-                _append_member(archive, name, parts, meta["num_rows"])
-            for name, value in shared.items():
-                _append_member(archive, name, iter([value]), None)
+    with atomic_path(output) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name in names:
+            parts = (np.load(s, allow_pickle=False)[name] for s in shards)
+            _append_member(archive, name, parts, meta["num_rows"])
+        for name, value in shared.items():
+            _append_member(archive, name, iter([value]), None)
     return output
 
 
@@ -243,21 +238,22 @@ def partner_rows(curves: LightCurves) -> NDArray:
     Raises:
         InputError: If two rows of one pair and class are not the same event.
     """
-    pair, y = np.asarray(curves.pair), np.asarray(curves.y)
-    partner = np.full(pair.size, -1)
-    for label in (0, 1):
-        rows = np.flatnonzero((y == label) & (pair >= 0))
-        names, first = np.unique(pair[rows], return_index=True)
-        here = rows[first[np.searchsorted(names, pair[rows])]]
-        a, b = curves.params[rows], curves.params[here]
-        if not np.array_equal(a, b, equal_nan=True):
-            bad = pair[rows[np.argmin(np.all((a == b) | (np.isnan(a) & np.isnan(b)), axis=1))]]
-            raise InputError(
-                f"`pair` {bad} names two different events of class {label}; "
-                "sets of different seeds must be evaluated one by one"
-            )
-        seek = np.flatnonzero((y == 1 - label) & np.isin(pair, names) & (pair >= 0))
-        partner[seek] = rows[first[np.searchsorted(names, pair[seek])]]
+    rows = np.flatnonzero(curves.pair >= 0)
+    pair, y = curves.pair[rows], curves.y[rows]
+    event, first, place = np.unique(2 * pair + y, return_index=True, return_inverse=True)
+    # Rows of one pair and class have the same parameters as the first of them.
+    a, b = curves.params[rows], curves.params[rows[first[place]]]
+    same = ((a == b) | (np.isnan(a) & np.isnan(b))).all(axis=1)
+    if not same.all():
+        raise InputError(
+            f"`pair` {pair[~same][0]} names two different events of class {y[~same][0]}; "
+            "sets of different seeds must be evaluated one by one"
+        )
+    # The partner is the first row of the same pair and the other class.
+    other = 2 * pair + 1 - y
+    found = np.isin(other, event)
+    partner = np.full(len(curves), -1)
+    partner[rows[found]] = rows[first[np.searchsorted(event, other[found])]]
     return partner
 
 

@@ -125,10 +125,8 @@ def fit_twins(
     params = np.full((len(events), len(PARAM_NAMES)), np.nan)
     for name in ("t0", "u0", "tE", "f_s"):
         params[:, PARAM_NAMES.index(name)] = getattr(fit, name).numpy()
-    t0, u0, tE = params[:, :3].T
-    return params, point_lens_magnification(
-        np.hypot(u0[:, None], (times - t0[:, None]) / tE[:, None])
-    )
+    t0, u0, tE = params[:, :3].T[:, :, None]
+    return params, point_lens_magnification(np.hypot(u0, (times - t0) / tE))
 
 
 def make_block(task: tuple[Simulation, range]) -> dict[str, np.ndarray]:
@@ -248,14 +246,14 @@ def shard_set(sim: Simulation, events: range, blocks: list[dict]) -> LightCurves
 
 def _write_shards(sim: Simulation, folder: Path, workers: int, progress: bool) -> list[Path]:
     """Make the missing shards in order; finished ones are left as they are."""
-    paths = [folder / f"part-{k:05d}.npz" for k in range(len(sim.shards()))]
+    shards = {folder / f"part-{k:05d}.npz": events for k, events in enumerate(sim.shards())}
     for leftover in folder.glob(".part-*.tmp*"):
         leftover.unlink(missing_ok=True)
-    todo = [(p, events) for p, events in zip(paths, sim.shards(), strict=True) if not p.exists()]
+    todo = [(path, events) for path, events in shards.items() if not path.exists()]
     tasks = [(sim, block) for _, events in todo for block in _blocks(events)]
     workers = min(workers, len(tasks))
-    look = {"unit": "event", "desc": f"simulate {sim.preset}", "disable": not progress}
-    bar = tqdm(total=sim.num_pairs, **look)
+    label = f"simulate {sim.preset}"
+    bar = tqdm(total=sim.num_pairs, desc=label, unit="event", disable=not progress)
     bar.update(sim.num_pairs - sum(len(events) for _, events in todo))
     if workers <= 1:
         threads = torch.get_num_threads()
@@ -268,7 +266,7 @@ def _write_shards(sim: Simulation, folder: Path, workers: int, progress: bool) -
         with worker_pool(workers) as pool, closing(bounded_imap(pool, tasks)) as results:
             _collect(sim, todo, results, bar)
     bar.close()
-    return paths
+    return list(shards)
 
 
 def _collect(sim: Simulation, todo: list, results: Iterator[dict], bar: tqdm) -> None:
