@@ -229,7 +229,7 @@ def seconds_by_part(run: Trainer, repeats: int) -> tuple[dict[str, float], float
 
         lap()
         generator = torch.Generator(run.device).manual_seed(k)
-        draws = draw_torch(pairs, data.num_epochs, generator, outliers=survey.outlier_fraction > 0)
+        draws = draw_torch(pairs, len(data.time), generator, outliers=survey.outlier_fraction > 0)
         lap()
         seen = observe(data.clean[rows], draws, survey, data.time)
         lap()

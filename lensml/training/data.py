@@ -38,17 +38,6 @@ class TrainingData:
         )
         return self.train_pairs[np.argsort(-apart.cpu().numpy()[self.train_pairs], kind="stable")]
 
-    @property
-    def num_epochs(self) -> int:
-        """T."""
-        return len(self.time)
-
-    def as_observed(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`(delta_mag, sigma, observed)` of rows of a set without magnifications, each (B, T)."""
-        delta, sigma = (x[rows] for x in self.observed)
-        observed = torch.isfinite(delta)
-        return delta.nan_to_num(), sigma, observed
-
 
 def survey_of(meta: dict) -> Survey:
     """The survey a set says it was observed with; the default where it says nothing."""

@@ -87,23 +87,19 @@ def recipe_sets(
 
     `only` names some: several processes may make different ones at once.
     """
-
     known = [*recipe.sets, *recipe.contaminants]
-    for name in only or ():
+    chosen = known if only is None else only
+    for name in chosen:
         if name not in known:
             raise InputError(f"`only` names {name!r}, but one of {known} was expected")
-
-    def wanted(name: str) -> bool:
-        return only is None or name in only
-
     folders = [
         simulate(data / f"train_{name}_{simulation.num_pairs}", simulation, workers=workers)
         for name, simulation in recipe.sets.items()
-        if wanted(name)
+        if name in chosen
     ]
     for kind, num in recipe.contaminants.items():
         path = data / f"train_impostor_{kind}_{num}.npz"
-        if wanted(kind):
+        if kind in chosen:
             folders.append(path)
             if not path.exists():
                 save(path, contaminant_training_set(kind, num, 31416))

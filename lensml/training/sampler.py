@@ -95,11 +95,7 @@ def _survey_now(survey: Survey, config: TrainingConfig, progress: float) -> Surv
     With 0.1 mag from the start a network stays at chance for a long time and may never leave it.
     """
     low, high = np.broadcast_to(survey.sigma, 2).astype(float)
-    if (
-        config.curriculum <= 0
-        or progress >= config.curriculum
-        or high <= config.curriculum_sigma_max
-    ):
+    if progress >= config.curriculum or high <= config.curriculum_sigma_max:
         return survey
     rise = progress / config.curriculum
     ceiling = config.curriculum_sigma_max * (high / config.curriculum_sigma_max) ** rise
@@ -209,10 +205,8 @@ class BatchSampler:
 
     def _own_pairs(self, pairs: Tensor, whole: bool) -> slice:
         """Which pairs of a global batch are this process' own."""
-        if whole:
-            return slice(0, len(pairs))
-        first = self.rank * len(pairs) // self.world
-        return slice(first, (self.rank + 1) * len(pairs) // self.world)
+        rank, world = (0, 1) if whole else (self.rank, self.world)
+        return slice(rank * len(pairs) // world, (rank + 1) * len(pairs) // world)
 
     def _observe(self, plan: BatchPlan, part: slice) -> tuple[Tensor, Tensor, Tensor]:
         """`(delta_mag, sigma, observed)` of a part of a batch, each (B, T).
@@ -221,10 +215,11 @@ class BatchSampler:
         """
         rows = _rows_of(plan.pairs[part])
         if plan.survey is None:
-            return self.data.as_observed(rows)
+            delta, sigma = (x[rows] for x in self.data.observed)
+            return delta.nan_to_num(), sigma, torch.isfinite(delta)
         generator = torch.Generator(self.device).manual_seed(plan.seed)
         outliers = plan.survey.outlier_fraction > 0
-        draws = draw_torch(len(plan.pairs), self.data.num_epochs, generator, outliers=outliers)
+        draws = draw_torch(len(plan.pairs), len(self.data.time), generator, outliers=outliers)
         own = slice(2 * part.start, 2 * part.stop)
         of_rows = (d if d is None else d[own] for d in draws[1:])
         draws = type(draws)(draws.pair[part], *of_rows)

@@ -110,10 +110,8 @@ class Trainer:
     ) -> None:
         self.config, self.data, self.run, self.device = config, data, run, device
         torch.manual_seed(derived_seed(config.seed, "weights"))
-        if config.start_from:
-            self.network = _network_from(config).to(device)
-        else:
-            self.network = Network(config.network).to(device)
+        network = _network_from(config) if config.start_from else Network(config.network)
+        self.network = network.to(device)
         self.sampler = BatchSampler(config, data, self.network, device)
         self.model = self.network
         if self.sampler.world > 1:
@@ -229,11 +227,10 @@ class Trainer:
             tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
         notes = {"epoch": epoch, "best": self.best, "history": self.history}
         save_tensors(self.run / LAST, tensors, notes)
-        with atomic_path(self.run / "history.csv") as temporary:
-            with temporary.open("w", newline="") as file:
-                writer = csv.DictWriter(file, HISTORY)
-                writer.writeheader()
-                writer.writerows(self.history)
+        with atomic_path(self.run / "history.csv") as path, path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, HISTORY)
+            writer.writeheader()
+            writer.writerows(self.history)
 
     def restore(self) -> int:
         """Load the state after the last finished epoch; the number of the next one."""
