@@ -199,13 +199,10 @@ def encode(observed: PackedCurves) -> Tensor:
     resolved. Padding gives zeros. On a CPU a few rows at a time, which stay in its cache.
     """
     rows, length = observed.valid.shape
-    blocks = 1 if observed.valid.is_cuda else -(-rows * length // BLOCK)
-    at_once = max(1, -(-rows // max(1, blocks)))
+    blocks = 1 if observed.valid.is_cuda else max(1, -(-rows * length // BLOCK))
     features = observed.brightening.new_empty(rows, length, NUM_FEATURES)
-    for first in range(0, rows, at_once):
-        part = slice(first, first + at_once)
-        block = _encode_block(PackedCurves(*(x[part] for x in observed)))
-        features[part] = block.permute(1, 2, 0)
+    for part, *curves in zip(*(x.chunk(blocks) for x in (features, *observed)), strict=True):
+        part.copy_(_encode_block(PackedCurves(*curves)).permute(1, 2, 0))
     return features
 
 

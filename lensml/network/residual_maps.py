@@ -117,13 +117,6 @@ def innovation_features(
     return table, fits._replace(innovation_sums=total[:, :, -1], epochs_since_fit=since_fit[:, -1])
 
 
-def _edges(tau: Tensor) -> Tensor:
-    """Inner edges of the bins of phase, (K - 1,), in the type of `tau`."""
-    far = asinh(FAR_PHASE / NEAR_PHASE)
-    even = torch.linspace(-far, far, PHASE_BINS + 1, dtype=tau.dtype, device=tau.device)
-    return NEAR_PHASE * torch.sinh(even[1:-1])
-
-
 def _residual_map(tau: Tensor, residual: Tensor, count: Tensor) -> Tensor:
     """Residuals in units of errors, binned in phase: maps (B, 5, K).
 
@@ -146,8 +139,10 @@ def _residual_map(tau: Tensor, residual: Tensor, count: Tensor) -> Tensor:
         powers.append(squares)
     running = torch.cumsum(torch.nn.functional.pad(torch.stack(powers, dim=1), (1, 0)), dim=2)
     # Their sums inside bins of phase, from running sums at the edges.
-    edges = _edges(tau).expand(rows, -1)
-    inner = torch.searchsorted(tau.contiguous(), edges.contiguous())
+    far = asinh(FAR_PHASE / NEAR_PHASE)
+    even = torch.linspace(-far, far, PHASE_BINS + 1, dtype=tau.dtype, device=tau.device)
+    edges = NEAR_PHASE * torch.sinh(even[1:-1])
+    inner = torch.searchsorted(tau.contiguous(), edges.repeat(rows, 1))
     end = count[:, None]
     place = torch.cat([torch.zeros_like(end), inner.minimum(end), end], dim=1)
     sums = torch.diff(running.gather(2, place[:, None].expand(-1, running.shape[1], -1)), dim=2)
@@ -237,9 +232,6 @@ def one_thread() -> Iterator[int]:
     On a busy machine two threads that waited for each other took a hundred times as long.
     """
     before = torch.get_num_threads()
-    if before == 1:
-        yield before
-        return
     torch.set_num_threads(1)
     try:
         yield before
@@ -275,10 +267,7 @@ def residual_inputs(
         rows = -(-len(observed.valid) // threads)
         if threads == 1 or rows < 8:
             return _residual_inputs(observed, counts, blended)
-        curves = [
-            PackedCurves(*(x[first : first + rows] for x in observed))
-            for first in range(0, len(observed.valid), rows)
-        ]
+        curves = map(PackedCurves, *(x.split(rows) for x in observed))
         with ThreadPoolExecutor(threads) as pool:
             parts = list(pool.map(_residual_inputs, curves, repeat(counts), blended.split(rows)))
     return ResidualInputs(*(torch.cat(parts) for parts in zip(*parts, strict=True)))
@@ -297,38 +286,29 @@ def _residual_inputs(observed: PackedCurves, counts: list[int], blended: Tensor)
     maps = innovations.new_zeros(rows, len(counts), NUM_MAP_CHANNELS, PHASE_BINS)
     fit_summary = innovations.new_zeros(rows, len(counts), NUM_SUMMARY)
     active_refit = torch.zeros(length, dtype=torch.int64, device=device)
-    fits = None
+    active, fits = torch.arange(rows, device=device), None
     for j, (count, following) in enumerate(pairwise([*counts, length + 1])):
-        active = (lengths >= count).nonzero()[:, 0]
+        long_enough = (lengths[active] >= count).nonzero()[:, 0]
+        active = active[long_enough]
         if not len(active):
             break
         past = slice(max(0, count - MAX_HISTORY), count)
         epochs = [x[active, past] for x in (times, bright, sqrt_weight)]
         # Refit the curves that are long enough, from the prior or their previous fits.
-        previous = prior_fits(len(active), epochs[0][:, -1]) if fits is None else fits.at(active)
-        refit = refit_and_map(previous, count, *epochs, blended[active])
-        new, maps[active, j], fit_summary[active, j] = refit
+        if fits is None:
+            fits = prior_fits(len(active), epochs[0][:, -1])
+        else:
+            fits = Fits(*(x[long_enough] for x in fits))
+        refit = refit_and_map(fits, count, *epochs, blended[active])
+        fits, maps[active, j], fit_summary[active, j] = refit
         # It predicts the epochs until the next refit.
         ahead = slice(count - 1, following - 1)
         columns, _ = innovation_features(
-            new, *(x[active, ahead] for x in (times, bright, sqrt_weight))
+            fits, *(x[active, ahead] for x in (times, bright, sqrt_weight))
         )
         innovations[active, ahead] = columns.float()
         active_refit[ahead] = j + 1
-        fits = _FitsByRow(rows, active, new)
     innovations = innovations.nan_to_num_(0.0, 0.0, 0.0) * observed.valid[..., None]
     return ResidualInputs(
         innovations, maps.nan_to_num_(), fit_summary.nan_to_num_(), active_refit.expand(rows, -1)
     )
-
-
-class _FitsByRow:
-    """Fits of some of `rows` curves, found by their place among all."""
-
-    def __init__(self, rows: int, active: Tensor, fits: Fits) -> None:
-        self.place = torch.full((rows,), -1, device=active.device)
-        self.place[active] = torch.arange(len(active), device=active.device)
-        self.fits = fits
-
-    def at(self, rows: Tensor) -> Fits:
-        return Fits(*(x[self.place[rows]] for x in self.fits))

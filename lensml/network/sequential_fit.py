@@ -30,7 +30,6 @@ from lensml.lensing import (
 
 MAX_HISTORY = 2048  # epochs of the past that a refit reaches
 BIN = 8  # epochs averaged in the search for starting points
-FREE = (3, 4)  # parameters of the two models: without and with a free f_s
 ITERATIONS, SEARCH_ITERATIONS = 3, 4  # of a refit, of a search
 # Weak priors keep fits to the rise of an event from diverging: centre and width of t0 (from the
 # last epoch) [day], ln u0, ln tE, ln f_s. The degeneracy along which u0 and f_s fall while tE rises
@@ -90,22 +89,11 @@ def _constants(free: int, dtype: torch.dtype, device: torch.device) -> tuple[Ten
         return centre, width**-2, low, high
 
 
-def _add_prior(state: Tensor, theta: Tensor, last_epoch: Tensor, free: int) -> Tensor:
-    """Add the priors to the cost, gradient and matrix of `gauss_newton_terms`, in place."""
-    centre, precision, _, _ = _constants(free, theta.dtype, theta.device)
-    offset = theta[:, :free] - centre
-    offset[:, 0].sub_(last_epoch)
-    pull = offset * precision
-    state[:, 0].add_((pull * offset).sum(1))
-    state[:, 1 : 1 + free].add_(pull)
-    state[:, 1 + free :: free + 1].add_(precision)
-    return state
-
-
 class _LeastSquares(NamedTuple):
     """Least squares with priors: epochs (B, n), last epoch (B,), number of free parameters.
 
-    Pads have weight 0, whatever their time. A state is cost, gradient and Gauss-Newton matrix.
+    Those are 3 where all flux is lensed and 4 with a free f_s. Pads have weight 0, whatever their
+    time. A state is cost, gradient and Gauss-Newton matrix.
     """
 
     times: Tensor
@@ -116,19 +104,22 @@ class _LeastSquares(NamedTuple):
 
     def linearise(self, theta: Tensor) -> Tensor:
         """State (B, 1 + P + P P) at `theta` (B, 4), priors included."""
-        f_s = theta[:, 3:].exp()
-        state = gauss_newton_terms(
-            torch.cat([theta[:, :3], f_s], dim=1),
-            self.times,
-            self.data,
-            self.sqrt_weight,
-            self.free == 4,
-        )
-        if self.free == 4:  # from derivatives in f_s to those in its logarithm
+        free, f_s = self.free, theta[:, 3:].exp()
+        parameters = torch.cat([theta[:, :3], f_s], dim=1)
+        state = gauss_newton_terms(parameters, *self[:3], blended=free == 4)
+        if free == 4:  # from derivatives in f_s to those in its logarithm
             state[:, 4:5].mul_(f_s)
             state[:, 17:].mul_(f_s)  # the last row of the matrix, then its last column
             state[:, 8::4].mul_(f_s)
-        return _add_prior(state, theta, self.last_epoch, self.free)
+        # The priors' cost, gradient and matrix.
+        centre, precision, _, _ = _constants(free, theta.dtype, theta.device)
+        offset = theta[:, :free] - centre
+        offset[:, 0].sub_(self.last_epoch)
+        pull = offset * precision
+        state[:, 0].add_((pull * offset).sum(1))
+        state[:, 1 : 1 + free].add_(pull)
+        state[:, 1 + free :: free + 1].add_(precision)
+        return state
 
     def repeated(self, num: int) -> "_LeastSquares":
         """Each curve `num` times."""
@@ -180,14 +171,11 @@ class _LeastSquares(NamedTuple):
 
 def _binned(times: Tensor, data: Tensor, sqrt_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted means of BIN epochs each, and the roots of their weights: 0 of pads alone."""
-    weight = (sqrt_weight * sqrt_weight).unflatten(1, (-1, BIN))
+    times, data, sqrt_weight = (x.unflatten(1, (-1, BIN)) for x in (times, data, sqrt_weight))
+    weight = sqrt_weight * sqrt_weight
     total = weight.sum(2)
     norm = total.clamp_min(torch.finfo(total.dtype).tiny)
-    return (
-        (weight * times.unflatten(1, (-1, BIN))).sum(2) / norm,
-        (weight * data.unflatten(1, (-1, BIN))).sum(2) / norm,
-        total.sqrt(),
-    )
+    return (weight * times).sum(2) / norm, (weight * data).sum(2) / norm, total.sqrt()
 
 
 def _grid_search(
@@ -223,7 +211,7 @@ def _grid_search(
     # The two starts of least cost descend; the better end is taken.
     num = len(starts)
     start = torch.stack(starts, dim=1).flatten(0, 1)
-    problem = _LeastSquares(times, data, sqrt_weight, last_epoch, 3)
+    problem = _LeastSquares(times, data, sqrt_weight, last_epoch, free=3)
     states = problem.repeated(num).linearise(start).unflatten(0, (-1, num))
     order = states[..., 0].argsort(dim=1, stable=True)[:, :2, None]
     start, states = (
@@ -274,7 +262,7 @@ def update_fits(
     if count is None:
         count = torch.full((len(times),), times.shape[1], device=times.device)
     # All flux lensed: from the previous end or a grid search.
-    problem = _LeastSquares(times, data, sqrt_weight, last_epoch, FREE[0])
+    problem = _LeastSquares(times, data, sqrt_weight, last_epoch, free=3)
     theta, covariance = problem.fit([previous[:, 0], _grid_search(*problem[:4], count)])
     thetas, covariances = (torch.stack([x, x], dim=1) for x in (theta, covariance))
     # Free f_s: from the previous end, moved along the degeneracy or not, or the fit above.
@@ -283,6 +271,6 @@ def update_fits(
         own = problem[:4] if len(rows) == len(blended) else (x[rows] for x in problem[:4])
         ended = previous[rows, 1]
         shifted = (_shift_along_blend_degeneracy(ended, shift) for shift in BLEND_SHIFTS)
-        free = _LeastSquares(*own, FREE[1]).fit([ended, theta[rows], *shifted])
+        free = _LeastSquares(*own, free=4).fit([ended, theta[rows], *shifted])
         thetas[rows, 1], covariances[rows, 1] = free
     return thetas, covariances
