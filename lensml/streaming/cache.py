@@ -8,7 +8,7 @@ point-lens fits and the embedding of the last refit.
 Axes: B events of a call, K tokens. A buffer holds one quantity of all events, event by event.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -184,16 +184,13 @@ class EventCache:
         # Events that complete most levels first, so that those of a level are the first rows.
         depth = self._depths[count % len(self._depths)]
         order, answers = np.argsort(-depth, kind="stable"), np.empty(len(slots))
+        together = CHUNK if self.on_cpu else max(len(order), 1)
         with one_thread():
-            for part in self._parts(order):
+            for first in range(0, len(order), together):
+                part = order[first : first + together]
                 epochs = times[part], photometry[part]
                 answers[part] = self._advance(slots[part], count[part], depth[part], *epochs)
         return answers
-
-    def _parts(self, order: NDArray) -> Iterator[NDArray]:
-        size = CHUNK if self.on_cpu else max(len(order), 1)
-        for first in range(0, len(order), size):
-            yield order[first : first + size]
 
     def _advance(
         self, slots: NDArray, count: NDArray, depth: NDArray, times: NDArray, photometry: NDArray
@@ -253,7 +250,7 @@ class EventCache:
             most = 2 * int(count.max())
             self._is_due = np.isin(np.arange(most), refit_schedule(most))
         due = np.flatnonzero(self._is_due[count])
-        lengths = padded_length(count[due])
+        lengths = LENGTHS[np.searchsorted(LENGTHS[:-1], count[due])]
         for length in sorted({*lengths.tolist()}):
             most = (1 if self.on_cpu else ON_GPU) * REFITTED // length
             own = due[lengths == length]
@@ -344,8 +341,3 @@ class EventCache:
         self.count[:], self.first[:] = tensors["count"].numpy(), tensors["first"].numpy()
         for name, buffer in self.buffers.items():
             buffer[:] = tensors[name]
-
-
-def padded_length(count: NDArray) -> NDArray:
-    """Length that prefixes are padded to, of each by its own number of epochs alone."""
-    return LENGTHS[np.searchsorted(LENGTHS[:-1], count)]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -37,11 +38,6 @@ class BaselineEstimator:
 
     mags: array = field(default_factory=lambda: array("d"))  # in rising order
     waiting: array = field(default_factory=lambda: array("d"))  # time, mag, mag_err of each epoch
-
-    def median(self) -> float:
-        """Median of the magnitudes so far."""
-        half = len(self.mags) // 2
-        return self.mags[half] if len(self.mags) % 2 else sum(self.mags[half - 1 : half + 1]) / 2
 
 
 class StreamingClassifier:
@@ -201,7 +197,7 @@ class StreamingClassifier:
             if len(estimator.mags) < BASELINE_MIN:
                 estimator.waiting.extend((times[i], mags[i], errors[i]))
                 continue
-            bases[i] = estimator.median()
+            bases[i] = median(estimator.mags)
             if len(estimator.mags) == BASELINE_MIN:
                 begun.append(i)
             elif len(estimator.mags) == BASELINE_MAX:

@@ -26,13 +26,6 @@ MIN_PAUSE = 20  # time between snapshots, in units of what the last one took
 NEEDED = ("event", "time", "mag", "mag_err")
 
 
-def _parse(line: str) -> dict:
-    epoch = json.loads(line)
-    if not isinstance(epoch, dict):
-        raise InputError(f"{type(epoch).__name__} came, a JSON object was expected")
-    return epoch
-
-
 def answer_lines(stream: StreamingClassifier, lines: Iterable[str], first: int = 1) -> list[tuple]:
     """Answers to lines of one batch: `(answer, None)` each, `(answer, problem)` if bad.
 
@@ -50,7 +43,9 @@ def answer_lines(stream: StreamingClassifier, lines: Iterable[str], first: int =
             continue
         event = None
         try:
-            epoch = _parse(line)
+            epoch = json.loads(line)
+            if not isinstance(epoch, dict):
+                raise InputError(f"{type(epoch).__name__} came, a JSON object was expected")
             event = epoch.get("event")
             if missing := [k for k in NEEDED if k not in epoch]:
                 raise InputError(
