@@ -59,18 +59,17 @@ def gauss_newton_terms(
     if at_once >= len(theta):
         return _gauss_newton_rows(theta, times, data, sqrt_weight, blended)
     parts = [slice(k, k + at_once) for k in range(0, len(theta), at_once)]
-    return torch.cat(
-        [
-            _gauss_newton_rows(
-                theta[p],
-                times[p] if len(times) > 1 else times,
-                data[p],
-                None if sqrt_weight is None else sqrt_weight[p],
-                blended,
-            )
-            for p in parts
-        ]
-    )
+    curves = [select_rows(part, times, data, sqrt_weight) for part in parts]
+    terms = [_gauss_newton_rows(theta[p], *c, blended) for p, c in zip(parts, curves, strict=True)]
+    return torch.cat(terms)
+
+
+def select_rows(
+    rows: Tensor | slice, times: Tensor, data: Tensor, sqrt_weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Some rows of `times`, `data` and `sqrt_weight` as `gauss_newton_terms` takes them."""
+    times = times[rows] if len(times) > 1 else times
+    return times, data[rows], None if sqrt_weight is None else sqrt_weight[rows]
 
 
 def _gauss_newton_rows(

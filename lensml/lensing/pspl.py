@@ -10,7 +10,7 @@ from math import log
 import torch
 from torch import Tensor
 
-from lensml.lensing.normal_equations import MAG, gauss_newton_terms, marquardt_step
+from lensml.lensing.normal_equations import MAG, gauss_newton_terms, marquardt_step, select_rows
 
 LOW = (-torch.inf, log(1e-7), log(1e-3), 1e-3)  # t0, ln u0, ln tE, f_s
 HIGH = (torch.inf, log(30.0), log(1e5), 1.0)
@@ -102,10 +102,9 @@ def _levenberg_marquardt(
             end[rows], floor[rows] = theta, cost
             if not remaining:
                 return end, floor
-            kept = (rows, theta, state, damping, data, step, active)
-            rows, theta, state, damping, data, step, active = (x[active] for x in kept)
-            times = times[kept[-1]] if len(times) > 1 else times
-            sqrt_weight = None if sqrt_weight is None else sqrt_weight[kept[-1]]
+            times, data, sqrt_weight = select_rows(active, times, data, sqrt_weight)
+            kept = (rows, theta, state, damping, step, active)
+            rows, theta, state, damping, step, active = (x[active] for x in kept)
         # Trial step; the linear model holds for two units of t0 / tE, ln u0 and ln tE at most.
         limit = torch.full_like(step, 2.0)
         limit[:, 0] *= theta[:, 2].exp()
@@ -191,11 +190,8 @@ def _refine_starts(
     Returns end points (B, K, 4) and costs (B, K), the best first; infinite where not descended.
     """
     row, start = distinct.nonzero(as_tuple=True)
-    near = times[row] if len(times) > 1 else times
-    weights = None if sqrt_weight is None else sqrt_weight[row]
-    ends, floor = _levenberg_marquardt(
-        theta[row, start], near, data[row], weights, blended, iterations
-    )
+    curves = select_rows(row, times, data, sqrt_weight)
+    ends, floor = _levenberg_marquardt(theta[row, start], *curves, blended, iterations)
     result, cost = theta.clone(), theta.new_full(distinct.shape, torch.inf)
     result[row, start], cost[row, start] = ends, floor
     cost, order = cost.sort(dim=1, stable=True)

@@ -181,9 +181,7 @@ class BatchSampler:
         seen = [self._observe(plan, part) for plan, part in zip(plans, parts, strict=True)]
         lengths = [padded_length(s[2], plan.survey) for s, plan in zip(seen, plans, strict=True)]
         each = [pack(*s, self.data.time, max(lengths)) for s in seen]
-        observed = each[0]
-        if len(each) > 1:
-            observed = PackedCurves(*(torch.cat(columns) for columns in zip(*each, strict=True)))
+        observed = PackedCurves(*(torch.cat(columns) for columns in zip(*each, strict=True)))
         features = encode(observed)
         # Refit all of them together.
         subsample_seed = plans[0].seed % 2**32 if self.network.training else None
