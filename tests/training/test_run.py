@@ -135,7 +135,14 @@ def run_together(*work):
         assert process.returncode == 0, errors.decode()[-2000:]
 
 
-def test_two_processes_follow_the_trajectory_of_one(data, reference, tmp_path):
+@pytest.fixture(scope="module")
+def one_epoch_more(data, reference, tmp_path_factory):
+    """One process goes on from `reference` for an epoch."""
+    config = replace(CONFIG, epochs=1, learning_rate=1e-4, start_from=str(reference))
+    return train(data, tmp_path_factory.mktemp("one") / "run", config)
+
+
+def test_two_processes_follow_the_trajectory_of_one(data, reference, one_epoch_more, tmp_path):
     """The same global batch, halved: DistributedDataParallel over gloo.
 
     From a network that has begun to learn: Adam blows up the last bits of gradients that vanish,
@@ -146,22 +153,17 @@ def test_two_processes_follow_the_trajectory_of_one(data, reference, tmp_path):
     command = [sys.executable, "-c", SCRIPT.format(epochs=1, rate=1e-4, start=str(reference))]
     command += [str(data), str(tmp_path / "two")]
     run_together(*((command, shared | {"RANK": k, "LOCAL_RANK": k}) for k in "01"))
-    one = train(
-        data,
-        tmp_path / "one",
-        replace(CONFIG, epochs=1, learning_rate=1e-4, start_from=str(reference)),
-    )
-    ours, theirs = (weights(run, "last.safetensors") for run in (tmp_path / "two", one))
+    ours, theirs = (weights(run, "last.safetensors") for run in (tmp_path / "two", one_epoch_more))
     ours = {k: v for k, v in ours.items() if k.startswith("network.")}
     begun = weights(reference)
     moved = max(float((v - begun[k[8:]]).abs().max()) for k, v in ours.items())
     apart = max(float((v - theirs[k]).abs().max()) for k, v in ours.items())
     assert moved > 1e-4 and apart < 1e-5
-    losses = [history(tmp_path / name)[0]["train_loss"] for name in ("two", "one")]
-    assert losses[0] == pytest.approx(losses[1], abs=2e-6)  # the mean of both, not one's share
+    losses = [history(run)[0]["train_loss"] for run in (tmp_path / "two", one_epoch_more)]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-6)  # the mean of both processes
 
 
-def test_two_nodes_under_torchrun_train_one_network(data, reference, tmp_path):
+def test_two_nodes_under_torchrun_train_one(data, reference, one_epoch_more, tmp_path):
     """Two agents on this host stand for two machines that share a folder."""
     port = free_port()
     script = tmp_path / "script.py"
@@ -170,12 +172,9 @@ def test_two_nodes_under_torchrun_train_one_network(data, reference, tmp_path):
     agent += ["--master_addr=127.0.0.1", f"--master_port={port}"]
     work = [str(script), str(data), str(tmp_path / "nodes")]
     run_together(*(([*agent, f"--node_rank={k}", *work], {}) for k in "01"))
-    one = train(
-        data,
-        tmp_path / "one",
-        replace(CONFIG, epochs=1, learning_rate=1e-4, start_from=str(reference)),
+    ours, theirs = (
+        weights(run, "last.safetensors") for run in (tmp_path / "nodes", one_epoch_more)
     )
-    ours, theirs = (weights(run, "last.safetensors") for run in (tmp_path / "nodes", one))
     apart = [float((v - theirs[k]).abs().max()) for k, v in ours.items() if "network." in k]
     assert max(apart) < 1e-5
 
