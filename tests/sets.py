@@ -99,6 +99,28 @@ def random_network(**changes):
     return network
 
 
+def spread_network():
+    """An untrained network whose output is not 0.5 everywhere."""
+    torch.manual_seed(0)
+    network = Network()
+    torch.nn.init.normal_(network.head[-1].weight)
+    return network
+
+
+def blended_magnitude(t0, u0, tE, f_s, m_base, time):
+    """Magnitude of a blended single lens at `time`."""
+    u = np.hypot(u0, (time - t0) / tE)
+    return m_base - 2.5 * np.log10(f_s * (u**2 + 2) / (u * np.sqrt(u**2 + 4)) + 1 - f_s)
+
+
+def blended_photometry(seed=1, sigma=0.01, num_epochs=400):
+    """Epochs, magnitudes and errors of a blended single lens."""
+    rng = np.random.default_rng(seed)
+    time = 2457000 + np.sort(rng.uniform(0, 300, num_epochs))
+    mag = blended_magnitude(2457170.3, 0.2, 25.0, 0.6, 18.3, time)
+    return time, mag + rng.normal(0, sigma, time.size), np.full(time.size, sigma)
+
+
 def noisy_singles(num=24, seed=3, sigma=0.02):
     """Single lenses with 400 epochs; brightening, its inverse error, and what made them."""
     rng = np.random.default_rng(seed)

@@ -31,6 +31,7 @@ ALLOWED = {  # (file, word): why it stays
     ("lensml/network/checkpoint.py", "consult"): "tensor names of older runs",
     ("lensml/network/checkpoint.py", "opinion"): "configuration key of older runs",
 }
+READMES = ("README.md", "data/README.md", "figures/README.md")
 MAX_LINE = 140
 SENTENCE_END = re.compile(r"""(?<=[\w)\]*`$%"}>])[.!?]["*)_]*\s+(?=[A-Z`$*"\[(])""")
 ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|vs|et al|cf|Fig|No|[A-Z])\.\s")
@@ -57,7 +58,7 @@ def cells(path: Path, kind: str) -> str:
 def texts() -> dict[str, str]:
     """What a reader sees, by file: modules, README, pages, chapters, and the names of tests."""
     found = {}
-    for pattern in ("lensml/**/*.py", "book/*.md", "book/scripts/*", "README.md"):
+    for pattern in ("lensml/**/*.py", "book/*.md", "book/scripts/*", *READMES):
         found |= {str(p.relative_to(ROOT)): p.read_text() for p in sorted(ROOT.glob(pattern))}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         text = cells(path, "markdown") + "\n\n" + cells(path, "code")
@@ -72,8 +73,8 @@ def texts() -> dict[str, str]:
 
 
 def pages() -> dict[str, str]:
-    """Markdown, by file: README, pages, chapters."""
-    found = {"README.md": (ROOT / "README.md").read_text()}
+    """Markdown, by file: READMEs, pages, chapters."""
+    found = {name: (ROOT / name).read_text() for name in READMES}
     found |= {f"book/{p.name}": p.read_text() for p in sorted((ROOT / "book").glob("*.md"))}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         found[f"notebooks/{path.name}"] = cells(path, "markdown")

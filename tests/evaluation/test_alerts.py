@@ -4,24 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from sets import toy_set
+from sets import spread_network, toy_set
 
 from lensml.evaluation import alerts, metrics
 from lensml.evaluation import early_detection as early
 from lensml.evaluation import ideal_observer as limits
-from lensml.network import Network, max_probability, predict
+from lensml.network import max_probability, predict
 
 NAN = np.nan
 
 
 @pytest.fixture(scope="module")
 def network():
-    """An untrained network that does not say 0.5 everywhere."""
-    torch.manual_seed(0)
-    network = Network()
-    torch.nn.init.normal_(network.head[-1].weight)
-    return network
+    return spread_network()
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.001])

@@ -2,39 +2,27 @@
 
 import numpy as np
 import pytest
+from sets import blended_magnitude, blended_photometry
 
 from lensml.lensing.free_baseline import fit_pspl_free_baseline
 from lensml.photometry import baseline_magnitude, load_installed
 
 
-def single_lens(t0, u0, tE, f_s, m_base, time):
-    u = np.hypot(u0, (time - t0) / tE)
-    return m_base - 2.5 * np.log10(f_s * (u**2 + 2) / (u * np.sqrt(u**2 + 4)) + 1 - f_s)
-
-
-def observed(seed=1, sigma=0.01, num_epochs=400):
-    """Epochs, magnitudes and errors of a blended single lens."""
-    rng = np.random.default_rng(seed)
-    time = 2457000 + np.sort(rng.uniform(0, 300, num_epochs))
-    mag = single_lens(2457170.3, 0.2, 25.0, 0.6, 18.3, time)
-    return time, mag + rng.normal(0, sigma, time.size), np.full(time.size, sigma)
-
-
 @pytest.mark.parametrize("m_base", [18.3, 18.1])
 def test_fit_finds_the_parameters_and_the_baseline_of_a_blended_single_lens(m_base):
-    time, mag, mag_err = observed()
+    time, mag, mag_err = blended_photometry()
     fit = fit_pspl_free_baseline(time, mag, mag_err, m_base)
     assert fit.t0 == pytest.approx(2457170.3, abs=0.1)
     assert fit.m_base == pytest.approx(18.3, abs=0.005)
     assert (fit.u0, fit.tE, fit.f_s) == pytest.approx((0.2, 25.0, 0.6), rel=0.15)
     assert abs(fit.chi2_per_dof - 1) < 5 * np.sqrt(2 / len(time))
-    clean = single_lens(2457170.3, 0.2, 25.0, 0.6, 18.3, time)
+    clean = blended_magnitude(2457170.3, 0.2, 25.0, 0.6, 18.3, time)
     np.testing.assert_allclose(fit.magnitude(time), clean, atol=0.01)
     np.testing.assert_allclose(fit.residuals, (mag - fit.magnitude(time)) / mag_err)
 
 
 def test_one_outlier_does_not_draw_the_fit_to_itself():
-    time, mag, mag_err = observed()
+    time, mag, mag_err = blended_photometry()
     mag[30] -= 3.0
     mag_err[30] = 0.5  # a cloud: bright and uncertain
     assert fit_pspl_free_baseline(time, mag, mag_err, 18.3).t0 == pytest.approx(2457170.3, abs=0.3)

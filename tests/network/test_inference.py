@@ -2,21 +2,16 @@
 
 import numpy as np
 import pytest
-import torch
-from sets import toy_set
+from sets import spread_network, toy_set
 
-from lensml.network import Network, inference, predict_proba
+from lensml.network import inference, predict_proba
 
 NAN = np.nan
 
 
 @pytest.fixture(scope="module")
 def network():
-    """An untrained network whose output is not 0.5 everywhere."""
-    torch.manual_seed(0)
-    network = Network()
-    torch.nn.init.normal_(network.head[-1].weight)
-    return network
+    return spread_network()
 
 
 def test_call_at_a_fraction_is_the_last_one_made_by_then():

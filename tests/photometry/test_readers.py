@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from astropy.table import MaskedColumn, Table
 from astropy.time import Time
+from sets import blended_photometry
 
 from lensml.paths import InputError
 from lensml.photometry.events import installed_events, load_installed
@@ -263,18 +264,6 @@ def test_folder_and_missing_file_are_named(tmp_path):
 # ---------------------------------------------------------------- seasons and baseline
 
 
-def single_lens(t0, u0, tE, f_s, m_base, time):
-    u = np.hypot(u0, (time - t0) / tE)
-    return m_base - 2.5 * np.log10(f_s * (u**2 + 2) / (u * np.sqrt(u**2 + 4)) + 1 - f_s)
-
-
-def observed(seed=1, sigma=0.01, num_epochs=400):
-    rng = np.random.default_rng(seed)
-    time = 2457000 + np.sort(rng.uniform(0, 300, num_epochs))
-    mag = single_lens(2457170.3, 0.2, 25.0, 0.6, 18.3, time)
-    return Photometry("x", time, mag + rng.normal(0, sigma, time.size), np.full(time.size, sigma))
-
-
 def test_seasons_split_at_long_pauses_only():
     time = np.array([0.0, 1.0, 30.0, 200.0, 201.0, 500.0])
     assert seasons(time) == [slice(0, 3), slice(3, 5), slice(5, 6)]
@@ -284,5 +273,7 @@ def test_seasons_split_at_long_pauses_only():
 def test_baseline_is_given_or_what_most_seasons_show():
     curve = load_installed("OGLE-2014-BLG-0939")
     assert baseline_magnitude(curve) == pytest.approx(15.396, abs=0.01)
-    assert baseline_magnitude(observed()) == pytest.approx(18.3, abs=0.05)
+    assert baseline_magnitude(Photometry("x", *blended_photometry())) == pytest.approx(
+        18.3, abs=0.05
+    )
     assert baseline_magnitude(Photometry("x", *np.ones((3, 1)), m_base=20.0)) == 20.0
