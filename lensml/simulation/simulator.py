@@ -4,6 +4,7 @@ import json
 import logging
 import multiprocessing
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from multiprocessing.pool import Pool
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -202,9 +204,16 @@ def _start_worker() -> None:
 
 
 def worker_pool(workers: int) -> Pool:
-    """Processes of one thread each, whose allocator keeps what is freed."""
+    """Processes of one thread each, whose allocator keeps what is freed.
+
+    They import the package, not the script that starts them, which therefore needs no guard.
+    """
     context = multiprocessing.get_context("spawn")  # safe beside CUDA and its threads
-    return context.Pool(workers, initializer=_start_worker)
+    script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        return context.Pool(workers, initializer=_start_worker)
+    finally:
+        sys.modules["__main__"] = script
 
 
 def bounded_imap(pool: Pool, tasks: list, ahead: int = MAX_PENDING) -> Iterator[dict]:

@@ -1,6 +1,8 @@
 """Job 1: an event's bits depend on (seed, set, index) alone, whatever happens around it."""
 
 import json
+import subprocess
+import sys
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -44,6 +46,21 @@ def assert_same_bits(a, b):
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     return make(tmp_path_factory.mktemp("reference") / "set.npz")
+
+
+def test_a_script_without_a_guard_simulates_with_several_workers(tmp_path):
+    """Its workers would otherwise run the script again, and again."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import lensml as lm\n"
+        "print('once')\n"
+        "lm.simulate('set.npz', lm.Simulation(num_pairs=130), workers=2, progress=False)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0 and run.stdout == "once\n", run.stderr[-2000:]
+    assert len(load(tmp_path / "set.npz")) == 260
 
 
 @pytest.mark.parametrize("shard_size", [1, 7, 16, 20])
