@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from lensml.network import NUM_FEATURES, Network, NetworkConfig
 from lensml.paths import InputError
@@ -13,7 +15,7 @@ from lensml.training import sampler as sampler_module
 from lensml.training import trainer as trainer_module
 from lensml.training.data import TrainingData
 from lensml.training.sampler import BatchPlan, TrainingConfig, _survey_now
-from lensml.training.trainer import Trainer, _learning_rate, training_loss
+from lensml.training.trainer import Trainer, _last_auc, _learning_rate, training_loss
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_hundredth():
@@ -191,3 +193,11 @@ def test_each_of_two_processes_takes_its_half_of_a_batch_and_validates_all_of_it
     width = min(half[0].shape[1], features.shape[1])
     assert torch.equal(half[0][:, :width], features[own, :width])
     assert torch.equal(sampler.batch(PLAN, whole=True)[0], features)
+
+
+def test_the_validation_auc_is_that_of_the_library_also_with_ties():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 300).astype(np.float32)
+    scores = np.round(rng.normal(labels, 1.0), 1).astype(np.float32)
+    assert _last_auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert np.isnan(_last_auc(labels[labels == 1], scores[labels == 1]))
