@@ -3,14 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
-from sklearn.metrics import precision_recall_curve, roc_curve
 
 from lensml import evaluation
-from lensml.evaluation import ideal_recall, wilson_interval
 from lensml.lensing import topology_borders
 from lensml.plotting.style import (
     COLOURS,
@@ -38,6 +35,8 @@ def roc_and_pr(
 
     `curves` are (class, score) by name; the ideal observer's score is its log-likelihood ratio.
     """
+    from sklearn.metrics import precision_recall_curve, roc_curve  # late, like seaborn
+
     figure, ((roc, pr),) = canvas(3.3, 1, 2)
     drawn = [(name, y, p, {"color": colour}) for name, (y, p), colour in coloured(curves)]
     if ideal_score is not None:
@@ -62,6 +61,8 @@ def roc_and_pr(
 @styled
 def confusion(matrix: ArrayLike, ideal: ArrayLike | None = None) -> Figure:
     """Confusion matrices (2, 2) at threshold 0.5: counts and fractions of each true class."""
+    from seaborn import heatmap  # late: it takes a second to import
+
     panels = [("network", matrix)] + ([("ideal observer", ideal)] if ideal is not None else [])
     figure, (row,) = canvas(2.9, 1, len(panels), width=3.3 * len(panels))
     for axes, (name, counts) in zip(row, panels, strict=True):
@@ -71,7 +72,7 @@ def confusion(matrix: ArrayLike, ideal: ArrayLike | None = None) -> Figure:
         ticks = dict.fromkeys(("xticklabels", "yticklabels"), ["single", "binary"])
         text = {"annot": np.reshape(cells, (2, 2)), "fmt": ""}
         look = {"cmap": "Blues", "vmin": 0, "vmax": 1, "cbar": False, "square": True}
-        sns.heatmap(fraction, ax=axes, **text, **ticks, **look)
+        heatmap(fraction, ax=axes, **text, **ticks, **look)
         axes.set(title=name, xlabel="predicted", ylabel="true")
     return figure
 
@@ -79,7 +80,9 @@ def confusion(matrix: ArrayLike, ideal: ArrayLike | None = None) -> Figure:
 def dchi2_axis(axes: Axes, thresholds: Mapping[str, float], rate: float) -> None:
     """Logarithmic axis of delta-chi2 with the ideal recall in closed form and thresholds."""
     x = np.geomspace(1, 1e5, 300)
-    axes.plot(x, ideal_recall(x, rate), label=f"ideal, own twin at {100 * rate:g} %", **IDEAL)
+    axes.plot(
+        x, evaluation.ideal_recall(x, rate), label=f"ideal, own twin at {100 * rate:g} %", **IDEAL
+    )
     for k, (name, value) in enumerate(thresholds.items()):
         axes.axvline(value, **DOTTED)
         axes.text(value * 1.06, 0.02 + 0.075 * k, name, fontsize=7, color="0.35")
@@ -157,7 +160,7 @@ def recall_by_method(compared: Mapping[str, Mapping], rate: float = 0.01) -> Fig
         filled = [i for i, row in enumerate(rows) if row["binaries"]]
         place = np.array(filled) + 0.1 * (k - (len(compared) - 1) / 2)
         value, num = (np.array([rows[i][key] for i in filled]) for key in ("recall", "binaries"))
-        low, high = wilson_interval(value, num)
+        low, high = evaluation.wilson_interval(value, num)
         pooled = np.array([rows[i]["threshold_from"] != "bin" for i in filled], dtype=bool)
         dots = {"color": look["color"], "ls": "", "marker": look.pop("marker"), "ms": 4.5}
         left.plot(place, value, label=name, **look)
@@ -205,10 +208,7 @@ def scores_by_fraction(
 def early_detection(
     by_name: Mapping[str, Mapping[str, Mapping]], score: str = "balanced_accuracy"
 ) -> Figure:
-    """A score over the fraction of the window: `early_detection` of `metrics.json`, by name.
-
-    Drawn beside it, where known: the oracle bound and the refit-limited bound.
-    """
+    """A score over the fraction of the window, by name, and its bounds where they are known."""
     figure, ((axes,),) = canvas(3.2, width=5.4)
     labels = {"ideal": "oracle bound (both curves known)", "reachable": "refit-limited bound"}
     looks = {"ideal": IDEAL, "reachable": REFIT_LIMITED}
@@ -322,10 +322,10 @@ def history(columns: Mapping[str, Sequence[float]], x: str = "epoch") -> Figure:
 def growth(panels: Mapping[str, Mapping[str, Mapping]], label: str = "time") -> Figure:
     """Cost against size in logarithms, relative to the median at the smallest size.
 
-    Args:
-        panels: By what grows (the label of the axis), by name: size to cost or costs measured.
-        label: What the cost is.
+    `panels` are by what grows (the label of the axis), by name: size to cost or costs measured.
     """
+    from seaborn import lineplot
+
     figure, (row,) = canvas(2.7, 1, len(panels))
     look = {"estimator": "median", "errorbar": None, "marker": "o", "ms": 4, "mew": 0}
     for axes, (what, by_name) in zip(row, panels.items(), strict=True):
@@ -333,7 +333,7 @@ def growth(panels: Mapping[str, Mapping[str, Mapping]], label: str = "time") -> 
             pairs = [(float(size), y) for size, ys in costs.items() for y in np.atleast_1d(ys)]
             x, y = np.array(pairs).T
             y /= np.median(y[x == x.min()])
-            sns.lineplot(x=x, y=y, color=colour, label=name, legend=False, ax=axes, **look)
+            lineplot(x=x, y=y, color=colour, label=name, legend=False, ax=axes, **look)
             axes.plot(x, y, ".", ms=3, color=colour, alpha=0.5)
         ends = np.array(axes.dataLim.intervalx)
         axes.plot(ends, ends / ends[0], label="in proportion", **DOTTED)
