@@ -1,13 +1,13 @@
 """Figures of events: light curves, priors, real photometry."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from lensml.plotting.style import BINARY, COLOURS, DOTTED, SINGLE, canvas, few_ticks, styled
+from lensml.plotting.style import BINARY, COLOURS, SINGLE, THRESHOLD, canvas, few_ticks, styled
 
 SYMBOLS = dict(
     t0="$t_0$ [d]", u0="$u_0$", tE=r"$t_\mathrm{E}$ [d]", rho=r"$\rho$", alpha=r"$\alpha$ [rad]"
@@ -64,35 +64,60 @@ def real_event(
     time: ArrayLike,
     mag: ArrayLike,
     error: ArrayLike,
-    model: ArrayLike,
-    p: ArrayLike,
+    model: Callable[[NDArray], NDArray],
+    p: ArrayLike | Mapping[str, ArrayLike],
     *,
     threshold: float | None = None,
     title: str = "",
     start: float = -np.inf,
 ) -> Figure:
-    """Photometry with its point-lens fit, residuals and P(binary) over time; each (T,).
+    """Photometry with its single-lens fit, residuals, and P(binary) over time; each (T,).
 
-    `threshold` is that of alerts, `start` the first time to show [day].
+    Args:
+        time: Epochs; full HJD are drawn as HJD - 2450000 [day].
+        mag, error: Magnitude and its error [mag].
+        model: The fit: magnitude at any times (m,), drawn on a dense grid.
+        p: P(binary) at each epoch, or several by name.
+        threshold: That of alerts; the first alert is marked.
+        title: The event's name.
+        start: First time to show [day].
     """
-    columns = np.array([time, mag, error, model, p], dtype=float)
-    time, mag, error, model, p = columns[:, np.isfinite(columns[1]) & (columns[0] >= start)]
-    figure, grid = canvas(4.8, 3, 1, sharex=True, height_ratios=[3, 1.2, 1.5])
+    time, mag, error = (np.asarray(x, dtype=float) for x in (time, mag, error))
+    shown = np.isfinite(mag) & (time >= start)
+    full = bool(np.median(time) > 2_400_000)
+    zero = 2_450_000 if full else 0
+    x, residuals = time[shown] - zero, ((mag - model(time)) / error)[shown]
+    figure, grid = canvas(5.2, 3, 1, sharex=True, height_ratios=[3, 1.2, 1.5])
     light, residual, call = grid[:, 0]
-    look = {"fmt": ".", "ms": 2.5, "elinewidth": 0.5, "color": "0.45"}
-    light.errorbar(time, mag, error, label="photometry", **look)
-    light.plot(time, model, color=SINGLE, label="single-lens fit", zorder=3)
-    residual.errorbar(time, mag - model, error, **look)
+    look = {"fmt": "o", "ms": 2.5, "mew": 0, "elinewidth": 0.5, "color": "0.45"}
+    light.errorbar(x, mag[shown], error[shown], label="photometry", **look)
+    dense = np.linspace(x[0], x[-1], 1000)
+    peak = dense[model(dense + zero).argmin()]
+    dense = np.union1d(dense, np.linspace(peak - 0.02 * np.ptp(x), peak + 0.02 * np.ptp(x), 400))
+    curve = model(dense + zero)
+    light.plot(dense, curve, color=SINGLE, label="single-lens fit", zorder=3)
+    residual.plot(x, residuals, "o", ms=2.5, mew=0, color="0.45")
     residual.axhline(0, color=SINGLE, zorder=3)
-    top = 1.3 * np.quantile(np.abs(mag - model), 0.995) + 1e-3
-    residual.set(ylim=(top, -top), ylabel="residual [mag]")
-    call.step(time, p, where="post", color=BINARY)
-    call.set(ylim=(-0.03, 1.03), ylabel="P(binary)", xlabel="time [d]")
+    top = max(4.0, 1.2 * np.quantile(np.abs(residuals), 0.995))
+    residual.set(ylim=(top, -top), ylabel=r"(data $-$ fit) / $\sigma$")
+    for k, (name, q) in enumerate((p if isinstance(p, Mapping) else {"P(binary)": p}).items()):
+        look = {"color": ("0.2", BINARY)[k == 0], "lw": 1.0 + 0.4 * (k == 0), "zorder": 4 - k}
+        call.step(x, np.asarray(q)[shown], where="post", label=name, **look)
+        above = np.flatnonzero((np.asarray(q) > (threshold or np.inf)) & np.isfinite(mag))
+        if above.size and shown[above[0]]:
+            label = f"first alert: {name}" if isinstance(p, Mapping) else "first alert"
+            first = {"color": look["color"], "ls": ((0, (1, 1)), (0, (4, 2)))[k > 0], "lw": 1.2}
+            for axes in grid[:, 0]:
+                axes.axvline(time[above[0]] - zero, label=label if axes is call else None, **first)
     if threshold is not None:
-        call.axhline(threshold, label="alert threshold", **DOTTED)
-        call.legend(loc="upper left")
-    faint, bright = np.quantile(mag, 0.995), min(mag.min(), model.min())
+        call.axhline(threshold, label=f"alert threshold {threshold:.3f}", **THRESHOLD)
+    call.set(ylim=(-0.03, 1.03), xlim=(x[0] - 0.01 * np.ptp(x), x[-1] + 0.01 * np.ptp(x)))
+    call.set(ylabel="P(binary)", xlabel="HJD \N{MINUS SIGN} 2450000 [d]" if full else "time [d]")
+    call.ticklabel_format(axis="x", useOffset=False, style="plain")
+    faint, bright = np.quantile(mag[shown], 0.995), min(mag[shown].min(), curve.min())
     room = 0.08 * (faint - bright) + 0.02  # outliers and their bars may leave the frame
     light.set(ylim=(faint + room, bright - room), ylabel="magnitude", title=title)
-    light.legend()
+    figure.align_ylabels()
+    handles = [h for axes in (light, call) for h in axes.get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure

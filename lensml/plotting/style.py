@@ -23,6 +23,7 @@ SINGLE, BINARY = COLOURS[:2]
 IDEAL = {"color": "black", "linestyle": "--", "linewidth": 1.3}
 REFIT_LIMITED = {"color": "0.45", "linestyle": "-.", "linewidth": 1.3}
 DOTTED = {"color": "0.6", "linestyle": ":", "linewidth": 1.0}
+THRESHOLD = {"color": "0.3", "linestyle": "-.", "linewidth": 1.0}
 # Delta-chi2 above which published searches call an event anomalous; see book/references.bib.
 PUBLISHED_THRESHOLDS = {"RTModel": 36.0, "AnomalyFinder": 75.0, "easyAnomalyFinder": 80.0}
 STYLE = {
@@ -54,7 +55,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 def canvas(height: float, *shape: int, width: float = WIDTH, **options) -> tuple[Figure, NDArray]:
     """A figure and its grid of axes, always an array (rows, columns)."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=200)  # of what is rasterised
     return figure, figure.subplots(*(shape or (1, 1)), squeeze=False, **options)
 
 

@@ -13,13 +13,17 @@ TIMES = np.linspace(-100, 100, 50)
 S, Q = 10 ** RNG.uniform(-1, 1, 60), 10 ** RNG.uniform(-3, 0, 60)
 
 
+def faint_peak(times):
+    return 18 - 1 / (1 + (times / 0.5) ** 2)
+
+
 def drawn() -> dict[str, Figure]:
     curves = RNG.normal(18, 0.1, (4, 2, 50))
     return {
         "gallery": plots.gallery(TIMES, curves, curves, np.full(4, 0.1), list("abcd")),
         "priors": plots.prior_histograms({"a": {"s": S, "u0": Q}, "b": {"s": S[:30]}}),
         "real_event": plots.real_event(
-            TIMES, curves[0, 0], np.full(50, 0.1), curves[0, 1], np.full(50, 0.4), threshold=0.9
+            TIMES, curves[0, 0], np.full(50, 0.1), faint_peak, np.full(50, 0.4), threshold=0.9
         ),
     }
 
@@ -38,9 +42,48 @@ def test_a_distribution_adds_up_to_one_and_sets_share_their_bins():
     np.testing.assert_allclose(first[1:-1, 0], second[1:-1, 0])
 
 
+def real_event(zero=0.0, mag=None, p=None, **options):
+    times = TIMES + zero
+    mag = faint_peak(TIMES) if mag is None else mag
+    p = np.full(50, 0.4) if p is None else p
+    model = lambda t: faint_peak(t - zero)  # noqa: E731
+    return plots.real_event(times, mag, np.full(50, 0.1), model, p, **options).axes
+
+
+def line(axes, label):
+    return next(x for x in axes.lines if x.get_label() == label)
+
+
 def test_unobserved_epochs_are_left_out_of_a_real_event():
     mag = np.full(50, 18.0)
     mag[::2] = np.nan
-    figure = plots.real_event(TIMES, mag, np.full(50, 0.1), mag, np.full(50, 0.4), start=0.0)
-    kept = figure.axes[2].lines[0].get_xdata()
-    np.testing.assert_array_equal(kept, TIMES[1::2][TIMES[1::2] >= 0])
+    axes = real_event(mag=mag, start=0.0)
+    np.testing.assert_array_equal(
+        line(axes[2], "P(binary)").get_xdata(), TIMES[1::2][TIMES[1::2] >= 0]
+    )
+
+
+def test_the_fit_of_a_real_event_is_drawn_at_its_peak_between_epochs():
+    top = line(real_event()[0], "single-lens fit").get_ydata().min()
+    assert top < 17.01 < faint_peak(TIMES).min()
+
+
+def test_a_full_julian_date_is_drawn_less_2450000_and_another_as_it_is():
+    full, other = real_event(zero=2_457_000.0)[2], real_event()[2]
+    assert full.get_xlabel().startswith("HJD") and 6890 < full.get_xlim()[0] < 6910
+    assert other.get_xlabel() == "time [d]" and other.get_xlim()[0] < -99
+
+
+def test_the_first_alert_is_marked_where_p_first_exceeds_the_threshold():
+    p = np.where(np.arange(50) < 30, 0.4, 0.95)
+    axes = real_event(p=p, threshold=0.9)
+    assert line(axes[2], "first alert").get_xdata()[0] == TIMES[30]
+    assert not [x for x in real_event(threshold=0.9)[2].lines if x.get_label() == "first alert"]
+    both = real_event(p={"quoted": p, "rescaled": np.full(50, 0.4)}, threshold=0.9)[2]
+    labels = [x.get_label() for x in both.lines]
+    assert "first alert: quoted" in labels and "first alert: rescaled" not in labels
+
+
+def test_residuals_of_a_real_event_are_in_units_of_the_error():
+    dots = real_event(mag=faint_peak(TIMES) + 0.2)[1].lines[0]
+    np.testing.assert_allclose(dots.get_ydata(), 2.0)

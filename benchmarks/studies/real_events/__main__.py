@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -77,16 +76,10 @@ def draw(folder: Path, target: Target, network, threshold: float) -> Figure:
     fit = fit_pspl_free_baseline(curve.time, curve.mag, curve.mag_err, baseline_magnitude(curve))
     title = f"{target.file.removesuffix('.csv.gz')} ({target.label}-{target.quality}): "
     title += f"tE {fit.tE:.1f} d, u0 {fit.u0:.3f}, chi2/dof {fit.chi2_per_dof:.2f}"
-    zero = np.floor(time_[0])
-    model = fit.magnitude(time_)
-    figure = plotting.real_event(
-        time_ - zero, mag, error, model, p, threshold=threshold, title=title
+    both = {"quoted errors": p, "rescaled errors": p_rescaled}
+    return plotting.real_event(
+        time_, mag, error, fit.magnitude, both, threshold=threshold, title=title
     )
-    figure.axes[2].step(time_ - zero, p_rescaled, where="post", color="0.3", lw=0.8)
-    for series, colour in ((p, "C3"), (p_rescaled, "0.3")):
-        for axes in figure.axes if (above := np.flatnonzero(series > threshold)).size else ():
-            axes.axvline(time_[above[0]] - zero, color=colour, lw=0.8, ls=":")
-    return figure
 
 
 def draw_failures(folder: Path, targets, network, failed: list[dict], threshold, to: Path) -> None:
