@@ -28,7 +28,7 @@ __getattr__, __dir__, __all__ = exports(
     ),
     comparison=(
         "Scores assert_falling completeness dchi2_retained detected fraction_beyond gap_to_ideal "
-        "loss_by_cause score summary under_surveys undetectable"
+        "loss_by_cause score summary undetectable"
     ),
     report="full_report score_report",
 )

@@ -15,8 +15,7 @@ from scipy.special import ndtri
 from lensml.evaluation import ideal_observer as limits
 from lensml.evaluation import metrics
 from lensml.evaluation.metrics import Interval
-from lensml.network import Network, find_device, predict
-from lensml.simulation import LightCurves, Survey, reobserve
+from lensml.simulation import LightCurves
 
 # Delta-chi2 below which the ideal observer detects under half at 1 % false positives.
 DCHI2_UNDETECTABLE = float(ndtri(0.99) ** 2)
@@ -49,27 +48,16 @@ class Scores:
         }
 
 
-def score(network: Network, curves: LightCurves) -> Scores:
-    """Scores of a matched set at the end of the window; on a GPU if there is one."""
+def score(curves: LightCurves, p: NDArray) -> Scores:
+    """Scores of a matched set, of which `p` (n,) is P(binary) at the end of the window."""
     return Scores(
         y=curves.y,
         pair=curves.pair,
         dchi2=curves.dchi2,
         epochs=np.isfinite(curves.X).sum(axis=1),
-        p=predict(network, curves, device=find_device(), season_rows=0).p[:, -1],
+        p=p,
         ideal=limits.ideal_log_ratio(curves),
     )
-
-
-def under_surveys(
-    network: Network, curves: LightCurves, surveys: Mapping[str, Survey], seed: int
-) -> dict[str, Scores]:
-    """Score the same events, with the same random numbers, through each survey.
-
-    With one seed the surveys differ in nothing but themselves: the epochs left at 40 % missing are
-    among those left at 5 %.
-    """
-    return {k: score(network, reobserve(curves, v, seed)) for k, v in surveys.items()}
 
 
 def summary(scores: Scores, *, num: int, seed: int = 0) -> dict[str, Any]:

@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = exports(
         "BENCHMARKS PERFORMANCE benchmarks_by_device display load_benchmark load_results "
         "season_thresholds start"
     ),
-    evaluation_run="assess evaluate headline",
+    evaluation_run="assess evaluate headline predictions scored",
     explorer="explore frames plot_caustics snapshot",
     notebooks="run",
     book="make_book quotable",

@@ -1,7 +1,9 @@
 """Evaluate a network on an unseen set: numbers, intervals and figures in one folder."""
 
+import ast
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,26 @@ from numpy.typing import NDArray
 from lensml import plotting
 from lensml.evaluation import (
     STATISTICS,
+    Scores,
     assert_below_ideal,
     full_report,
     ideal_log_ratio,
     reliability,
+    score,
     score_report,
     threshold_at_fpr,
 )
 from lensml.experiments.results import write_json, write_svg
 from lensml.experiments.tables import plain
-from lensml.network import check_unseen, find_device, load_network, predict, weights_hash
-from lensml.paths import InputError, atomic_path
+from lensml.network import (
+    Predictions,
+    check_unseen,
+    find_device,
+    load_network,
+    predict,
+    weights_hash,
+)
+from lensml.paths import DATA, PACKAGE, InputError, atomic_path
 from lensml.simulation import LightCurves, load
 
 HEADLINE = [name for name in STATISTICS if name not in ("accuracy", "brier")]
@@ -137,17 +148,59 @@ class Assessment:
     report: dict[str, Any]  # of `score_report`
 
 
+def code_digest() -> str:
+    """Digest of the code that turns curves into probabilities, without docstrings and comments."""
+    digest = hashlib.sha256()
+    for path in sorted([*(PACKAGE / "network").glob("*.py"), *(PACKAGE / "lensing").glob("*.py")]):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                node.body = node.body[bool(ast.get_docstring(node)) :]
+        digest.update(path.name.encode() + ast.dump(tree).encode())
+    return digest.hexdigest()
+
+
+def predictions(
+    curves: LightCurves, run: Path | str | None = None, *, season_rows: int = 0
+) -> Predictions:
+    """`predict`, or what it returned before for the same curves, weights, code and kind of device.
+
+    Kept below ``data/scores`` under a digest of all of these, so that chapters which look at the
+    same events share the work. Arguments as in `predict`; `run` as in `load_network`.
+    """
+    device = find_device()
+    digest = hashlib.sha256(f"{device.type} {weights_hash(run)} {code_digest()}".encode())
+    digest.update(f"{curves.blended} {curves.X.shape}".encode())
+    for values in (curves.X, curves.time, curves.sigma, curves.m_base, curves.params):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    path = DATA / "scores" / f"{digest.hexdigest()[:24]}.npz"
+    season_rows = min(season_rows, len(curves))
+    if path.exists():
+        with np.load(path) as kept:
+            if len(kept["season"]) >= season_rows:
+                found = Predictions(**kept)
+                return replace(found, season=found.season[:season_rows])
+    network, _ = load_network(run, device)
+    found = predict(network, curves, season_rows=season_rows)
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.savez(stream, **asdict(found))
+    return found
+
+
+def scored(curves: LightCurves, run: Path | str | None = None) -> Scores:
+    """Network and ideal observer on a matched set at the end of the window (`predictions`)."""
+    return score(curves, predictions(curves, run).p[:, -1])
+
+
 def assess(
-    data: Path, run: Path | None = None, *, num_bootstrap: int = 200, seed: int = 0
+    curves: LightCurves, run: Path | None = None, *, num_bootstrap: int = 200, seed: int = 0
 ) -> Assessment:
     """Score a network on a set at the end of the window, unless it has seen one of the events.
 
-    Arguments as in `evaluate`.
+    Arguments as in `evaluate`, but for the set itself.
     """
-    network, config = load_network(run, find_device())
-    curves = load(data)
-    check_unseen(curves, config, data)
-    p = predict(network, curves, season_rows=0).p[:, -1]
+    check_unseen(curves, load_network(run)[1], Path("the test set"))
+    p = predictions(curves, run).p[:, -1]
     ideal = ideal_log_ratio(curves) if (curves.pair >= 0).any() else None
     report = score_report(curves, p, ideal, num=num_bootstrap, seed=seed)
     excess = report["bound_excess"] or {}

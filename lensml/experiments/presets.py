@@ -73,9 +73,11 @@ def _one_line(simulation: Simulation) -> str:
     )
 
 
-PAIRS = {"smoke": 48, "desk": 2000, "full": 50_000}  # in a test set
+PAIRS = {"smoke": 48, "desk": 6000, "full": 50_000}  # in a test set
 TRAINING_PAIRS = {"smoke": 48, "desk": 4000, "full": 500_000}  # for a fine-tuned network
-TEST_SEED, TRAINING_SEED = 7000, 9000  # plus the chapter's seed: no set meets another
+# Plus the chapter's seed. Chapters share test events, so that a quantity has one value in the book;
+# no training set meets them.
+TEST_SEED, TRAINING_SEED = 7900, 9000
 
 
 def _tests(preset: str, size: str, seed: int, **changes) -> Simulation:
@@ -111,7 +113,7 @@ def _fine_tuned(preset: str, size: str, seed: int) -> tuple[Simulation, Training
 def simulated_events(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 1: the four sets, and whether anything but the anomaly separates the classes."""
     sets = ("baseline", "distinct", "planetary", "stellar")
-    tests = {k: _tests(k, size, seed + 500) for k in sets}
+    tests = {k: _tests(k, size, seed) for k in sets}
     null_pairs = {"smoke": 40, "desk": 2000, "full": 2000}[size]
     tests["null"] = Simulation(preset="null", num_pairs=null_pairs, seed=seed)
     return Experiment(size, seed, tests)
@@ -121,8 +123,10 @@ def baseline(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 2: the whole range of binaries at the default survey, matched and not matched."""
     tests = {
         "matched": _tests("baseline", size, seed),
-        "population": _tests("baseline", size, seed, population=True),
-        "blended": _tests("baseline", size, seed + 50, blending=(0.1, 1.0)),
+        "population": _tests(
+            "baseline", size, seed, population=True, num_pairs=min(PAIRS[size], 2000)
+        ),
+        "blended": _tests("baseline", size, seed, blending=(0.1, 1.0)),
     }
     fine_tuned = {"baseline": _fine_tuned("baseline", size, seed)}
     return Experiment(size, seed, tests, fine_tuned=fine_tuned)
@@ -141,13 +145,13 @@ def cadence(size: str = "full", seed: int = 0) -> Experiment:
     surveys["nights of 8 h"] = Survey(missing_fraction=0.05, night=1 / 3)
     surveys["one epoch a day"] = Survey(missing_fraction=0.05, keep_every=(7, 7))
     surveys["one epoch in three days"] = Survey(missing_fraction=0.05, keep_every=(22, 22))
-    tests = {"matched": _tests("baseline", size, seed + 100)}
+    tests = {"matched": _tests("baseline", size, seed)}
     return Experiment(size, seed, tests, surveys)
 
 
 def photometric_error(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 5: the same events at four photometric errors."""
-    tests = {"matched": _tests("baseline", size, seed + 200)}
+    tests = {"matched": _tests("baseline", size, seed)}
     return Experiment(size, seed, tests, _errors(0.01, 0.05, 0.1, 0.2))
 
 
@@ -172,8 +176,8 @@ def early_detection(size: str = "full", seed: int = 0) -> Experiment:
     singles = {"population": True, "num_pairs": 2 * alerts.num_singles}
     num_fitted = {"smoke": 48, "desk": 6000, "full": 50_000}[size]
     tests = {
-        "distinct": _tests("distinct", size, seed + 300),
-        "baseline": _tests("baseline", size, seed + 300),
+        "distinct": _tests("distinct", size, seed),
+        "baseline": _tests("baseline", size, seed),
         "calibration": _tests("baseline", size, seed + 350, num_pairs=num_fitted),
         "population": _tests("baseline", size, seed + 300, **singles),
     }
@@ -182,13 +186,8 @@ def early_detection(size: str = "full", seed: int = 0) -> Experiment:
 
 def physical_limits(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 8: undetectable binaries, and the network beside classical searches on the rest."""
-    fewer = max(48, PAIRS[check_size(size)] // 3)
     most = 10_000  # at which intervals on recalls are a per cent wide
-    tests = {
-        "baseline": _tests("baseline", size, seed + 400),
-        "stellar": _tests("stellar", size, seed + 400, num_pairs=fewer),
-        "planetary": _tests("planetary", size, seed + 400, num_pairs=fewer),
-    }
+    tests = {k: _tests(k, size, seed) for k in ("baseline", "stellar", "planetary")}
     num_training = min(TRAINING_PAIRS[size], 2 * most)
     methods = BaselineMethods(
         training=Simulation(num_pairs=num_training, seed=TRAINING_SEED + seed + 400),

@@ -28,7 +28,7 @@ from lensml.experiments.tables import (
 )
 from lensml.network import check_unseen, load_network, weights_hash
 from lensml.paths import DATA, FIGURES, RESULTS, ROOT, InputError, atomic_path, check_size
-from lensml.simulation import LightCurves, Simulation, load, reobserve, save, simulate
+from lensml.simulation import LightCurves, Simulation, load, reobserve, simulate
 from lensml.training import train
 
 BENCHMARKS = RESULTS / "benchmarks"  # one folder a device, one file a benchmark and date
@@ -160,6 +160,7 @@ def one_file(simulation: Simulation) -> Path:
     """A set as one file under `data/sets`."""
     kind = "population" if simulation.population else "matched"
     stem = f"{simulation.preset}_{kind}_{simulation.num_pairs}_seed{simulation.seed}"
+    stem += "_blended" * bool(simulation.blending)
     return made(simulation, DATA / "sets" / f"{stem}.npz")
 
 
@@ -202,25 +203,22 @@ class Chapter:
         """File of the test set `name`, simulated on first use."""
         return one_file(self.experiment.tests[name])
 
-    def test_set(self, name: str) -> LightCurves:
-        """The test set `name`.
+    def test_set(self, name: str, survey: str | None = None) -> LightCurves:
+        """The test set `name` through one of the chapter's surveys; None = the set's own.
+
+        Matched events are observed by `reobserve` in every chapter, so that two chapters which look
+        at one condition have the same rows.
 
         Raises:
             InputError: If the shipped network was trained or validated on one of its events.
         """
-        path = self.test_path(name)
+        path, simulation = self.test_path(name), self.experiment.tests[name]
         curves = load(path)
         check_unseen(curves, load_network()[1], path)
-        return curves
-
-    def observed_path(self, name: str, survey: str) -> Path:
-        """File of the events of test set `name` through the survey called `survey`."""
-        source = self.test_path(name)
-        words = "".join(c if c.isalnum() or c == "." else "_" for c in survey)
-        output = source.with_name(f"{source.stem}_through_{words}.npz")
-        if not output.exists():
-            save(output, reobserve(load(source), self.experiment.surveys[survey], self.seed))
-        return output
+        if simulation.population:
+            return curves
+        through = self.experiment.surveys[survey] if survey else simulation.survey
+        return reobserve(curves, through, self.seed)
 
     def training_set(self) -> LightCurves:
         """The events that the baseline methods of chapter 8 learn from."""

@@ -4,13 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from sets import scored, toy_set
 
 from lensml.evaluation import comparison as compare
 from lensml.evaluation.ideal_observer import ideal_recall
-from lensml.network import Network, NetworkConfig
-from lensml.simulation import Survey
+from lensml.simulation import Survey, reobserve
 
 
 def test_what_is_lost_is_lost_by_the_data_or_by_the_network():
@@ -32,16 +30,14 @@ def test_losses_of_different_events_are_refused():
 
 
 def test_every_survey_sees_the_same_events_and_fewer_epochs_have_no_more_information():
-    torch.manual_seed(0)
-    network = Network(NetworkConfig(stem_channels=4, channels=4, num_levels=2))
     curves = toy_set(12, shuffle=False)
     surveys = {
         f"{f:g}": Survey(num_epochs=len(curves.time), missing_fraction=f) for f in (0.1, 0.5)
     }
-    few = compare.under_surveys(network, curves, surveys, seed=1)
+    p = np.linspace(0, 1, len(curves))
+    few = {k: compare.score(reobserve(curves, survey, 1), p) for k, survey in surveys.items()}
     assert all(np.array_equal(s.pair, curves.pair) for s in few.values())
     assert np.all(few["0.5"].dchi2 <= few["0.1"].dchi2 + 1e-9)
-    assert np.all((few["0.1"].p >= 0) & (few["0.1"].p <= 1))
 
 
 def test_half_of_the_anomalies_at_the_undetectable_level_are_found_by_the_ideal_observer():

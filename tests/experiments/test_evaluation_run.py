@@ -9,7 +9,8 @@ import torch
 from sets import toy_set
 
 from lensml.evaluation import ideal_log_ratio, roc_auc
-from lensml.experiments import assess, evaluate, headline
+from lensml.experiments import assess, evaluate, headline, predictions
+from lensml.experiments.evaluation_run import code_digest
 from lensml.network import Network, NetworkConfig, predict, save_network
 from lensml.paths import InputError
 from lensml.simulation import FRACTIONS, save
@@ -138,9 +139,10 @@ def test_one_class_cannot_be_scored(run, curves, tmp_path):
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
-    path = tmp_path_factory.mktemp("sets") / "toy.npz"
-    save(path, toy_set(num_pairs=30))
-    return assess(path, num_bootstrap=20, seed=1)
+    scores = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lensml.experiments.evaluation_run.DATA", scores)
+        return assess(toy_set(num_pairs=30), num_bootstrap=20, seed=1)
 
 
 def test_an_assessment_scores_each_row_at_the_end_of_its_window(scored):
@@ -153,3 +155,38 @@ def test_the_headline_holds_intervals_and_the_ideal_beside_them(scored):
     for name in ("balanced_accuracy", "roc_auc"):
         assert numbers[name]["low"] <= numbers[name]["value"] <= numbers[name]["high"]
         assert numbers["ideal"][name]["value"] >= numbers[name]["value"]
+
+
+def test_predictions_are_kept_until_a_curve_or_a_wish_changes(monkeypatch, tmp_path):
+    calls = []
+
+    def counted(network, curves, **options):
+        calls.append(options)
+        return predict(network, curves, **options)
+
+    monkeypatch.setattr("lensml.experiments.evaluation_run.DATA", tmp_path)
+    monkeypatch.setattr("lensml.experiments.evaluation_run.predict", counted)
+    curves = toy_set(num_pairs=4)
+    first = predictions(curves, season_rows=3)
+    again = predictions(curves, season_rows=2)
+    assert len(calls) == 1 and again.season.shape == (2, curves.X.shape[1])
+    assert np.array_equal(first.p, again.p) and np.array_equal(first.p, again.p)
+    predictions(curves, season_rows=5)  # more than was kept
+    changed = replace(curves, X=curves.X + np.float32(1e-3))
+    assert not np.array_equal(predictions(changed).p, first.p)
+    assert len(calls) == 3
+
+
+def test_the_digest_of_the_code_ignores_docstrings_and_sees_every_other_change(
+    monkeypatch, tmp_path
+):
+    for room in ("network", "lensing"):
+        (tmp_path / room).mkdir()
+    source = tmp_path / "network" / "model.py"
+    monkeypatch.setattr("lensml.experiments.evaluation_run.PACKAGE", tmp_path)
+    digests = []
+    for text in ("def f(x):\n    return x\n", 'def f(x):\n    """Words."""\n    return x  # so\n',
+                 "def f(x):\n    return x + 0\n"):  # fmt: skip
+        source.write_text(text)
+        digests.append(code_digest())
+    assert digests[0] == digests[1] != digests[2]
