@@ -7,7 +7,10 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: book test bench clean
+NOTED := codemirror_mode file_extension mimetype nbconvert_exporter pygments_lexer version
+STRIP := $(RUN) -m nbstripout --keep-id --extra-keys '$(NOTED:%=metadata.language_info.%)'
+
+.PHONY: book test bench clean notebook-filter
 .DELETE_ON_ERROR:
 
 book: $(INSTALLED)
@@ -25,9 +28,17 @@ bench: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12" >&2; exit 2; }
+	@echo "installing what constraints.txt lists into $(VENV); this takes a few minutes, once"
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(RUN) -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@$(MAKE) --no-print-directory notebook-filter
 	@touch $@
+
+# Git compares and commits notebooks without outputs, counts and what Lab notes of its kernel;
+# where there is no environment they pass as they are. For a checkout of this repository alone.
+notebook-filter:
+	@test ! -e .git || git config filter.nbstripout.clean \
+	  "if test -x $(RUN); then $(STRIP); else cat; fi" || echo "no filter for notebooks" >&2
 
 # What a run makes; results, figures and the environment stay.
 clean:

@@ -3,9 +3,13 @@
 import ast
 import json
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
@@ -66,3 +70,97 @@ def test_a_chapter_is_committed_without_outputs_and_with_parameters(path):
         for node in ast.parse("".join(tagged[0]["source"])).body
         for target in node.targets
     }
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A repository of the Makefile, its attributes and one chapter; and git, to be called in it."""
+    for name in ("Makefile", ".gitattributes", "notebooks/00_preflight.ipynb"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(ROOT / name, tmp_path / name)
+
+    def call(*command: str) -> str:
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert not done.stderr, done.stderr
+        return done.stdout
+
+    call("git", "init", "-q")
+    call("git", "add", ".")
+    call("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "Begin")
+    return tmp_path, call
+
+
+def run_in_lab(path: Path) -> None:
+    """What JupyterLab changes in a notebook that is run and saved."""
+    notebook = nbformat.read(path, as_version=4)
+    for count, cell in enumerate(c for c in notebook.cells if c.cell_type == "code"):
+        cell.execution_count = count + 1
+        cell.outputs = [nbformat.v4.new_output("stream", text=f"output {count}\n")]
+        cell.metadata.execution = {"iopub.execute_input": "2026-01-01T00:00:00Z"}
+    notebook.metadata.language_info = nbformat.from_dict(
+        {
+            "codemirror_mode": {"name": "ipython", "version": 3},
+            "file_extension": ".py",
+            "mimetype": "text/x-python",
+            "name": "python",
+            "nbconvert_exporter": "python",
+            "pygments_lexer": "ipython3",
+            "version": "3.11.7",
+        }
+    )
+    nbformat.write(notebook, path)
+
+
+@pytest.mark.skipif(not (shutil.which("git") and shutil.which("make")), reason="needs git and make")
+def test_a_chapter_run_in_lab_is_unchanged_for_git_but_its_edits_are_seen(checkout):
+    folder, call = checkout
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    (folder / ".git" / "info" / "exclude").write_text(".venv\n")
+    call("make", "notebook-filter")
+    chapter = folder / "notebooks" / "00_preflight.ipynb"
+    run_in_lab(chapter)
+    assert "output 3" in chapter.read_text()
+    assert not call("git", "diff")
+    call("git", "add", ".")  # git lists a file of another size until it has looked into it
+    assert not call("git", "status", "--porcelain")
+    assert "output 3" in chapter.read_text()  # Lab's copy keeps what it shows
+    chapter.write_text(chapter.read_text().replace('size = \\"smoke', 'size = \\"desk'))
+    assert call("git", "diff", "--numstat").split()[:2] == ["1", "1"]
+
+
+@pytest.mark.skipif(not (shutil.which("git") and shutil.which("make")), reason="needs git and make")
+def test_a_checkout_without_the_filter_or_its_environment_works(checkout):
+    folder, call = checkout
+    chapter = folder / "notebooks" / "00_preflight.ipynb"
+    run_in_lab(chapter)
+    assert call("git", "status", "--porcelain").strip() == "M notebooks/00_preflight.ipynb"
+    call("make", "notebook-filter")  # as a second work tree has it, whose environment is missing
+    assert call("git", "status", "--porcelain").strip() == "M notebooks/00_preflight.ipynb"
+    call("git", "checkout", "-q", "--", ".")
+    assert not call("git", "status", "--porcelain")
+
+
+def test_the_filter_keeps_committed_chapters_as_they_are():
+    makefile = (ROOT / "Makefile").read_text()
+    noted = re.search(r"^NOTED := (.*)", makefile, re.M)[1].split()
+    keys = " ".join(f"metadata.language_info.{name}" for name in noted)
+    strip = [sys.executable, "-m", "nbstripout", "--keep-id", "--extra-keys", keys]
+    for path in notebooks():
+        done = subprocess.run(strip, input=path.read_bytes(), capture_output=True, check=True)
+        assert done.stdout == path.read_bytes(), path.name
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
+def test_links_of_a_chapter_open_from_the_root_of_the_project(path):
+    for cell in json.loads(path.read_text())["cells"]:
+        if cell["cell_type"] == "markdown":
+            for target in LINK.findall("".join(cell["source"])):
+                if not target.startswith(("http", "#")):
+                    file = (path.parent / target.partition("#")[0]).resolve()
+                    assert file.exists() and file.is_relative_to(ROOT), target
