@@ -3,6 +3,7 @@
 import gzip
 import re
 import zlib
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 MAG = 2.5 / log(10.0)  # magnitudes per natural logarithm
 FLUX_ZERO_POINT = 22.0  # magnitude of unit flux; only differences of magnitude matter to us
 REFERENCE_FLUX = 10 ** (0.4 * (28 - 20))  # KMTNet's pysis: a reference image of 20 mag, zero at 28
+MAX_BYTES, MAX_LINES, MAX_LINE = 256_000_000, 2_000_000, 1_000_000  # of the text, unpacked
+MAX_COLUMNS, MAX_VALUES = 256, 30_000_000  # a value: one column of one row
 WANTED = "expected a header time,mag,mag_err (or flux,flux_err) or an OGLE, MOA or KMTNet table"
 
 
@@ -34,7 +37,8 @@ class Photometry:
     mag_err: NDArray  # (n,) float64, finite and positive, as published [mag]
     m_base: float | None = None  # baseline magnitude if the user knows it [mag]
     dropped: Mapping[str, int] = field(default_factory=dict)  # reason -> number of rows
-    remarks: tuple[str, ...] = ()  # what was assumed on the way: time zero, reference flux
+    remarks: tuple[str, ...] = ()  # columns read; what was assumed: time zero, reference flux
+    time_scale: str = "time"  # "HJD", "BJD" or "JD" where the zero point of time is known
 
     def __len__(self) -> int:
         return len(self.time)
@@ -90,11 +94,18 @@ def from_table(
 def _text(path: Path) -> str:
     """The file's text, or one line about why there is none."""
     try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OSError("a device or pipe, not a file")
+        with open(path, "rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            raw = (gzip.GzipFile(fileobj=file) if packed else file).read(MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be read ({reason}); give a text file; {WANTED}") from None
+    if len(raw) > MAX_BYTES or max(raw.count(b"\n"), raw.count(b"\r")) > MAX_LINES:
+        most = f"{MAX_BYTES / 1e6:.0f} MB or {MAX_LINES / 1e6:.0f} million lines"
+        raise InputError(f"{path} holds more than {most} of text; give one light curve; {WANTED}")
     text = raw.decode("utf-8-sig", errors="replace")
     if b"\0" in raw or not text.strip():
         what = "holds binary data, not text" if raw.strip() else "is empty"
@@ -111,36 +122,47 @@ def _number(token: str) -> float:
 
 def _split(line: str) -> list[str]:
     """Fields of one line: by comma or semicolon if there is one, else by blanks."""
-    mark = next((c for c in ",;" if c in line), None)
-    return [token.strip(" \t\"'") for token in line.split(mark)]
+    mark = "," if "," in line else ";" if ";" in line else None
+    return [token.strip(" \t\"'") for token in line.split(mark, MAX_COLUMNS)]
 
 
 def _header(line: str) -> list[str]:
     """Column names of a header line; units in brackets go, `HJD - 2450000` is one name."""
-    line = re.sub(r"[\[(][^\])]*[\])]", "", line.lstrip("# \t"))
-    return _split(re.sub(r"\s*-\s*(?=24\d{5})", "-", line))
+    line = line.lstrip("# \t")
+    closed = 1 + max(line.rfind("]"), line.rfind(")"))  # beyond it the search would be quadratic
+    line = re.sub(r"[\[(][^\])]*[\])]", "", line[:closed]) + line[closed:]
+    return _split(re.sub(r"(?<!\s)\s*-\s*(?=24\d{5})", "-", line))
 
 
 def _parse(text: str, label: str) -> tuple[list[str] | None, NDArray]:
     """Column names or None, and numbers (rows, columns), NaN where not a number."""
-    lines = [line for line in text.splitlines() if line.strip() and line[0] != "\\"]
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = [line for line in lines if line.strip() and line[0] != "\\"]
+    if (longest := max(map(len, lines), default=0)) > MAX_LINE:
+        raise InputError(f"{label} has a line of {longest} characters; {WANTED}")
     notes = [line for line in lines if line.lstrip()[0] in "#|"]
     lines = [line for line in lines if line.lstrip()[0] not in "#|"]
-    names, fields = None, list(map(_split, lines))
+    names, split, first = None, _split, _split(lines[0]) if lines else []
     if notes and notes[0][0] == "|":  # IPAC table: its bars say where each field lies
         edges = [i for i, c in enumerate(notes[0]) if c == "|"]
         names = [notes[0][a + 1 : b].strip() for a, b in pairwise(edges)]
-        fields = [[line[a : b + 1].strip() for a, b in pairwise(edges)] for line in lines]
-    elif fields and fields[0][0].lower() != "nan" and np.isnan(_number(fields[0][0])):
-        names, fields = _header(lines[0]), fields[1:]
-    elif fields:
-        headers = [h for h in map(_header, notes) if len(h) == len(fields[0])]
-        names = next((h for h in reversed(headers) if "time" in map(_role, h)), None)
-    if not fields:
+        split = lambda line: [line[a : b + 1].strip() for a, b in pairwise(edges)]  # noqa: E731
+    elif first and first[0].lower() != "nan" and np.isnan(_number(first[0])):
+        names = _header(lines.pop(0))
+    elif first:
+        headers = (h for h in map(_header, reversed(notes)) if len(h) == len(first))
+        names = next((h for h in headers if "time" in map(_role, h)), None)
+    if not lines:
         raise InputError(f"{label} has a header but no rows of data; {WANTED}")
-    width = len(names or fields[0])
-    padded = [(row + [""] * width)[:width] for row in fields]
-    return names, np.array([[_number(token) for token in row] for row in padded])
+    width = len(names or split(lines[0]))
+    if width > MAX_COLUMNS or width * len(lines) > MAX_VALUES:
+        most = f"at most {MAX_COLUMNS} columns and {MAX_VALUES / 1e6:.0f} million values"
+        raise InputError(f"{label} has {len(lines)} rows of {width} columns, but {most} are read")
+    values = array("d")
+    for line in lines:
+        row = split(line)[:width]
+        values.extend(map(_number, row + [""] * (width - len(row))))
+    return names, np.array(values).reshape(len(lines), width)
 
 
 def _role(name: str) -> str | None:
@@ -189,7 +211,9 @@ def _clean(names: list[str] | None, rows: NDArray, label: str, reference: float 
     """Usable rows only, in magnitudes, sorted, every dropped row counted: a `Photometry`."""
     i, j, k, kind = _columns(names, rows, label)
     time, value, error = rows[np.argsort(rows[:, i], kind="stable")][:, [i, j, k]].T
-    dropped, remarks = {}, []
+    shown = [repr(names[c][:20]) if names else f"{c + 1}" for c in (i, j, k)]
+    what = "difference flux" if kind == "difference" else kind
+    dropped, remarks = {}, [f"time, {what} and error from columns {', '.join(shown)}"]
 
     def keep(good: NDArray, reason: str) -> None:
         nonlocal time, value, error
@@ -211,9 +235,11 @@ def _clean(names: list[str] | None, rows: NDArray, label: str, reference: float 
         why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
         raise InputError(f"{label}: none of its {len(rows)} rows is usable ({why}); {WANTED}")
     keep(np.diff(time, prepend=-np.inf) > 0, "repeated time")
-    zero = _time_zero(names[i] if names else "hjd", time[0])
+    called = names[i].lower() if names else "hjd"
+    zero = _time_zero(called, time[0])
     remarks += [f"{zero:.1f} d added to the times"] if zero else []
-    return Photometry(label, time + zero, value, error, None, dropped, tuple(remarks))
+    scale = "time" if time[0] + zero < 2e6 else (re.search("[hb]jd", called) or ["jd"])[0].upper()
+    return Photometry(label, time + zero, value, error, None, dropped, tuple(remarks), scale)
 
 
 def _reference_flux(flux: NDArray, error: NDArray, kind: str, label: str) -> float:
@@ -231,7 +257,7 @@ def _reference_flux(flux: NDArray, error: NDArray, kind: str, label: str) -> flo
 
 def _time_zero(name: str, first: float) -> float:
     """What makes full (H)JD of a column of this name whose times start at `first` [day]."""
-    stated, name = re.search(r"24\d{5}(\.\d+)?", name), name.lower()
+    stated = re.search(r"24\d{5}(\.\d+)?", name)
     plain = 2450000.0 if "jd" in name and 400 < first < 20000 else 0.0
     zero = float(stated[0]) if stated else 2400000.5 if "mjd" in name else plain
     return zero if first < 2e6 else 0.0

@@ -1,6 +1,8 @@
 """Any survey's table becomes the same light curve, and what cannot is refused in one line."""
 
 import gzip
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from astropy.time import Time
 from sets import blended_photometry
 
 from lensml.paths import InputError
+from lensml.photometry import readers
 from lensml.photometry.events import installed_events, load_installed
 from lensml.photometry.readers import (
     Photometry,
@@ -259,6 +262,77 @@ def test_folder_and_missing_file_are_named(tmp_path):
         read_photometry(tmp_path / "nowhere.csv")
     with pytest.raises(InputError, match=r"cannot be read \(Is a directory\)"):
         read_photometry(tmp_path)
+
+
+# ---------------------------------------------------------------- files made to do harm
+
+TABLE = b"time,mag,mag_err\n" + b"1,18,0.1\n" * 50
+HARMFUL = {
+    "holds more than": gzip.compress(b"\n" * 2_100_000),
+    "20 rows of 257 columns": b",".join([b"mag"] * 20_000) + b"\n" + b"1\n" * 20,
+    "1 rows of 99999 columns": b"|" * 100_000 + b"\n1 2 3",
+    "a line of 1000008 characters": b"1" * 1_000_001 + b" 18 0.1",
+    "none for time": b"x" + b" " * 200_000 + b"y\n1 2 3",
+    "no rows of data": b"(" * 200_000,
+}
+
+
+@pytest.mark.parametrize("message", HARMFUL)
+def test_a_small_file_costs_little_whatever_it_unpacks_to(message, tmp_path):
+    path = tmp_path / "bomb.csv"
+    path.write_bytes(HARMFUL[message])
+    started = time.process_time()
+    with pytest.raises(InputError, match=message) as caught:
+        read_photometry(path)
+    assert time.process_time() - started < 2 and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "limit, value", [("MAX_BYTES", 400), ("MAX_LINES", 49), ("MAX_VALUES", 149)]
+)
+def test_a_file_is_read_up_to_each_limit_and_not_beyond(limit, value, tmp_path, monkeypatch):
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(TABLE))
+    assert len(read_photometry(path)) == 1
+    monkeypatch.setattr(readers, limit, value)
+    with pytest.raises(InputError, match="a.csv.gz h"):
+        read_photometry(path)
+
+
+def test_a_long_comment_takes_no_time(tmp_path):
+    body = rows(TIME, MAGNITUDE, 0 * TIME + 0.01)
+    path = write(tmp_path / "a.dat", ["#" + "(" * 100_000, *body])
+    started = time.process_time()
+    assert len(read_photometry(path)) == 8 and time.process_time() - started < 1
+
+
+def test_a_device_or_a_pipe_is_no_light_curve(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # opened, it would wait for a writer for ever
+    for path in ("/dev/zero", tmp_path / "pipe"):
+        with pytest.raises(InputError, match="a device or pipe, not a file"):
+            read_photometry(path)
+
+
+# ---------------------------------------------------------------- what was understood
+
+
+@pytest.mark.parametrize(
+    "head, first, scale",
+    [
+        ("hjd,mag,mag_err", 2457000, "HJD"),
+        ("BJD - 2450000,mag,mag_err", 7000, "BJD"),
+        ("mjd,mag,mag_err", 57000, "JD"),
+        ("time,mag,mag_err", 2457000, "JD"),
+        ("time,mag,mag_err", 12, "time"),
+        ("", 2457000, "HJD"),
+    ],
+)
+def test_the_zero_point_of_time_is_given_where_it_is_known(head, first, scale, tmp_path):
+    body = rows(first + np.arange(8.0), MAGNITUDE, 0 * TIME + 0.01, mark="," if head else " ")
+    got = read_photometry(write(tmp_path / "a.csv", [head, *body]))
+    assert got.time_scale == scale
+    shown = "'" if head else "1, 2, 3"
+    assert f"time, mag and error from columns {shown}" in got.summary()
 
 
 # ---------------------------------------------------------------- seasons and baseline
