@@ -84,11 +84,35 @@ def run(
 
 
 def literal(value: Any) -> Any:
-    """Read a command-line string as the Python literal it spells, or leave it a string."""
+    """Read a command-line string as the Python literal it spells, or leave it a string.
+
+    Only what papermill writes harmlessly into a cell comes out: None, bool, int, float, str, list
+    (also of a tuple) and dict with names as keys.
+
+    Raises:
+        InputError: If it spells anything else.
+    """
     try:
-        return ast.literal_eval(value)
+        value = ast.literal_eval(value) if isinstance(value, str) else value
     except (ValueError, SyntaxError):
         return value
+    except (RecursionError, MemoryError):
+        raise InputError("a parameter is nested too deeply; give a number, text or list") from None
+    return harmless(value)
+
+
+def harmless(value: Any) -> Any:
+    """`value` with tuples as lists; sets, bytes, complex numbers and the like are refused."""
+    if isinstance(value, list | tuple):
+        return [harmless(item) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: harmless(item) for key, item in value.items()}
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise InputError(
+        f"a parameter has a value of type {type(value).__name__}, but a number, text, yes or no "
+        "(True, False), None, a list or a dict with names as keys was expected"
+    )
 
 
 def check_parameters(name: str, parameters: Iterable[str]) -> None:

@@ -1,5 +1,7 @@
 """A chapter's run: its sets, its figures and tables, its numbers with their provenance."""
 
+import base64
+import html
 import io
 import json
 import os
@@ -15,7 +17,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from lensml.experiments import presets
-from lensml.experiments.machine import OUTPUT_VARIABLE, provenance
+from lensml.experiments.machine import OUTPUT_VARIABLE, device_name, provenance
 from lensml.experiments.presets import Experiment
 from lensml.experiments.tables import (
     ResultsTable,
@@ -27,7 +29,17 @@ from lensml.experiments.tables import (
     safe_keys,
 )
 from lensml.network import check_unseen, load_network, weights_hash
-from lensml.paths import DATA, FIGURES, RESULTS, ROOT, InputError, atomic_path, check_size
+from lensml.paths import (
+    DATA,
+    FIGURES,
+    RESULTS,
+    ROOT,
+    SIZES,
+    InputError,
+    atomic_path,
+    available_cores,
+    check_size,
+)
 from lensml.simulation import LightCurves, Simulation, load, reobserve, simulate
 from lensml.training import train
 
@@ -102,16 +114,22 @@ def write_svg(figure: Figure, final: Path) -> None:
         figure.savefig(temporary, format="svg", metadata={"Date": None}, bbox_inches="tight")
 
 
-def write_figure(figure: Figure, stem: Path) -> None:
-    """Write `stem`.svg, or `stem`.png if the svg is too large."""
+def write_figure(figure: Figure, stem: Path) -> Path:
+    """Write `stem`.svg, or `stem`.png if the svg is too large; the file written."""
     vector, raster = stem.with_suffix(".svg"), stem.with_suffix(".png")
     write_svg(figure, vector)
     if vector.stat().st_size < LARGEST_FIGURE:
         raster.unlink(missing_ok=True)
-        return
+        return vector
     with atomic_path(raster) as temporary:
-        figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
+        figure.savefig(temporary, format="png", dpi=200, bbox_inches="tight")
     vector.unlink()
+    return raster
+
+
+def find_figure(stem: str, folder: Path) -> Path | None:
+    """The figure of that name in a folder, svg or png."""
+    return next((p for e in ("svg", "png") if (p := folder / f"{stem}.{e}").exists()), None)
 
 
 def png(figure: Figure, dpi: int) -> bytes:
@@ -121,15 +139,30 @@ def png(figure: Figure, dpi: int) -> bytes:
     return buffer.getvalue()
 
 
-def display(thing: Any) -> None:
-    """Show `thing` when running inside a notebook; do nothing elsewhere."""
+def data_url(image: bytes) -> str:
+    """A png image as an address that an HTML page can hold."""
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
+
+
+def display(thing: Any, **origin: Any) -> None:
+    """Show `thing` inside a notebook, its `origin` as metadata; do nothing elsewhere.
+
+    Args:
+        thing: A figure, the file of one, a mapping of media types to data, or any other object.
+        origin: What the book needs to know of this output (`figure`, `table`, `own`, ...).
+    """
     import IPython
 
-    if IPython.get_ipython() is None:
+    if thing is None or IPython.get_ipython() is None:
         return
     if isinstance(thing, Figure):  # made without pyplot, whose backend would render it
-        thing = IPython.display.Image(png(thing, dpi=110))
-    IPython.display.display(thing)
+        thing = IPython.display.Image(png(thing, dpi=220), retina=True)
+    elif isinstance(thing, Path) and thing.suffix == ".svg":
+        thing = {"image/svg+xml": thing.read_text(), "text/plain": thing.stem}
+    elif isinstance(thing, Path):
+        thing = IPython.display.Image(thing.read_bytes(), retina=True)
+    options = {"metadata": {"lensml": origin}} if origin else {}
+    IPython.display.display(thing, raw=isinstance(thing, Mapping), **options)
 
 
 def compare_with_committed(
@@ -167,6 +200,9 @@ def one_file(simulation: Simulation) -> Path:
 class Chapter:
     """One run of a chapter: its preset, its clock, and what it shows and saves.
 
+    A page shows the committed result of the largest size. Where this run is smaller, its own
+    figures, tables and numbers stand in one collapsed block, which `save` shows.
+
     Args:
         name: File stem of the notebook; ``02_baseline`` takes `presets.baseline`.
         size: "smoke", "desk" or "full".
@@ -178,12 +214,41 @@ class Chapter:
         self.name, self.size, self.seed = name, check_size(size), seed
         preset = getattr(presets, name[3:], None)
         self.experiment: Experiment | None = preset(size, seed) if preset else None
+        self.record = load_results(name)  # the committed one
+        committed = self.record["provenance"]["size"] if self.record else "smoke"
+        self.own = SIZES.index(size) >= SIZES.index(committed)  # whether the page shows this run
         self.figures: list[str] = []  # shown so far
+        self.tables: dict[str, dict[str, Any]] = {}  # the same
         self.started = time.time()
         self._sizes_differ = sizes_differ
+        self._images: dict[str, bytes] = {}  # of this run, where the page shows another
 
-    def _repr_html_(self) -> str:
-        return self.experiment._repr_html_() if self.experiment else ""
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+        """What is about to run, on which machine, for how long, and where its results go."""
+        results = results_path(self.name, self.size)
+        figures = self._figure_folder()
+        earlier = json.loads(results.read_text()) if results.exists() else self.record
+        rows = {"size": self.size, "seed": self.seed}
+        if earlier:
+            p = earlier["provenance"]
+            took = f"{p['wall_time_s']:,.0f} s at size {p['size']} on {p['device']}"
+            rows["an earlier run took"] = f"{took}, {p.get('cores', '?')} cores"
+        rows["this machine"] = f"{device_name()}; {available_cores()} cores"
+        if "SC_AVPHYS_PAGES" in os.sysconf_names:
+            free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 1e9
+            rows["this machine"] += f", {free:.1f} GB of memory free"
+        rows["numbers go to"], rows["figures go to"] = results, figures
+        if self.record and not self.own:
+            rows["this page shows"] = (
+                f"the committed result of size {self.record['provenance']['size']}"
+            )
+        body = "".join(
+            f"<tr><th>{k}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items()
+        )
+        text = f"{self.name}, size {self.size}"
+        sets = self.experiment._repr_html_() if self.experiment else ""
+        bundle = {"text/html": f"<table>{body}</table>{sets}", "text/plain": text}
+        return bundle, {"lensml": {"start": self.name}}
 
     @property
     def num_bootstrap(self) -> int:
@@ -233,11 +298,18 @@ class Chapter:
         recipe = zlib.crc32(f"{simulation}{config}{start}".encode())  # another one, another folder
         return train(data, DATA / "runs" / f"{stem}_{recipe:08x}", config, name=name, resume=True)
 
-    def figure(self, figure: Figure, name: str) -> None:
-        """Show a figure, close it, and keep it if nothing larger has been run.
+    def _figure_folder(self) -> Path:
+        """Where figures of this run go: ``figures`` only if they are to replace what is there."""
+        committed = FIGURES.relative_to(ROOT)
+        mine = f"_build/figures/{self.size}"
+        return output_root() / (committed if self.own and self.size != "smoke" else mine)
 
-        It goes to ``figures/NN_name.svg`` (png above 2 MB) only for desk and full, and desk never
-        replaces a figure of full. The same numbers give the same bytes.
+    def figure(self, figure: Figure, name: str) -> None:
+        """Show the committed figure of that name, or this one if the page shows this run.
+
+        This one is written to ``figures/NN_name.svg`` (png above 2 MB) if its size is desk or
+        full and nothing larger is committed, else below ``_build/figures``. The same numbers give
+        the same bytes.
         """
         stem = f"{self.name[:2]}_{name}"
         self.figures.append(stem)
@@ -245,40 +317,87 @@ class Chapter:
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7}
             look = {"color": "0.4", "fontsize": 13, "bbox": box, "zorder": 10}
             figure.text(0.5, 0.5, self.mark, ha="center", va="center", **look)
-        full = RESULTS / "full" / f"{self.name}.json"
-        if self.size == "full" or (self.size == "desk" and not full.exists()):
-            write_figure(figure, output_root() / FIGURES.relative_to(ROOT) / stem)
-        display(figure)
+        shown = written = write_figure(figure, self._figure_folder() / stem)
+        if not self.own:
+            self._images[stem] = png(figure, dpi=100)
+            shown = find_figure(stem, FIGURES) or written
+        display(shown, figure=stem)
         plt.close(figure)
 
     def table(
         self,
         rows: ResultsTable | Mapping[str, Mapping[str, Any]],
         columns: Sequence[str] | Mapping[str, str] = (),
+        caption: str = "",
         note: str = "",
-    ) -> ResultsTable:
-        """`results_table` of this run, or a table made before, with the mark of size smoke."""
-        table = rows if isinstance(rows, ResultsTable) else results_table(rows, columns, note)
-        table.note = " ".join(filter(None, [table.note, self.mark and f"({self.mark})"]))
-        return table
+        name: str = "",
+    ) -> None:
+        """Show the committed table of that name, or this one if the page shows this run.
 
-    def save(self, numbers: Mapping[str, Any], *, spell_keys: bool = False) -> ResultsTable:
-        """Write the chapter's numbers, provenance and names of figures, whole or not at all.
+        Args:
+            rows: What `results_table` takes, or a table made before.
+            columns: The same.
+            caption: One sentence above it; a number such as "Table 2.1" is put before.
+            note: What stands below it.
+            name: Key in the chapter's record; without one, the number of tables so far.
+        """
+        table = rows if isinstance(rows, ResultsTable) else results_table(rows, columns)
+        number = len(self.tables) + 1
+        key = name or str(number)
+        shown = {"caption": caption or table.caption, "headings": table.headings}
+        shown |= {"rows": table.rows, "note": note or table.note}
+        self.tables[key] = shown
+        if self.mark:
+            shown = shown | {"note": f"{shown['note']} ({self.mark})".strip()}
+        if not self.own:
+            shown = self.record.get("tables", {}).get(key, shown)
+        table = numbered_table(self.name, number, shown)
+        bundle = {"text/html": table._repr_html_(), "text/plain": repr(table)}
+        display(bundle, table=shown | {"key": key, "number": number})
+
+    def save(self, numbers: Mapping[str, Any], *, spell_keys: bool = False) -> None:
+        """Write numbers, tables, names of figures and provenance, whole or not at all; show them.
 
         Args:
             numbers: Name to number, to interval ``{"value", "low", "high"}``, or to a nested
                 mapping or list of these. Numpy types are converted; NaN becomes null.
             spell_keys: Store every key as `result_key` spells it, not as it is.
-
-        Returns:
-            The numbers of this run beside the committed ones.
         """
         numbers = plain(safe_keys(numbers) if spell_keys else numbers)
         origin = provenance(size=self.size, seed=self.seed, started=self.started)
-        record = {"chapter": self.name, "numbers": numbers}
-        record |= {"figures": self.figures, "provenance": origin}
-        write_json(record, results_path(self.name, self.size))
-        return compare_with_committed(self.name, numbers, self.size)
+        record = {"chapter": self.name, "numbers": numbers, "figures": self.figures}
+        record |= {"tables": self.tables, "provenance": origin}
+        path = results_path(self.name, self.size)
+        write_json(record, path)
+        if not self.own:
+            own = {"text/html": self._own_run(record), "text/plain": f"this copy's run: {path}"}
+            display(own, own=self.name)
+        line = provenance_line(self.name, load_results(self.name))
+        display({"text/markdown": line, "text/plain": line}, provenance=self.name)
+
+    def _own_run(self, record: Mapping[str, Any]) -> str:
+        """Figures, tables and numbers of this run in one collapsed block of HTML."""
+        p = record["provenance"]
+        head = f"This copy's own run: size {self.size}, {p['wall_time_s']:,.0f} s, {p['device']}"
+        head += f"; {self.mark.partition(': ')[2]}" * bool(self.mark)
+        images = "".join(
+            f'<figure style="display: inline-block; margin: 4px"><img width="360" '
+            f'src="{data_url(image)}" alt="{stem.replace("_", " ")}, size {self.size}">'
+            f"<figcaption>{stem}</figcaption></figure>"
+            for stem, image in self._images.items()
+        )
+        tables = [numbered_table(self.name, i, t) for i, t in enumerate(self.tables.values(), 1)]
+        tables.append(compare_with_committed(self.name, record["numbers"], self.size))
+        return (
+            f'<details class="own-run"><summary>{html.escape(head)}</summary>{images}'
+            f"{''.join(table._repr_html_() for table in tables)}</details>"
+        )
+
+
+def numbered_table(chapter: str, number: int, kept: Mapping[str, Any]) -> ResultsTable:
+    """A table of a chapter's record with its number before the caption."""
+    caption = f"**Table {int(chapter[:2])}.{number}.** {kept['caption']}".strip()
+    return ResultsTable(kept["headings"], kept["rows"], kept["note"], caption)
 
 
 start = Chapter  # what a notebook calls to begin: experiments.start("02_baseline", size, seed)

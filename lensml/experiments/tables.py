@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+NO_BREAK = "\u00a0"
 TARGET = re.compile(r"(>=|<=|<|>) *([\d.,]+)|([\d.]+) *\+- *([\d.]+)")
 OBSERVER_COLUMNS = {
     "roc_auc": "ROC AUC",
@@ -76,38 +77,60 @@ def safe_keys(numbers: Any) -> Any:
 
 
 def format_number(value: Any) -> str:
-    """The one way a number is printed: three figures, or the decimals its interval allows."""
+    """The one way a value is printed: three figures, or the decimals its interval allows.
+
+    Value and ends have the same decimals, four at most; no-break spaces keep them on one line. An
+    interval without ends, or whose ends are one point, is printed as its value.
+    """
     if is_interval(value):
         value, low, high = value["value"], value["low"], value["high"]
-        if None in (value, low, high):
+        if None in (value, low, high) or not low < high:
             return format_number(value)
         decimals = decimals_of(high - low)
-        return f"{value:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
+        while decimals < 4 and value < 1 and f"{value:.{decimals}f}" == f"{1:.{decimals}f}":
+            decimals += 1
+        text, *ends = (f"{x:,.{decimals}f}" for x in (value, low, high))
+        if value < 1 and text == "1.0000":
+            text = "> 0.9999"
+            ends = [] if ends == ["1.0000"] * 2 else ends
+        shown = text + (f" ({ends[0]} to {ends[1]})" if ends else "")
+        shown = re.sub(r"-(0(?:\.0+)?)(?![\d.])", r"\1", shown)  # no minus zero
+        return shown.replace(" ", NO_BREAK)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {format_number(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple | np.ndarray):
+        return ", ".join(map(format_number, value))
     if value is None:
-        return "not defined"
-    if isinstance(value, bool):
+        return f"not{NO_BREAK}defined"
+    if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if isinstance(value, str):
         return value
     if isinstance(value, int | np.integer) or abs(value) >= 1000:
         return f"{value:,.0f}"
     if 0.9 < abs(value) < 1:  # what is missing to one is the message
-        return f"{value:.{max(3, decimals_of(2 - 2 * abs(value)))}f}"
-    return f"{value:.3g}"
+        text = f"{value:.{max(3, decimals_of(2 - 2 * abs(value)))}f}"
+        return f">{NO_BREAK}0.9999" if text == "1.0000" else text
+    return re.sub("e-0", "e-", f"{value + 0.0:.3g}")
 
 
 def decimals_of(width: float) -> int:
-    """Decimals that show an interval of this full width with two figures at most."""
-    return int(np.clip(-math.floor(math.log10(width / 2)), 0, 6)) if width > 0 else 3
+    """Decimals that show half of an interval's full width with one figure, or two if below 3.55."""
+    return int(np.clip(-math.floor(math.log10(width / 7.1)), 0, 4)) if width > 0 else 3
 
 
 class ResultsTable:
-    """Headings, rows of text and a note; as HTML, Markdown and plain text."""
+    """Headings, rows of text, a note below and a caption; as HTML, Markdown and plain text."""
 
     def __init__(
-        self, headings: Sequence[str], rows: Sequence[Sequence[str]], note: str = ""
+        self,
+        headings: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        note: str = "",
+        caption: str = "",
     ) -> None:
-        self.headings, self.rows, self.note = list(headings), [list(r) for r in rows], note
+        self.headings, self.rows = list(headings), [list(row) for row in rows]
+        self.note, self.caption = note, caption
 
     def __repr__(self) -> str:
         lines = [self.headings, *self.rows]
@@ -116,32 +139,46 @@ class ResultsTable:
             "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
             for line in lines
         ]
-        return "\n".join([*text, self.note])
+        return "\n".join(filter(None, [self.caption, *text, self.note]))
 
     def _repr_html_(self) -> str:
         def line(cells: list[str], tag: str) -> str:
             return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
 
         body = "".join(line(row, "td") for row in self.rows)
-        head = line(self.headings, "th")
-        note = re.sub("`(.+?)`", r"<code>\1</code>", html.escape(self.note))
+        note, caption = (_inline_html(text) for text in (self.note, self.caption))
         return (
-            f'<table class="table"><thead>{head}</thead><tbody>{body}</tbody></table>'
+            '<table class="table">'
+            + f'<caption style="caption-side: top">{caption}</caption>' * bool(caption)
+            + f"<thead>{line(self.headings, 'th')}</thead><tbody>{body}</tbody></table>"
             + f"<p><em>{note}</em></p>" * bool(note)
         )
 
     def markdown(self) -> str:
-        """The rows as a Markdown table, without the note; empty if there is no row."""
+        """The rows as a Markdown table, without note and caption; empty if there is no row."""
         if not self.rows:
             return ""
         lines = [self.headings, ["---"] * len(self.headings), *self.rows]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
+
+
+def _inline_html(text: str) -> str:
+    """A sentence as HTML: its code and bold words, all else as it stands."""
+    text = re.sub("`(.+?)`", r"<code>\1</code>", html.escape(text))
+    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text)
+
+
+def _cell(text: str) -> str:
+    """A cell of a Markdown table: on one line, no bar or tag outside of maths."""
+    text = text.replace("\n", " ")
+    return re.sub(r"\$[^$]+\$|[|<]", lambda m: m[0] if m[0][0] == "$" else "\\" + m[0], text)
 
 
 def results_table(
     rows: Mapping[str, Mapping[str, Any]],
     columns: Sequence[str] | Mapping[str, str],
     note: str = "",
+    caption: str = "",
 ) -> ResultsTable:
     """One row a name, a column a number; a dash where a row has no such number.
 
@@ -149,6 +186,7 @@ def results_table(
         rows: Name to the numbers and intervals of its row.
         columns: Keys of these numbers, or a mapping from key to heading.
         note: What stands below the table.
+        caption: One sentence above it.
     """
     if not isinstance(columns, Mapping):
         columns = {key: str(key).replace("_", " ") for key in columns}
@@ -156,7 +194,7 @@ def results_table(
         [name, *(format_number(plain(row[key])) if key in row else "-" for key in columns)]
         for name, row in rows.items()
     ]
-    return ResultsTable(["", *columns.values()], cells, note)
+    return ResultsTable(["", *columns.values()], cells, note, caption)
 
 
 def observers_table(summaries: Mapping[str, Mapping[str, Any]], note: str = "") -> ResultsTable:

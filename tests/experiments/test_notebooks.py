@@ -81,6 +81,49 @@ def test_an_unknown_parameter_is_refused_before_anything_runs(tree):
     assert not (tree / "_build").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("(1,2)", [1, 2]),
+        ("[1, (2, 'a')]", [1, [2, "a"]]),
+        ("{'a': (1,)}", {"a": [1]}),
+        ("None", None),
+        ("plain text", "plain text"),
+        ("1e-3", 1e-3),
+    ],
+)
+def test_a_parameter_is_the_literal_it_spells(text, value):
+    assert chapters.literal(text) == value
+
+
+@pytest.mark.parametrize("text", ["{1, 2}", "b'a'", "1j", "...", "{(1, 2): 3}", "1+" * 30000 + "1"])
+def test_a_parameter_of_another_type_is_refused_in_one_line(text):
+    with pytest.raises(InputError, match="a parameter") as refused:
+        chapters.literal(text)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        """('"; open("owned", "w") #',)""",
+        """'"; open("owned", "w") #'""",
+        """x"
+open("owned", "w")
+#""",
+        """{'a"; open("owned", "w") #': 1}""",
+        """\\"; open("owned", "w") #""",
+    ],
+)
+def test_no_parameter_runs_as_code(tree, seed):
+    chapters.run("02_baseline", parameters={"seed": seed})
+    assert not (tree / "notebooks" / "owned").exists() and not os.path.exists("owned")
+    injected = json.loads(executed(tree).read_text())["cells"][1]
+    assert injected["metadata"]["tags"] == ["injected-parameters"]
+    values = {n.targets[0].id: n.value for n in ast.parse("".join(injected["source"])).body}
+    assert ast.literal_eval(values["seed"]) == chapters.literal(seed)
+
+
 @pytest.mark.parametrize("size", ["tiny", "Smoke"])
 def test_an_unknown_size_is_refused(tree, size):
     with pytest.raises(InputError, match="smoke, desk, full"):
@@ -116,7 +159,7 @@ def test_a_paragraph_quotes_results_and_says_when_there_is_none():
 
 
 def test_a_number_that_a_committed_result_lacks_stops_the_build():
-    with pytest.raises(InputError, match="index.md quotes 'r02_acu'.*known are r02_auc"):
+    with pytest.raises(InputError, match="index.md quotes 'r02_acu'.*near are r02_auc"):
         publish.fill("AUC {{ r02_acu }}.", {"r02": "02_baseline", "r02_auc": "0.75"}, "index.md")
 
 
@@ -131,7 +174,7 @@ def test_numbers_in_a_notebook_are_filled_in_its_markdown_alone():
     assert "".join(filled[0]["source"]) == "AUC 0.75.\n\n$a_{{b}}$"
     assert "".join(filled[1]["source"]) == "print('{{ r02_auc }}')"
     wrong = text.replace("AUC {{ r02_auc }}", "AUC {{ r02_acu }}")
-    with pytest.raises(InputError, match="02_baseline.ipynb quotes 'r02_acu'.*known are r02_auc"):
+    with pytest.raises(InputError, match="02_baseline.ipynb quotes 'r02_acu'.*near are r02_auc"):
         publish.fill_notebook(wrong, values, "02_baseline.ipynb")
 
 

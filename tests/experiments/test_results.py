@@ -107,7 +107,7 @@ def test_the_table_shows_both_results_and_their_origin(repository):
     save("desk", {"auc": {"value": 0.75, "low": 0.7, "high": 0.8}, "pairs": 3000})
     table = results.compare_with_committed("02_baseline", {"auc": 0.6}, "smoke")
     assert table.headings == ["quantity", "computed here (smoke)", "committed (desk)"]
-    assert ["auc", "0.6", "0.75 (0.70 to 0.80)"] in table.rows
+    assert ["auc", "0.6", "0.75 (0.70 to 0.80)".replace(" ", "\u00a0")] in table.rows
     assert ["pairs", "-", "3,000"] in table.rows
     here = results.compare_with_committed("02_baseline", {"new": 1, "auc": 0.6}, "smoke")
     assert [row[0] for row in here.rows] == ["auc", "pairs", "new"]
@@ -162,25 +162,101 @@ def test_a_test_set_with_events_of_training_is_refused(chapter, monkeypatch):
 def test_a_chapter_without_a_preset_has_no_experiment(repository):
     chapter = results.start("10_speed", "smoke")
     assert chapter.experiment is None and chapter.mark == "smoke size: not a result"
+    assert chapter._repr_mimebundle_()[1] == {"lensml": {"start": "10_speed"}}
     assert results.start("09_real_events", "smoke", sizes_differ=False).mark == ""
 
 
-def test_figures_and_tables_of_size_smoke_are_marked(chapter):
+@pytest.fixture
+def shown(monkeypatch):
+    """Outputs of a notebook in their order: pairs of content and origin."""
+    found = []
+    monkeypatch.setattr(results, "display", lambda thing, **origin: found.append((thing, origin)))
+    return found
+
+
+def run_of(size, auc=0.5, number=400.0):
+    """A chapter with one figure, one table and one number, saved."""
+    chapter = results.start("03_distinct", size)
+    chapter.figure(figure(auc), "roc")
+    chapter.table({"network": {"auc": auc}}, ["auc"], "Ranking.", note="All pairs.")
+    chapter.save({"auc": number})
+    return chapter
+
+
+def test_figures_and_tables_of_size_smoke_are_marked(chapter, shown, repository):
     drawn = figure()
     chapter.figure(drawn, "roc")
     assert [t.get_text() for t in drawn.texts] == ["smoke size: 48 pairs, not a result"]
-    table = chapter.table({"network": {"auc": 0.5}}, ["auc"], "Intervals are 95 %.")
-    assert table.note == "Intervals are 95 %. (smoke size: 48 pairs, not a result)"
+    chapter.table({"network": {"auc": 0.5}}, ["auc"], "Ranking.", note="Intervals are 95 %.")
+    (path, origin), (table, _) = shown
+    assert path == repository / "_build/figures/smoke/03_roc.svg" and origin == {"figure": "03_roc"}
+    assert "<b>Table 3.1.</b> Ranking." in table["text/html"]
+    assert "Intervals are 95 %. (smoke size: 48 pairs, not a result)" in table["text/plain"]
     clean = figure()
     large = results.start("03_distinct", "desk")
     large.figure(clean, "roc")
-    assert not clean.texts and large.table({"a": {"b": 1}}, ["b"]).note == ""
+    large.table({"a": {"b": 1}}, ["b"])
+    assert not clean.texts and "smoke" not in shown[-1][0]["text/plain"]
+
+
+def test_a_smaller_run_shows_what_is_committed_and_itself_in_one_block(repository, shown):
+    run_of("desk", 0.7, 500.0)
+    shown.clear()
+    chapter = run_of("smoke")
+    assert not chapter.own
+    (path, _), (table, origin), (block, kind), (line, _) = shown
+    assert path == repository / "figures" / "03_roc.svg"
+    assert "0.7" in table["text/plain"] and "smoke" not in table["text/plain"]
+    assert origin["table"]["key"] == "1" and origin["table"]["rows"] == [["network", "0.7"]]
+    assert kind == {"own": "03_distinct"} and block["text/html"].count("<details") == 1
+    head = block["text/html"].partition("</summary>")[0]
+    assert "size smoke" in head and head.endswith("48 pairs, not a result")
+    assert block["text/html"].count("<img") == block["text/html"].count('alt="03 roc') == 1
+    assert "<td>0.5</td>" in block["text/html"] and "<td>500</td>" in block["text/html"]
+    assert "size desk" in line["text/plain"]
+
+
+def test_a_run_as_large_as_the_committed_shows_itself(repository, shown):
+    run_of("desk", 0.7)
+    shown.clear()
+    assert run_of("desk", 0.8).own
+    (_, _), (table, _), (line, origin) = shown
+    assert "0.8" in table["text/plain"] and origin == {"provenance": "03_distinct"}
+
+
+def test_what_the_committed_record_lacks_is_shown_from_this_run_with_its_mark(repository, shown):
+    run_of("desk", 0.7)
+    chapter = results.start("03_distinct", "smoke")
+    chapter.figure(figure(), "new")
+    chapter.table({"network": {"auc": 0.5}}, ["auc"], name="new")
+    (path, _), (table, _) = shown[-2:]
+    assert path == repository / "_build/figures/smoke/03_new.svg"
+    assert "not a result" in table["text/plain"]
+
+
+def test_the_record_keeps_the_tables_as_they_are_shown(repository, shown):
+    run_of("desk", 0.7)
+    assert results.load_results("03_distinct")["tables"] == {
+        "1": {
+            "caption": "Ranking.",
+            "headings": ["", "auc"],
+            "rows": [["network", "0.7"]],
+            "note": "All pairs.",
+        }
+    }
+
+
+def test_the_first_cell_says_size_machine_time_and_where_results_go(repository, shown):
+    run_of("desk")
+    text = results.start("03_distinct", "smoke")._repr_mimebundle_()[0]["text/html"]
+    assert "<td>smoke</td>" in text and "cores" in text and "s at size desk on" in text
+    assert str(repository / "_build/results/smoke/03_distinct.json") in text
+    assert "the committed result of size desk" in text and "48 matched pairs" in text
 
 
 def test_keys_are_spelled_on_request_and_kept_otherwise(chapter, repository):
     path = repository / "_build/results/smoke/03_distinct.json"
-    table = chapter.save({"0.1 mag": {"auc": 0.6}}, spell_keys=True)
+    chapter.save({"0.1 mag": {"auc": 0.6}}, spell_keys=True)
     assert json.loads(path.read_text())["numbers"] == {"100_mmag": {"auc": 0.6}}
-    assert ["100_mmag_auc", "0.6"] in table.rows
     chapter.save({"0.1 mag": 1})
     assert json.loads(path.read_text())["numbers"] == {"0.1 mag": 1}

@@ -20,24 +20,45 @@ from lensml.experiments.tables import (
 )
 
 
+def interval(value, low, high):
+    return {"value": value, "low": low, "high": high}
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        ({"value": 0.9712, "low": 0.965, "high": 0.9743}, "0.971 (0.965 to 0.974)"),
-        ({"value": 23.4, "low": 20.1, "high": 27.9}, "23 (20 to 28)"),
-        ({"value": 0.5, "low": None, "high": None}, "0.5"),
+        (interval(0.9712, 0.965, 0.9743), "0.971 (0.965 to 0.974)"),
+        (interval(0.2, 0.1, 0.4), "0.20 (0.10 to 0.40)"),
+        (interval(23.4, 20.1, 27.9), "23 (20 to 28)"),
+        (interval(12345.0, 12000.0, 13000.0), "12,345 (12,000 to 13,000)"),
+        (interval(-0.0001, -0.01, 0.01), "0.000 (-0.010 to 0.010)"),
+        (interval(1.0, 0.926, 1.0), "1.00 (0.93 to 1.00)"),
+        (interval(0.997, 0.95, 1.0), "0.997 (0.950 to 1.000)"),
+        (interval(0.9999995, 0.999999, 1.0), "> 0.9999"),
+        (interval(0.99998, 0.9992, 1.0), "> 0.9999 (0.9992 to 1.0000)"),
+        (interval(31.62, 31.62, 31.62), "31.6"),
+        (interval(0.5, None, None), "0.5"),
         (0.012345, "0.0123"),
+        (0.00001, "1e-5"),
+        (-0.0, "0"),
         (0.9995, "0.9995"),
+        (0.999999, "> 0.9999"),
         (0.95, "0.950"),
         (1234567, "1,234,567"),
         (1.0, "1"),
         (None, "not defined"),
         (True, "yes"),
         ("distinct", "distinct"),
+        ({"a": 0.123456789, "b": [1, 2.5]}, "a 0.123, b 1, 2.5"),
     ],
 )
 def test_a_number_shows_as_many_figures_as_its_interval_allows(value, text):
-    assert format_number(value) == text
+    assert format_number(value).replace("\u00a0", " ") == text
+
+
+def test_a_number_with_its_interval_stays_on_one_line():
+    for value in (interval(0.5, 0.4, 0.6), interval(0.99998, 0.9992, 1.0), 0.999999, None):
+        assert " " not in format_number(value)
 
 
 def test_nested_numbers_get_joined_names_and_lists_are_left_out():
@@ -90,6 +111,14 @@ def test_a_table_has_a_dash_where_a_row_has_no_number():
     assert "a note" in repr(table) and "<td>0.75</td>" in table._repr_html_()
     assert table.markdown().splitlines()[2] == "| network | 0.75 |"
     assert ResultsTable(["a"], []).markdown() == ""
+
+
+def test_text_of_a_table_is_neither_tag_nor_column():
+    table = ResultsTable(["$q < 1$"], [["<b>|"]], "`n` < 3", "**Table 2.1.** Of all.")
+    assert table.markdown() == "| $q < 1$ |\n| --- |\n| \\<b>\\| |\n"
+    shown = table._repr_html_()
+    assert "<td>&lt;b&gt;|</td>" in shown and "<code>n</code> &lt; 3" in shown
+    assert "<b>Table 2.1.</b> Of all.</caption>" in shown
 
 
 def test_columns_may_have_headings_of_their_own():
