@@ -17,8 +17,8 @@ __getattr__, __dir__, __all__ = exports(
         "PHASE_EDGES add_refit_limited alerts_before_peak first_alert onset_times refit_prefixes"
     ),
     alerts=(
-        "alert_rate_and_purity compare_with_ideal detected_by_phase false_alarm_report "
-        "latency_summary set_threshold"
+        "alert_rate_and_purity compare_observers detected_by_phase false_alarm_report "
+        "latency_summary observer_scores set_threshold"
     ),
     calibration="calibration_table fit_calibrator prior_shift resample_to_prevalence",
     anomaly_finder="pspl_residuals score_at_fixed_thresholds search_prefixes",

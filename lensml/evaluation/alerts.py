@@ -5,18 +5,18 @@ exceeds it. The same rule is applied to the ideal observers. Axes: n rows, T epo
 in days; NaN where no alert was given. `num`, `seed`: resamples of events behind each interval.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lensml.evaluation import early_detection as early
+from lensml.evaluation import anomaly_finder, metrics
 from lensml.evaluation import ideal_observer as limits
-from lensml.evaluation import metrics
+from lensml.evaluation.early_detection import first_alert, fold_of
 from lensml.evaluation.metrics import binomial_interval
-from lensml.network import max_probability
+from lensml.network import PHASE_EDGES, max_probability
 from lensml.simulation import LightCurves
 
 DRAWS = 20_000  # behind the intervals of `alert_rate_and_purity`
@@ -44,7 +44,7 @@ class AlertPolicy:
 
     def first_alert(self, p_epochs: NDArray, times: NDArray) -> NDArray:
         """Time [day] of each row's alert, (n,); NaN if there is none."""
-        return early.first_alert(p_epochs, times, self.threshold)
+        return first_alert(p_epochs, times, self.threshold)
 
 
 def set_threshold(peak: ArrayLike, rate: float = 0.01) -> AlertPolicy:
@@ -74,11 +74,12 @@ def false_alarm_report(policy: AlertPolicy, peak: ArrayLike) -> dict[str, Any]:
     return report | {"expected": policy.expected_rate, "false_alarms": false_alarms}
 
 
-def interval_of(statistic: Any, values: NDArray, num: int, seed: int) -> dict[str, float]:
-    """Statistic of independent events (n,) with its bootstrap interval; NaN for no event."""
+def median_interval(values: NDArray, num: int, seed: int) -> dict[str, float]:
+    """Median of independent events (n,) with its bootstrap interval and `of` = n; NaN for none."""
     if not values.size:
-        return {"value": np.nan, "low": np.nan, "high": np.nan}
-    return metrics.bootstrap(statistic, [values], np.full(values.size, -1), num=num, seed=seed)
+        return {"value": np.nan, "low": np.nan, "high": np.nan, "of": 0}
+    alone = np.full(values.size, -1)
+    return metrics.bootstrap(np.median, [values], alone, num=num, seed=seed) | {"of": values.size}
 
 
 def latency_summary(
@@ -93,141 +94,159 @@ def latency_summary(
     Returns:
         `detected` (fraction of all), `detected_with_onset` and `premature` (fraction of the alerts
         on binaries with an onset that came before it) as intervals with counts; `median_lag` over
-        alerts at or after onset [day], with `lag_16`, `lag_84`; `median_lag_of_all`, in which a
-        binary without an alert waits for ever and a premature alert counts as negative.
+        all of these alerts [day], a premature one counting as negative, with `lag_16`, `lag_84`;
+        `median_lag_after_onset` over those that are not premature.
     """
     alert, onset = np.asarray(alert, dtype=float), np.asarray(onset, dtype=float)
-    lag = (alert - onset)[np.isfinite(onset)]
-    given = np.isfinite(lag)
-    late = lag[given & (lag >= 0)]
-    lag_16, lag_84 = np.quantile(late, [0.16, 0.84]).tolist() if late.size else (np.nan, np.nan)
+    given = np.isfinite(alert[np.isfinite(onset)])
+    lag = (alert - onset)[np.isfinite(onset)][given]
+    lag_16, lag_84 = np.quantile(lag, [0.16, 0.84]).tolist() if lag.size else (np.nan, np.nan)
     return {
         "detected": binomial_interval(np.isfinite(alert)),
         "detected_with_onset": binomial_interval(given),
-        "premature": binomial_interval(lag[given] < 0),
-        "median_lag": interval_of(np.median, late, num, seed),
+        "premature": binomial_interval(lag < 0),
+        "median_lag": median_interval(lag, num, seed),
         "lag_16": lag_16,
         "lag_84": lag_84,
-        "median_lag_of_all": interval_of(np.median, np.where(given, lag, np.inf), num, seed),
+        "median_lag_after_onset": median_interval(lag[lag >= 0], num, seed),
     }
 
 
-def alert_summary(
-    p_epochs: NDArray, times: NDArray, y: ArrayLike, pair: ArrayLike, onset: NDArray, rate: float
-) -> dict[str, float]:
-    """Alerts over a season: threshold set on one half of the pairs, measured on the other.
+def cross_fitted_alerts(
+    score: NDArray, times: NDArray, y: ArrayLike, pair: ArrayLike, rate: float
+) -> tuple[NDArray, float]:
+    """First alert of every row (n,), at the threshold that the other folds of the pairs set.
+
+    Every row is measured and none sets its own threshold. The realised fraction of single lenses
+    that alert scatters less about `rate` than with two halves, so that observers are compared at
+    equal rates. Also returns the median of the thresholds.
+    """
+    first, fold, single = np.full(len(score), np.nan), fold_of(pair), np.asarray(y) == 0
+    peak, thresholds = max_probability(score), []
+    for k in np.unique(fold):
+        rows, others = fold == k, peak[(fold != k) & single]
+        thresholds.append(metrics.threshold_at_fpr(others, rate))
+        first[rows] = first_alert(score[rows], times[rows], thresholds[-1])
+    return first, float(np.median(thresholds))
+
+
+def season_report(
+    score: NDArray,
+    times: NDArray,
+    y: ArrayLike,
+    pair: ArrayLike,
+    onset: NDArray,
+    rate: float,
+    *,
+    num: int = 400,
+    seed: int = 0,
+) -> tuple[dict[str, Any], NDArray]:
+    """Alerts of one observer over a season at a controlled fraction of alerting single lenses.
 
     Args:
-        p_epochs, times: P(binary) (n, T) and its grid (n, T) or (T,).
+        score, times: Score at every epoch, NaN where there is none, and its epochs, each (n, T).
         y, pair, onset: Class, pair and onset (NaN if none) of each row (n,).
-        rate: Fraction of single lenses that may ever alert.
+        rate: Fraction of single lenses that may ever alert (`cross_fitted_alerts`).
 
     Returns:
-        `threshold`, `rate`; on the other half `false_alarms` (fraction of `singles` that ever
-        alert); of `binaries` and of those `with_onset` the values of `latency_summary`.
+        `rate`, `threshold`, `false_alarms` (fraction of the single lenses that alert, with its
+        interval) and the `latency_summary` of the binaries; and the first alert of each row (n,).
     """
-    y, half = np.asarray(y), early.calibration_half(pair)
-    peak = max_probability(p_epochs[half & (y == 0)])
-    threshold = set_threshold(peak, rate).threshold if peak.size else float("nan")
-    alert = early.first_alert(p_epochs, times, threshold)
-    single, binary = ~half & (y == 0), ~half & (y == 1)
-    latency = latency_summary(alert[binary], onset[binary], num=0)
-    false_alarms = metrics.fraction(np.isfinite(alert[single]))
-    result = {"threshold": threshold, "rate": rate, "false_alarms": false_alarms}
-    result |= {"singles": int(single.sum()), "binaries": int(binary.sum())}
-    result["with_onset"] = latency["detected_with_onset"]["of"]
-    for name in ("detected", "detected_with_onset", "premature", "median_lag"):
-        result[name] = latency[name]["value"]
-    return result | {name: latency[name] for name in ("lag_16", "lag_84")}
+    first, threshold = cross_fitted_alerts(score, times, y, pair, rate)
+    single = np.asarray(y) == 0
+    report = {"rate": rate, "threshold": threshold}
+    report["false_alarms"] = binomial_interval(np.isfinite(first[single]))
+    report |= latency_summary(first[~single], onset[~single], num=num, seed=seed)
+    return report, first
 
 
 def paired_latency(
-    network: ArrayLike, ideal: ArrayLike, *, num: int = 400, seed: int = 0
+    network: ArrayLike, other: ArrayLike, *, num: int = 400, seed: int = 0
 ) -> dict[str, Any]:
-    """Network's alerts relative to an ideal observer's on the same binaries, both (n,).
+    """Network's alerts relative to another observer's on the same binaries, both (n,).
 
     Returns:
-        Counts `both`, `network_only`, `ideal_only`, `neither`; over binaries alerted by both
-        `median_difference`, `mean_difference` (network minus ideal [day]), and `network_first`.
+        Counts `both`, `network_only`, `other_only`, `neither`; over binaries alerted by both
+        `median_difference` (network minus other [day]) and `network_first`.
     """
-    network, ideal = np.asarray(network, dtype=float), np.asarray(ideal, dtype=float)
-    by_network, by_ideal = np.isfinite(network), np.isfinite(ideal)
-    difference = (network - ideal)[by_network & by_ideal]
+    network, other = np.asarray(network, dtype=float), np.asarray(other, dtype=float)
+    by_network, by_other = np.isfinite(network), np.isfinite(other)
+    difference = (network - other)[by_network & by_other]
     return {
         "both": int(difference.size),
-        "network_only": int((by_network & ~by_ideal).sum()),
-        "ideal_only": int((~by_network & by_ideal).sum()),
-        "neither": int((~by_network & ~by_ideal).sum()),
-        "median_difference": interval_of(np.median, difference, num, seed),
-        "mean_difference": interval_of(np.mean, difference, num, seed),
+        "network_only": int((by_network & ~by_other).sum()),
+        "other_only": int((~by_network & by_other).sum()),
+        "neither": int((~by_network & ~by_other).sum()),
+        "median_difference": median_interval(difference, num, seed),
         "network_first": binomial_interval(difference < 0),
     }
 
 
-def compare_with_ideal(
+def observer_scores(curves: LightCurves, p_epochs: NDArray) -> dict[str, NDArray]:
+    """Score of each observer at every epoch of a matched set on one grid, (n, T); NaN where none.
+
+    `network` (`p_epochs`); `oracle`, the log-likelihood ratio with the twin of the whole curve;
+    `refit_limited`, which knows the binary and fits the single lens to the prefix; and
+    `template_search`, which knows neither and searches the residuals of that fit.
+    """
+    refits = limits.causal_refits(curves)
+    return {
+        "network": p_epochs,
+        "oracle": limits.llr_series(curves),
+        "refit_limited": limits.profile_llr_series(curves, refits),
+        "template_search": anomaly_finder.template_series(curves, refits),
+    }
+
+
+def compare_observers(
     curves: LightCurves,
-    p_epochs: NDArray,
+    scores: Mapping[str, NDArray],
     onset: NDArray,
+    rates: Sequence[float] = (0.02,),
     *,
-    rate: float = 0.01,
-    num_refitted: int | None = None,
     num: int = 400,
     seed: int = 0,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, NDArray]]:
-    """Network and ideal observers at the same fraction of twins that ever alert.
-
-    All thresholds are set on the twins of one half of the pairs; everything is measured on the
-    other half, whose rows are returned in their order.
+    """Observers at equal fractions of twins that ever alert, on the same pairs.
 
     Args:
-        curves: Matched set with `magnification`, n rows.
-        p_epochs: P(binary) of the network (n, T).
-        onset: Of `onset_times` (n,).
-        rate: Fraction of twins that may alert.
-        num_refitted: Pairs, the first ones, of the refit-limited observer; None = all.
+        curves, onset: Matched set, n rows, and `onset_times` of it (n,).
+        scores: By observer, `network` among them (`observer_scores`).
+        rates: Fractions of twins that may alert; the first one is that of all but `by_rate`.
 
     Returns:
-        Report: `network`, `ideal` (oracle bound) and `reachable` (refit-limited bound), each
-        `false_alarm_report` and `latency_summary`; `difference` and `behind_reachable`, the
-        `paired_latency` of the network relative to either. And of the measured binaries (m,):
-        `network`, `ideal`, `reachable` (first alerts), `onset`, `t0`, `tE`.
+        Report by observer: `season_report`, `behind`, the `paired_latency` of the network relative
+        to it, and `by_rate`, the median lag and the realised rate at each of `rates`. And of the
+        binaries (m,): first alerts by observer, `onset`, `t0`, `tE`.
     """
-    # Probability of each observer at every epoch; NaN in rows it was not asked about.
-    first = np.isin(curves.pair, np.unique(curves.pair[curves.pair >= 0])[:num_refitted])
-    reachable = np.full(curves.X.shape, np.nan)
-    reachable[first] = limits.ideal_probability(limits.profile_llr_series(curves.rows(first)))
-    observers = {
-        "network": p_epochs,
-        "ideal": limits.ideal_probability(limits.llr_series(curves)),
-        "reachable": reachable,
-    }
-    known = {name: np.isfinite(p).any(axis=1) for name, p in observers.items()}
-    half, single = early.calibration_half(curves.pair), curves.y == 0
-    binary, times = ~half & ~single, curves.times()
-    binaries = {"onset": onset[binary]}
+    binary, options = curves.y == 1, {"num": num, "seed": seed}
+    report, binaries = {}, {"onset": onset[binary]}
     binaries |= {name: curves.param(name)[binary] for name in ("t0", "tE")}
-    report = {}
-    # Each observer alone: threshold on one half, false alarms and latency on the other.
-    for name, p in observers.items():
-        peak, own = max_probability(p), known[name]
-        policy = set_threshold(peak[half & single & own], rate)
-        binaries[name] = policy.first_alert(p[binary], times[binary])
-        report[name] = false_alarm_report(policy, peak[~half & single & own])
-        alert = binaries[name][own[binary]]
-        report[name] |= latency_summary(alert, onset[binary & own], num=num, seed=seed)
-    # The network relative to each ideal observer, on the binaries of that observer.
-    for name, observer in (("difference", "ideal"), ("behind_reachable", "reachable")):
-        both = [binaries[who][known[observer][binary]] for who in ("network", observer)]
-        report[name] = paired_latency(*both, num=num, seed=seed)
+    for name, score in scores.items():
+        columns = score, curves.times(), curves.y, curves.pair, onset
+        runs = [season_report(*columns, rate, **options) for rate in rates]
+        report[name], binaries[name] = runs[0][0], runs[0][1][binary]
+        keys = "false_alarms", "detected", "median_lag"
+        report[name]["by_rate"] = {
+            f"{100 * run['rate']:g} %": {key: run[key] for key in keys} for run, _ in runs
+        }
+    for name in scores:
+        if name != "network":
+            both = (binaries[who] for who in ("network", name))
+            report[name]["behind"] = paired_latency(*both, **options)
     return report, binaries
 
 
 def detected_by_phase(
-    alert: ArrayLike, t0: ArrayLike, tE: ArrayLike, edges: ArrayLike = early.PHASE_EDGES
+    alert: ArrayLike, t0: ArrayLike, tE: ArrayLike, edges: ArrayLike = PHASE_EDGES
 ) -> NDArray:
-    """Fraction of all these binaries (n,) that have alerted by each phase (t - t0) / tE, (K,)."""
+    """Fraction of these binaries (n,) that have alerted by each phase (t - t0) / tE, (K,).
+
+    The last edge stands for the end of the season: its value is the fraction ever detected.
+    """
     phase = (np.asarray(alert) - np.asarray(t0)) / np.asarray(tE)
-    return np.array([metrics.fraction(phase <= edge) for edge in np.asarray(edges)])
+    edges = np.append(np.asarray(edges, dtype=float)[:-1], np.inf)
+    return np.array([metrics.fraction(phase <= edge) for edge in edges])
 
 
 def alert_rate_and_purity(

@@ -6,6 +6,7 @@ al. 2021, AJ 162, 163). Axes: n rows, T epochs, F fractions of the window, S dur
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from lensml.evaluation import metrics
 from lensml.lensing import fit_prefixes, pspl_delta_mag
+from lensml.network import BIN
+from lensml.paths import InputError
 from lensml.simulation import FRACTIONS, LightCurves, until_fraction
 
 CHUNK = 256  # rows fitted and scanned together
@@ -20,6 +23,7 @@ DURATIONS = tuple(float(0.3 * 1.5**k) for k in range(10))  # t_eff of the templa
 REACH = 3.0  # half a template's window, in t_eff
 STEP = 1 / 3  # between templates, in t_eff
 FEWEST = 3  # epochs a window must hold
+GROUP = 48  # templates of one duration scanned together
 # What calls an event anomalous: delta-chi2 against no anomaly, and against a flat residual.
 RULES = {
     "delta-chi2 > 120": ((120.0, -np.inf),),
@@ -127,6 +131,58 @@ def shapes(tau: NDArray) -> NDArray:
     return np.stack([q**-0.5, (1 - (q / 2 + 1) ** -2.0) ** -0.5 - 1], axis=-1)
 
 
+class Templates(NamedTuple):
+    """Templates of one duration with neighbouring centres, over the epochs they reach."""
+
+    duration: int  # its place in DURATIONS
+    window: slice  # of the epochs, w of them
+    centre: NDArray  # (b,) [day]
+    basis: NDArray  # (5, w, b): one, both shapes and their squares; 0 outside a template
+
+
+def template_groups(times: NDArray) -> list[Templates]:
+    """Templates of every place and duration on one grid (T,), GROUP centres at a time."""
+    groups = []
+    for k, duration in enumerate(DURATIONS):
+        centres = np.arange(times[0], times[-1] + duration * STEP, duration * STEP)
+        first, last = (times.searchsorted(centres + x * duration) for x in (-REACH, REACH))
+        for begin in range(0, centres.size, GROUP):
+            part = slice(begin, begin + GROUP)
+            window = slice(first[begin], last[part][-1])
+            epoch = np.arange(window.start, window.stop)[:, None]
+            shape = shapes((times[window, None] - centres[part]) / duration)
+            basis = np.stack([np.ones_like(shape[..., 0]), *np.moveaxis(shape, 2, 0)])
+            basis = np.concatenate([basis, basis[1:] ** 2])
+            basis *= (epoch >= first[part]) & (epoch < last[part])
+            groups.append(Templates(k, window, centres[part], basis))
+    return groups
+
+
+def template_norms(group: Templates, weight: NDArray) -> tuple[NDArray, ...]:
+    """What `template_gains` needs of the weights (m, w) in a window: no data, each (.., m, b).
+
+    1 over the sum of weights, the mean of each shape and 1 over its variance; zeros where a
+    template holds too few epochs.
+    """
+    w, a, squares = np.split(weight @ group.basis, [1, 3])
+    enough = (weight > 0).astype(float) @ group.basis[0] >= FEWEST
+    inverse = enough / np.maximum(w[0], 1e-300)
+    variance = squares - a * a * inverse
+    usable = enough & (variance > 1e-9 * squares)
+    return inverse, a * inverse, usable / np.maximum(variance, 1e-300)
+
+
+def template_gains(
+    group: Templates, norms: tuple[NDArray, ...], weighted: NDArray
+) -> tuple[NDArray, NDArray]:
+    """Chi2 gained by a constant and by the better shape beside it, each (m, b).
+
+    `weighted` are weight x residual in the window, (m, w).
+    """
+    (inverse, mean, scale), (d, *shaped) = norms, weighted @ group.basis[:3]
+    return d * d * inverse, np.maximum(*((np.array(shaped) - mean * d) ** 2 * scale))
+
+
 def anomaly_scan(curves: LightCurves, residual: NDArray) -> AnomalyScan:
     """Fit templates of every place and duration to `residuals` (n, T) of the best single lens.
 
@@ -137,40 +193,61 @@ def anomaly_scan(curves: LightCurves, residual: NDArray) -> AnomalyScan:
     result = np.zeros((3, len(curves), len(DURATIONS)))
     for start in range(0, len(curves), CHUNK if one_grid else 1):
         rows = slice(start, start + CHUNK if one_grid else start + 1)
-        sigma = np.asarray(curves.sigmas()[rows], dtype=float)
-        seen = np.isfinite(residual[rows])
-        weight = np.where(seen, sigma**-2.0, 0.0)
-        data = np.where(seen, residual[rows] * sigma, 0.0)
-        times = curves.time if one_grid else curves.time[start]
-        for k, duration in enumerate(DURATIONS):
-            result[:, rows, k] = best_template(times, data, weight, duration)
+        if start == 0 or not one_grid:
+            groups = template_groups(curves.time if one_grid else curves.time[start])
+        weight, weighted = weighted_residuals(curves.rows(rows), residual[rows])
+        best = result[:, rows]
+        for group in groups:
+            norms = template_norms(group, weight[:, group.window])
+            flat, shaped = template_gains(group, norms, weighted[:, group.window])
+            at = (flat + shaped).argmax(axis=1)[:, None]
+            flat, shaped = (np.take_along_axis(x, at, axis=1)[:, 0] for x in (flat, shaped))
+            found = np.stack([flat + shaped, shaped, group.centre[at[:, 0]]])
+            better = found[0] > best[0, :, group.duration]
+            best[:, better, group.duration] = found[:, better]
     return AnomalyScan(*result)
 
 
-def best_template(times: NDArray, data: NDArray, weight: NDArray, duration: float) -> NDArray:
-    """Gain over zero, gain over flat and place of the best template of one duration, (3, m)."""
-    best = np.zeros((3, len(data)))
-    weighted, counted = weight * data, (weight > 0).astype(float)
-    for centre in np.arange(times[0], times[-1] + duration * STEP, duration * STEP):
-        first, last = np.searchsorted(times, [centre - REACH * duration, centre + REACH * duration])
-        if last - first < FEWEST:
-            continue
-        window = slice(first, last)
-        shape = shapes((times[window] - centre) / duration)
-        enough = counted[:, window].sum(axis=1) >= FEWEST
-        one = np.ones((last - first, 1))
-        # Sums over the window, with both shapes and their squares.
-        w, w1, w2, w11, w22 = (weight[:, window] @ np.hstack([one, shape, shape**2])).T
-        d, d1, d2 = (weighted[:, window] @ np.hstack([one, shape])).T
-        flat = d**2 / np.maximum(w, 1e-300)
-        for a, aa, b in ((w1, w11, d1), (w2, w22, d2)):
-            # Gain of the shape alone, once the constant is taken out.
-            variance, slope = aa - a * a / np.maximum(w, 1e-300), b - a * d / np.maximum(w, 1e-300)
-            shaped = slope**2 / np.maximum(variance, 1e-300) * (variance > 1e-9 * aa)
-            better = enough & (flat + shaped > best[0])
-            best[0][better], best[1][better] = (flat + shaped)[better], shaped[better]
-            best[2][better] = centre
-    return best
+def weighted_residuals(curves: LightCurves, residual: NDArray) -> tuple[NDArray, NDArray]:
+    """Weights and weight x residual [1 / mag] of residuals in errors, (n, T); 0 where NaN."""
+    root = np.where(np.isfinite(residual), 1 / np.asarray(curves.sigmas(), dtype=float), 0.0)
+    return root**2, np.nan_to_num(residual) * root
+
+
+def template_series(curves: LightCurves, refits: NDArray) -> NDArray:
+    """Largest gain of any template in the residuals of any prefix so far, (n, T).
+
+    The blind competitor of an alert system: it knows neither the binary nor the future. Its single
+    lenses are `causal_refits` (n, J, 2, 4); the value of a prefix stands at its last epoch, NaN
+    elsewhere.
+    """
+    if curves.time.ndim != 1:
+        raise InputError("`time` is (n, T), but one grid for all rows was expected, shape (T,)")
+    result, groups = np.full(curves.X.shape, np.nan), template_groups(curves.time)
+    for start in range(0, len(curves), CHUNK):
+        rows = curves.rows(slice(start, start + CHUNK))
+        times, delta, sigma = observed(rows)
+        count = np.isfinite(delta).cumsum(axis=1)
+        best, complete = np.zeros(len(rows)), {}
+        for k in range(count[:, -1].max() // BIN):
+            alive = count[:, -1] >= (k + 1) * BIN
+            end = np.where(alive, (count >= (k + 1) * BIN).argmax(axis=1), -1)
+            # Residuals of the prefix; none of rows that end before it.
+            t0, *logs = torch.from_numpy(refits[start : start + CHUNK, k, 1]).unbind(1)
+            fit = pspl_delta_mag(torch.from_numpy(times), t0, *(x.exp() for x in logs)).numpy()
+            residual = (delta - fit) / sigma
+            residual[np.arange(times.shape[1]) > end[:, None]] = np.nan
+            weight, weighted = weighted_residuals(rows, residual)
+            for number, group in enumerate(groups):
+                if group.window.start > end.max():
+                    continue
+                norms = complete.get(number) or template_norms(group, weight[:, group.window])
+                if group.window.stop <= end[alive].min() + 1:  # its weights change no more
+                    complete[number] = norms
+                gains = template_gains(group, norms, weighted[:, group.window])
+                best = np.maximum(best, np.add(*gains).max(axis=1))
+            result[start + np.flatnonzero(alive), end[alive]] = best[alive]
+    return result
 
 
 def search_prefixes(curves: LightCurves, fractions: Sequence[float] = FRACTIONS) -> PrefixSearch:

@@ -5,21 +5,24 @@ is P(binary) from each observed epoch and those before it; NaN where nothing was
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from lensml.evaluation import metrics
 from lensml.evaluation.ideal_observer import expected_ideal, paired_rows
-from lensml.lensing import fit_prefixes
+from lensml.lensing import fit_prefixes, fit_pspl
 from lensml.network import PHASE_EDGES
 from lensml.simulation import FRACTIONS, LightCurves, partner_rows, until_fraction
 
 PREFIXES = tuple(sorted({*FRACTIONS, *(k / 20 for k in range(1, 21))}))  # refitted, of the window
 FRACTION_KEYS = tuple(f"{f:g}" if f < 1 else "1.0" for f in FRACTIONS)  # in results
+ONSET_LEVEL = 25.0  # delta-chi2 of the prefix at which an anomaly begins
+FOLDS = 10  # of the pairs; nine set the thresholds at which the tenth is measured
 REFIT_ROWS = 256  # binaries whose prefixes are fitted together
 
 
@@ -44,13 +47,13 @@ def first_alert(p_epochs: NDArray, times: NDArray, threshold: float) -> NDArray:
     return np.where(above.any(axis=1), first, np.nan)
 
 
-def calibration_half(pair: ArrayLike) -> NDArray:
-    """Rows (n,) of the half that sets the threshold; pairs and two lone rows stay together.
+def fold_of(pair: ArrayLike, num: int = FOLDS) -> NDArray:
+    """Fold (n,) of each row, 0 to `num` - 1; pairs and two lone rows stay together.
 
     Lone rows come as single, binary, single, ...: one by one they would be split by class.
     """
     pair = np.asarray(pair)
-    return np.where(pair >= 0, pair, np.arange(pair.size) // 2) % 2 == 0
+    return np.where(pair >= 0, pair, np.arange(pair.size) // 2) % num
 
 
 def alerts_before_peak(curves: LightCurves, first_alert: NDArray) -> dict[str, float]:
@@ -60,92 +63,111 @@ def alerts_before_peak(curves: LightCurves, first_alert: NDArray) -> dict[str, f
     return {"before_peak": metrics.fraction(first_alert[rows] < curves.param("t0")[pairs[rows]])}
 
 
-def prefix_dchi2(
-    curves: LightCurves, fractions: Sequence[float] = FRACTIONS
-) -> tuple[NDArray, NDArray]:
-    """Refit-limited delta-chi2: of a binary's noise-free prefix to the best single lens of it.
+@dataclass(frozen=True)
+class PrefixRefits:
+    """Noise-free prefixes of some binaries against the best single lens of each prefix."""
 
-    The twin is fitted to the whole curve, which no observer has yet.
+    rows: NDArray  # (P,) of the set
+    dchi2: NDArray  # (P, F) refit-limited delta-chi2 at the fractions refitted, rising
+    onset: NDArray  # (P,) first epoch whose prefix exceeds the level [day]; NaN if none
 
-    Args:
-        curves: Matched set with `magnification`.
-        fractions: Of the window, rising (F,).
 
-    Returns:
-        The row of each binary that has a twin, (P,), and its delta-chi2, (P, F).
+def refit_rows(
+    curves: LightCurves, fractions: Sequence[float] = FRACTIONS, level: float = ONSET_LEVEL
+) -> PrefixRefits:
+    """Refit-limited delta-chi2 of every binary that has a twin, and its onset at `level`.
+
+    The twin is fitted to the whole curve, which no observer has yet; here the single lens is fitted
+    to the prefix alone. `fractions` of the window rise; the onset is searched for up to the last.
     """
-    numbers, parts = [np.empty(0, int)], [np.empty((0, len(fractions)))]
+    numbers, parts, onsets = [np.empty(0, int)], [np.empty((0, len(fractions)))], [np.empty(0)]
     for rows, own, other, single, binary in paired_rows(curves, REFIT_ROWS, curves.y == 1):
         times, names = np.array(own.times()), ("t0", "u0", "tE", "f_s")
         twin = torch.from_numpy(np.stack([other.param(name) for name in names], axis=1))[:, None]
+        blended = bool((twin[..., 3] < 1).any())
         weight = np.isfinite(own.X) / np.asarray(own.sigmas(), dtype=float) ** 2
         prefixes = [until_fraction(times, fraction) for fraction in fractions]
-        tensors = map(torch.from_numpy, (times, binary - own.m_base[:, None].astype(float)))
-        options = {"starts": twin, "blended": bool((twin[..., 3] < 1).any())}
-        options["weight"] = torch.from_numpy(weight)
-        fits = fit_prefixes(*tensors, list(map(torch.from_numpy, prefixes)), **options)
-        # No fit may be worse than the twin itself.
+        epochs = list(map(torch.from_numpy, (times, binary - own.m_base[:, None].astype(float))))
+        options = {"weight": torch.from_numpy(weight), "blended": blended}
+        fits = fit_prefixes(*epochs, list(map(torch.from_numpy, prefixes)), starts=twin, **options)
+        # No fit is worse than the twin, nor than that of a longer prefix, which fits this one too.
         terms = weight * (binary - single) ** 2
         of_twin = [(terms * prefix).sum(axis=1) for prefix in prefixes]
+        dchi2 = np.minimum([fit.chi2.numpy() for fit in fits], of_twin).T
+        dchi2 = np.minimum.accumulate(dchi2[:, ::-1], axis=1)[:, ::-1]
+        ends = np.stack([prefix.sum(axis=1) for prefix in prefixes], axis=1)
+        starts = torch.cat([fit.start() for fit in fits], dim=1)
         numbers.append(rows)
-        parts.append(np.minimum([fit.chi2.numpy() for fit in fits], of_twin).T)
-    return np.concatenate(numbers), np.concatenate(parts)
+        parts.append(dchi2)
+        onsets.append(bisect_onset(epochs, dchi2, ends, starts, level, **options))
+    return PrefixRefits(*(np.concatenate(column) for column in (numbers, parts, onsets)))
 
 
-@dataclass(frozen=True)
-class PrefixRefits:
-    """Refit-limited delta-chi2 of prefixes of some binaries."""
+def bisect_onset(
+    epochs: Sequence[Tensor],
+    dchi2: NDArray,
+    ends: NDArray,
+    starts: Tensor,
+    level: float,
+    *,
+    weight: Tensor,
+    blended: bool,
+) -> NDArray:
+    """Time [day] of the first epoch whose prefix has delta-chi2 above `level`, (m,); NaN if none.
 
-    rows: NDArray  # (P,) of the set
-    dchi2: NDArray  # (P, F) at PREFIXES, of `prefix_dchi2`
+    Between two prefixes on either side of the level, delta-chi2 grows with every epoch: the
+    interval is halved by refits until one epoch is left.
+
+    Args:
+        epochs: Times [day] and noise-free magnitude change, each (m, T).
+        dchi2, ends, starts: Of the prefixes refitted before: delta-chi2 (m, F), rising, number of
+            grid epochs (m, F), and best fits (m, F, 4).
+        weight, blended: As for `fit_prefixes`.
+    """
+    rows = np.flatnonzero(dchi2[:, -1] > level)
+    onset, k = np.full(len(dchi2), np.nan), (dchi2[rows] > level).argmax(axis=1)
+    high, low = ends[rows, k], np.where(k > 0, ends[rows, np.maximum(k - 1, 0)], 0)
+    begin = starts[rows[:, None], np.stack([np.maximum(k - 1, 0), k], axis=1)]
+    times, data, weight = epochs[0][rows], epochs[1][rows], weight[rows]
+    while (high - low > 1).any():
+        middle = (low + high) // 2
+        inside = torch.arange(times.shape[1]) < torch.from_numpy(middle)[:, None]
+        stop = max(4, int(middle.max()))
+        part = (x[:, :stop] for x in (times, data))
+        refit = (weight * inside)[:, :stop]
+        fit = fit_pspl(*part, weight=refit, starts=begin, blended=blended, search=False)
+        passed = fit.chi2.numpy() > level
+        low, high = np.where(passed, low, middle), np.where(passed, middle, high)
+    onset[rows] = times.numpy()[np.arange(rows.size), high - 1]
+    return onset
 
 
-def refit_prefixes(curves: LightCurves, num: int, above: float = -np.inf) -> PrefixRefits:
-    """Refit the prefixes of the first `num` binaries whose delta-chi2 exceeds `above`.
+def refit_prefixes(
+    curves: LightCurves, num: int, above: float = -np.inf, level: float = ONSET_LEVEL
+) -> PrefixRefits:
+    """`refit_rows` at PREFIXES of the first `num` binaries whose delta-chi2 exceeds `above`.
 
     The delta-chi2 of a prefix never exceeds that of the whole curve.
     """
     wanted = (curves.y == 1) & (partner_rows(curves) >= 0) & ~(curves.dchi2 <= above)
     chosen = np.flatnonzero(np.isin(curves.pair, np.unique(curves.pair[wanted])[:num]))
-    at, dchi2 = prefix_dchi2(curves.rows(chosen), PREFIXES)
-    return PrefixRefits(chosen[at], dchi2)
+    refits = refit_rows(curves.rows(chosen), PREFIXES, level)
+    return replace(refits, rows=chosen[refits.rows])
 
 
 def add_refit_limited(by_fraction: dict[str, dict[str, Any]], refits: PrefixRefits) -> None:
-    """Set `reachable`, the expected refit-limited scores, at each of FRACTIONS."""
+    """Set `refit_limited`, the expected refit-limited scores, at each of FRACTIONS."""
     for key, row in by_fraction.items():
         if refits.rows.size:
             bound = expected_ideal(refits.dchi2[:, PREFIXES.index(float(key))])
-            row["reachable"] = bound | {"pairs": int(refits.rows.size)}
+            row["refit_limited"] = bound | {"pairs": int(refits.rows.size)}
 
 
-def onset_times(curves: LightCurves, refits: PrefixRefits, level: float = 25.0) -> NDArray:
-    """Onset of each row (n,) [day]: refit-limited delta-chi2 first exceeds `level`.
+def onset_times(curves: LightCurves, refits: PrefixRefits) -> NDArray:
+    """Onset of each row (n,) [day]: refit-limited delta-chi2 first exceeds the level.
 
     NaN for single lenses, for binaries that never reach it and for those not refitted.
     """
     onset = np.full(len(curves), np.nan)
-    times = curves.times()[refits.rows]
-    onset[refits.rows] = interpolate_onset(refits.dchi2, times, PREFIXES, level)
+    onset[refits.rows] = refits.onset
     return onset
-
-
-def interpolate_onset(
-    dchi2: NDArray, times: NDArray, fractions: Sequence[float], level: float = 25.0
-) -> NDArray:
-    """Time [day] at which delta-chi2 (P, F) first exceeds `level`, (P,); NaN if never.
-
-    Linear in time between prefixes at `fractions` (F,) of the grid `times`, (P, T) or (T,).
-    """
-    times = np.broadcast_to(times, (dchi2.shape[0], np.shape(times)[-1]))
-    start, stop = times[:, 0], times[:, -1]
-    above = dchi2 > level
-    k, rows = above.argmax(axis=1), np.arange(len(dchi2))
-    # The empty prefix, with nothing in it, stands before the first.
-    fractions = np.concatenate([[0.0], fractions])
-    padded = np.concatenate([np.zeros((k.size, 1)), dchi2], axis=1)
-    low, high = padded[rows, k], padded[rows, k + 1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        part = np.clip((level - low) / (high - low), 0, 1)
-    at = fractions[k] + part * (fractions[k + 1] - fractions[k])
-    return np.where(above.any(axis=1), start + at * (stop - start), np.nan)

@@ -216,52 +216,76 @@ def assert_below_ideal(z: Mapping[str, float], limit: float = 3.0) -> None:
         )
 
 
-def profile_llr_series(curves: LightCurves) -> NDArray:
+@torch.no_grad()
+def causal_refits(curves: LightCurves) -> NDArray:
+    """Single-lens fits to the data of every prefix of BIN, 2 BIN, ... observed epochs.
+
+    Each begins where the previous one ended. Returns t0 [day], ln u0, ln tE and ln f_s of both
+    models of `update_fits`, (n, J, 2, 4); NaN where a row has fewer epochs.
+    """
+    num = int(np.isfinite(curves.X).sum(axis=1).max(initial=0)) // BIN
+    result = np.full((len(curves), num, 2, 4), np.nan)
+    for start in range(0, len(curves), REFIT_ROWS):
+        own = curves.rows(slice(start, start + REFIT_ROWS))
+        observed = observed_epochs(own.X, own.sigmas(), own.times(), own.m_base)
+        times, bright, root = weighted_epochs(observed)
+        blended = torch.as_tensor(own.blended).expand(len(own))
+        lengths, theta = observed.valid.sum(1), None
+        for k in range(int(lengths.max()) // BIN):
+            alive = (lengths >= (k + 1) * BIN).nonzero()[:, 0]
+            epochs = [x[alive, : (k + 1) * BIN] for x in (times, bright, root)]
+            last = epochs[0][:, -1]
+            if theta is None:
+                theta = prior_fits(len(own), last.new_zeros(len(own))).theta
+                theta[alive, :, 0] += last[:, None]
+            now = theta[alive]
+            for _ in range(PASSES):
+                now, _ = update_fits(now, epochs[0], -epochs[1], epochs[2], last, blended[alive])
+            theta[alive] = now
+            result[start + alive.numpy(), k] = now.numpy()
+    return result
+
+
+def weighted_epochs(observed: PackedCurves) -> tuple[Tensor, Tensor, Tensor]:
+    """Times [day], brightening [mag] and 1 / sigma, 0 for pads, each (B, L) float64."""
+    root = observed.valid / observed.sigma.double().clamp_min(1e-3)
+    return observed.times, observed.brightening.double(), root
+
+
+def profile_llr_series(curves: LightCurves, refits: NDArray | None = None) -> NDArray:
     """Profile likelihood ratio: `llr_series` with each prefix's best fit as twin, (n, T).
 
     It is `llr_series` less what a fit to the prefix gains over the twin, in half a chi-squared.
-    Every BIN observed epochs the prefix is refitted to the data, begun where the last refit ended;
-    an epoch between two refits takes the one that fits its own prefix better. NaN for rows with
-    less than BIN epochs.
+    Every BIN observed epochs the prefix is refitted to the data (`causal_refits`, made here if not
+    given); an epoch between two refits takes the one that fits its own prefix better. NaN for rows
+    with less than BIN epochs.
     """
-    ratio = llr_series(curves)
+    ratio, refits = llr_series(curves), causal_refits(curves) if refits is None else refits
     for rows, own, _, single, _ in paired_rows(curves, REFIT_ROWS):
         observed = observed_epochs(own.X, own.sigmas(), own.times(), own.m_base)
         twin = np.asarray(own.m_base, dtype=float)[:, None] - single
         twin = torch.as_tensor(twin).gather(1, observed.index)
-        blended = torch.as_tensor(own.blended).expand(len(rows))
-        gain = refit_gains(observed, twin, blended).numpy()
+        gain = refit_gains(observed, twin, torch.from_numpy(refits[rows])).numpy()
         row, column = np.nonzero(observed.valid.numpy())
         ratio[rows[row], observed.index.numpy()[row, column]] -= gain[row, column]
     return ratio
 
 
-@torch.no_grad()
-def refit_gains(observed: PackedCurves, twin: Tensor, blended: Tensor) -> Tensor:
+def refit_gains(observed: PackedCurves, twin: Tensor, refits: Tensor) -> Tensor:
     """Gain of the best single lens of each prefix over the twin, (B, L), in ln likelihood.
 
-    `twin` is the brightening of the twin at the epochs `observed`, (B, L) float64 [mag]; `blended`
-    (B,) whether f_s may be less than 1.
+    `twin` is the brightening of the twin at the epochs `observed`, (B, L) float64 [mag]; `refits`
+    are `causal_refits` of these rows.
     """
-    times, bright = observed.times, observed.brightening.double()
-    root = observed.valid / observed.sigma.double().clamp_min(1e-3)
+    times, bright, root = weighted_epochs(observed)
     lengths = observed.valid.sum(1)
     of_twin = ((bright - twin) * root).square()
     gain = torch.full_like(twin, -torch.inf)
-    theta = None
-    for count in range(BIN, int(lengths.max()) + 1, BIN):
+    for k in range(int(lengths.max()) // BIN):
+        count = (k + 1) * BIN
         alive = (lengths >= count).nonzero()[:, 0]
-        epochs = [x[alive, :count] for x in (times, bright, root)]
-        last = epochs[0][:, -1]
-        # Refit the prefix of `count` epochs from where the previous refit ended.
-        if theta is None:
-            theta = prior_fits(len(lengths), last.new_zeros(len(lengths))).theta
-            theta[alive, :, 0] += last[:, None]
-        now = theta[alive]
-        for _ in range(PASSES):
-            now, _ = update_fits(now, epochs[0], -epochs[1], epochs[2], last, blended[alive])
-        theta[alive] = now
-        # Its gain up to the next refit, and back to the previous one.
+        now = refits[alive, k]
+        # The gain of this refit up to the next one, and back to the previous one.
         reach = slice(0, count + BIN - 1)
         near = slice(count - BIN, count + BIN - 1)
         of_fits = [chi2_terms(now[:, m], times, bright, root, alive, reach) for m in range(2)]

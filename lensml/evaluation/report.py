@@ -87,7 +87,7 @@ def scores_by_fraction(
         row: dict[str, Any] = {"ece": metrics.ece(y, p[:, k])}
         row |= metrics.score_table(columns, pair, ("balanced_accuracy", "roc_auc"), **options)
         row |= {key: of[key](*columns) for key in ("accuracy", "recall_at_1pct", "brier")}
-        row |= dict.fromkeys(("ideal", "bound_excess", "reachable"))
+        row |= dict.fromkeys(("ideal", "bound_excess", "refit_limited"))
         if ideal is not None and (known := np.isfinite(ideal[:, k])).any():
             ratio = ideal[known, k]
             best = y[known], ratio, limits.ideal_probability(ratio), curves.dchi2[known]
@@ -132,7 +132,7 @@ def full_report(
             early.add_refit_limited(by_fraction, refits)
             onset = early.onset_times(rows, refits)
         columns = predictions.season, rows.times(), rows.y, rows.pair, onset
-        result["alerts"] = alerts.alert_summary(*columns, rate=0.01)
+        result["alerts"], _ = alerts.season_report(*columns, rate=0.01, **options)
     result["early_detection"] = by_fraction
     result["against_phase"] = early.scores_by_phase(curves.y, predictions.by_phase)
     return result, ideal

@@ -13,6 +13,7 @@ from lensml.plotting.style import (
     COLOURS,
     DOTTED,
     IDEAL,
+    REFIT_LIMITED,
     canvas,
     coloured,
     few_ticks,
@@ -21,48 +22,56 @@ from lensml.plotting.style import (
 )
 from lensml.simulation import FRACTIONS
 
+# Observers of an alert stream, as `evaluation.compare_observers` names them.
+OBSERVERS = {
+    "network": ("network", {"color": COLOURS[0]}),
+    "template_search": ("template search", {"color": COLOURS[1]}),
+    "refit_limited": ("refit-limited observer", REFIT_LIMITED),
+    "oracle": ("oracle", IDEAL),
+}
+
 
 @styled
-def alert_latency(network: ArrayLike, refit_limited: ArrayLike, onset: ArrayLike) -> Figure:
-    """First alerts and onsets of the same binaries (n,) [day], NaN where there is none.
+def alert_latency(first: Mapping[str, ArrayLike]) -> Figure:
+    """First alerts of observers and the `onset` of the same binaries, each (n,) [day], NaN = none.
 
     On the left the fraction of binaries with an onset detected by each time since then; on the
-    right the latency relative to the refit-limited observer, where both alert.
+    right the latency of the network relative to the other observers, where both alert.
     """
-    network, refit_limited, onset = np.array([network, refit_limited, onset], dtype=float)
-    known = np.isfinite(onset)
+    first = {name: np.asarray(values, dtype=float) for name, values in first.items()}
+    known, network = np.isfinite(first["onset"]), first["network"]
     figure, ((left, right),) = canvas(3.0, 1, 2)
-    looks = {"network": {"color": COLOURS[0]}, "refit-limited observer": IDEAL}
-    for (name, look), alert in zip(looks.items(), (network, refit_limited), strict=True):
-        latency = np.sort((alert - onset)[known & np.isfinite(alert)])
-        fraction = np.arange(1, latency.size + 1) / max(1, known.sum())
-        last = fraction[-1] if latency.size else 0
-        left.step(np.r_[-100, latency, 100], np.r_[0, fraction, last], where="post", label=name,
-                  **look)  # fmt: skip
-    left.axvline(0, **DOTTED)
+    for key, (name, look) in OBSERVERS.items():
+        if key not in first:
+            continue
+        lag = np.sort((first[key] - first["onset"])[known & np.isfinite(first[key])])
+        fraction = np.arange(1, lag.size + 1) / max(1, known.sum())
+        x, y = np.r_[-200, lag, 200], np.r_[0, fraction, fraction[-1:] if lag.size else 0]
+        left.step(x, y, where="post", label=name, **look)
+        if key != "network":
+            later = np.sort((network - first[key])[np.isfinite(network) & np.isfinite(first[key])])
+            right.step(later, np.arange(1, later.size + 1) / max(1, later.size), **look)
     left.set(xlabel="time since onset [d]", ylabel="fraction of binaries detected")
-    left.set(xlim=(-50, 100), ylim=(0, 1.02))
-    left.legend(loc="lower right")
-    difference = (network - refit_limited)[np.isfinite(network) & np.isfinite(refit_limited)]
-    edge = max(5.0, float(np.max(np.abs(difference), initial=0)))
-    right.hist(difference, np.linspace(-edge, edge, 41), color=COLOURS[0])
-    right.axvline(0, **DOTTED)
-    right.set(xlabel="latency relative to refit-limited observer [d]", ylabel="binaries")
+    right.set(xlabel="network's alert after the observer's [d]", ylabel="fraction of binaries")
+    for axes, half_width in ((left, 40), (right, 20)):
+        axes.axvline(0, **DOTTED)
+        axes.set(xlim=(-half_width, half_width), ylim=(0, 1.02))
+    left.legend(loc="upper left")
     return figure
 
 
 @styled
 def alerts_by_phase(by_name: Mapping[str, Mapping[str, Sequence]], edges: ArrayLike) -> Figure:
-    """Fraction of binaries detected by each phase: `network` and `reachable` (K,), by name."""
-    figure, ((axes,),) = canvas(3.2, width=5.4)
-    for name, fractions, colour in coloured(by_name):
-        axes.plot(edges, fractions["network"], "o-", ms=3, color=colour, label=name)
-        look = IDEAL | {"color": colour}
-        axes.plot(edges, fractions["reachable"], **look, label=f"{name}: refit-limited observer")
-    axes.axvline(0, **DOTTED)
-    axes.set(xlabel=r"phase $(t - t_0) / t_\mathrm{E}$", ylabel="fraction of binaries detected")
-    axes.set(ylim=(0, 1.02))
-    axes.legend()
+    """Fraction of binaries detected by each phase (K,), by set and observer."""
+    figure, (row,) = canvas(3.0, 1, len(by_name), sharey=True)
+    for axes, (title, fractions) in zip(row, by_name.items(), strict=True):
+        for key, (name, look) in OBSERVERS.items():
+            if key in fractions:
+                axes.plot(edges, fractions[key], label=name, **look)
+        axes.axvline(0, **DOTTED)
+        axes.set(xlabel=r"phase $(t - t_0) / t_\mathrm{E}$", title=title, ylim=(0, 1.02))
+    row[0].set_ylabel("fraction of binaries detected")
+    row[0].legend()
     return figure
 
 

@@ -210,8 +210,8 @@ def early_detection(
 ) -> Figure:
     """A score over the fraction of the window, by name, and its bounds where they are known."""
     figure, ((axes,),) = canvas(3.2, width=5.4)
-    labels = {"ideal": "oracle bound (both curves known)", "reachable": "refit-limited bound"}
-    looks = {"ideal": IDEAL, "reachable": REFIT_LIMITED}
+    labels = {"ideal": "oracle bound (both curves known)", "refit_limited": "refit-limited bound"}
+    looks = {"ideal": IDEAL, "refit_limited": REFIT_LIMITED}
     for name, by_fraction, colour in coloured(by_name):
         x, rows = [100 * float(f) for f in by_fraction], list(by_fraction.values())
         line_with_band(axes, x, [r[score] for r in rows], color=colour, label=name)

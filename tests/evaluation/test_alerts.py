@@ -74,11 +74,12 @@ def test_latency_is_counted_by_hand():
     assert got["detected"]["value"] == pytest.approx(4 / 6) and got["detected"]["of"] == 6
     assert (got["detected_with_onset"]["hits"], got["detected_with_onset"]["of"]) == (3, 4)
     assert (got["premature"]["hits"], got["premature"]["of"]) == (1, 3)
-    assert got["median_lag"]["value"] == 4.0  # of 3 and 5
-    assert got["median_lag_of_all"]["value"] == 4.0  # of -1, 3, 5 and never
+    assert (got["median_lag"]["value"], got["median_lag"]["of"]) == (3.0, 3)  # of -1, 3 and 5
+    after = got["median_lag_after_onset"]
+    assert (after["value"], after["of"]) == (4.0, 2)  # of 3 and 5
     silent = alerts.latency_summary([NAN, NAN], [1.0, 2.0])
-    assert silent["median_lag_of_all"]["value"] == np.inf
-    assert np.isnan(silent["median_lag"]["value"]) and np.isnan(silent["premature"]["value"])
+    assert np.isnan(silent["median_lag"]["value"]) and silent["median_lag"]["of"] == 0
+    assert np.isnan(silent["premature"]["value"])
 
 
 def test_lags_are_compared_on_binaries_that_both_alerted():
@@ -87,42 +88,75 @@ def test_lags_are_compared_on_binaries_that_both_alerted():
     network = ideal + rng.exponential(6.0, 400) - 1
     network[:100], ideal[50:150] = NAN, NAN
     got = alerts.paired_latency(network, ideal)
-    assert [got[k] for k in ("both", "network_only", "ideal_only", "neither")] == [250, 50, 50, 50]
-    middle, mean = got["median_difference"], got["mean_difference"]
-    assert middle["low"] < 6 * np.log(2) - 1 < middle["high"]
-    assert mean["low"] < 5 < mean["high"] and mean["high"] - mean["low"] < 3
+    assert [got[k] for k in ("both", "network_only", "other_only", "neither")] == [250, 50, 50, 50]
+    middle = got["median_difference"]
+    assert middle["low"] < 6 * np.log(2) - 1 < middle["high"] and middle["of"] == 250
     assert got["network_first"]["value"] == pytest.approx(1 - np.exp(-1 / 6), abs=0.08)
 
 
-def test_the_ideal_observer_against_itself_has_no_lag():
-    curves = toy_set(200, num_epochs=60, bump=3.0)
-    same = limits.ideal_probability(limits.llr_series(curves))
-    onset = np.full(len(curves), NAN)
-    report, binaries = alerts.compare_with_ideal(curves, same, onset, rate=0.05, num_refitted=40)
-    assert report["network"]["threshold"] == report["ideal"]["threshold"]
-    assert report["difference"]["median_difference"] == {"value": 0, "low": 0, "high": 0}
-    assert report["network"]["set_on"] == report["network"]["false_alarms"]["of"] == 100
-    assert binaries["t0"].shape == binaries["network"].shape == (100,)
-    reachable = report["reachable"]
-    assert reachable["set_on"] == reachable["false_alarms"]["of"] == 20
-    assert np.isfinite(binaries["reachable"]).sum() == reachable["detected"]["hits"] > 5
-    assert report["behind_reachable"]["both"] + report["behind_reachable"]["ideal_only"] <= 20
+def test_cross_fitted_alerts_hold_their_rate_better_than_two_halves():
+    rng = np.random.default_rng(7)
+    pair, times, both, one = np.arange(400), np.zeros((400, 1)), [], []
+    for _ in range(300):
+        score = rng.random((400, 1))
+        first, _ = alerts.cross_fitted_alerts(score, times, np.zeros(400), pair, 0.05)
+        both.append(np.isfinite(first).mean())
+        one.append(np.mean(score[::2] > metrics.threshold_at_fpr(score[1::2, 0], 0.05)))
+    assert np.mean(both) == pytest.approx(19 / 361, abs=0.002)  # 18 of 360 others may
+    assert np.std(both) < 0.4 * np.std(one)
 
 
-def test_a_delayed_observer_lags_by_its_delay():
-    curves = toy_set(400, num_epochs=121, bump=3.0, sigma=0.02)  # an epoch every 200 / 120 days
+def test_no_row_sets_its_own_threshold():
+    score = np.linspace(0.1, 0.9, 40)[:, None]
+    columns = np.zeros((40, 1)), np.zeros(40), np.arange(40), 0.05
+    score[::10] += 10  # all of the first fold
+    first, _ = alerts.cross_fitted_alerts(score, *columns)
+    assert np.isfinite(first[::10]).all() and np.isfinite(first).sum() == 4
+
+
+@pytest.fixture(scope="module")
+def compared():
+    """Observers of toy events; the "network" is the oracle, three epochs of 5/3 d late."""
+    curves = toy_set(200, num_epochs=121, bump=3.0, sigma=0.02)
     curves = replace(curves, X=np.where(np.isnan(curves.X), curves.noise_free(), curves.X))
-    bound = limits.ideal_probability(limits.llr_series(curves))
-    late = np.hstack([np.full((len(bound), 3), 0.5), bound[:, :-3]])
-    onset = np.full(len(curves), NAN)
-    report, _ = alerts.compare_with_ideal(curves, late, onset, rate=0.05, num_refitted=40)
-    assert report["difference"]["median_difference"]["value"] == pytest.approx(5.0)
+    late = np.hstack([np.full((400, 3), NAN), limits.llr_series(curves)[:, :-3]])
+    scores = alerts.observer_scores(curves, late)
+    onset = early.onset_times(curves, early.refit_prefixes(curves, 200, above=25.0))
+    return alerts.compare_observers(curves, scores, onset, (0.05, 0.1), num=50)
+
+
+def test_a_delayed_observer_lags_by_its_delay(compared):
+    report, _ = compared
+    assert report["oracle"]["behind"]["median_difference"]["value"] == pytest.approx(5.0)
+    late, oracle = (report[name]["median_lag"]["value"] for name in ("network", "oracle"))
+    assert late - oracle == pytest.approx(5.0, abs=1.7)  # an epoch, as fewer are alerted
+
+
+def test_observers_are_compared_on_the_same_pairs_at_equal_false_alarm_rates(compared):
+    report, binaries = compared
+    rates = [row["false_alarms"] for row in report.values()]
+    assert list(report) == ["network", "oracle", "refit_limited", "template_search"]
+    assert all(rate["of"] == 200 and rate["low"] < 0.05 < rate["high"] for rate in rates)
+    for name, row in report.items():
+        assert row["detected"]["of"] == 200 == binaries[name].size
+        assert row["by_rate"]["5 %"]["median_lag"] == row["median_lag"]
+        assert row["by_rate"]["10 %"]["detected"]["hits"] >= row["detected"]["hits"]
+    oracle, refit_limited = (report[k]["detected"]["hits"] for k in ("oracle", "refit_limited"))
+    assert oracle >= refit_limited > 20
+
+
+def test_the_last_value_by_phase_is_the_fraction_detected(compared):
+    report, binaries = compared
+    for name, row in report.items():
+        curve = alerts.detected_by_phase(binaries[name], binaries["t0"], binaries["tE"])
+        assert curve[-1] == row["detected"]["value"]
+        assert (np.diff(curve) >= 0).all()
 
 
 def test_alerts_accumulate_over_the_phase():
     alert = np.array([8.0, 10.0, 14.0, NAN])
-    got = alerts.detected_by_phase(alert, np.full(4, 10.0), np.full(4, 2.0), [-2, -1, 0, 1, 2])
-    np.testing.assert_allclose(got, [0, 0.25, 0.5, 0.5, 0.75])
+    got = alerts.detected_by_phase(alert, np.full(4, 10.0), np.full(4, 2.0), [-2, -1, 0, 1])
+    np.testing.assert_allclose(got, [0, 0.25, 0.5, 0.75])  # the last alert comes at phase 2
 
 
 def test_purity_of_a_counted_population_is_what_the_formula_says():
@@ -154,20 +188,19 @@ def test_no_false_alarm_yet_is_not_certainty():
     assert np.isnan(none["purity"]["value"])
 
 
-def test_a_season_is_summarised_on_the_half_that_set_no_threshold():
-    # Pairs 0, 2 (even) set the threshold; pairs 1, 3, 5 are reported.
-    times = np.arange(10.0)
-    p = np.full((10, 10), 0.1)
-    pair = np.array([0, 0, 2, 2, 1, 1, 3, 3, 5, 5])
-    y = np.tile([0, 1], 5)
-    p[0, 4] = 0.6  # highest single of the first half: the threshold
-    p[6, 3] = 0.7  # one of three reported singles passes it
-    p[5, 6:] = 0.9  # binary of pair 1: onset at 4, alert at 6
-    p[7, 2] = 0.9  # binary of pair 3: alert at 2 before its onset at 5
-    onset = np.array([NAN, 1, NAN, 1, NAN, 4.0, NAN, 5.0, NAN, 3.0])
-    got = alerts.alert_summary(p, times, y, pair, onset, 0.01)
-    assert got["threshold"] == 0.6
-    assert got["false_alarms"] == pytest.approx(1 / 3) and got["singles"] == 3
-    assert got["detected"] == got["detected_with_onset"] == pytest.approx(2 / 3)
-    assert got["premature"] == 0.5 and got["median_lag"] == 2.0
-    assert got["with_onset"] == 3
+def test_a_season_is_measured_at_the_threshold_of_the_other_folds():
+    times = np.tile(np.arange(10.0), (8, 1))
+    p = np.full((8, 10), 0.1)
+    pair, y = np.repeat(np.arange(4), 2), np.tile([0, 1], 4)
+    p[0, 4] = 0.6  # highest single of all but pair 3: the threshold of pair 3
+    p[6, 3] = 0.7  # the single of pair 3 passes it, and is the threshold of the others
+    p[3, 6:] = 0.9  # binary of pair 1: onset at 4, alert at 6
+    p[7, 2] = 0.65  # binary of pair 3: alert at 2 before its onset at 5
+    p[5, 8] = 0.65  # binary of pair 2: below its threshold
+    onset = np.array([NAN, 1, NAN, 4.0, NAN, 1, NAN, 5.0])
+    got, first = alerts.season_report(p, times, y, pair, onset, 0.01)
+    assert got["threshold"] == 0.7
+    assert (got["false_alarms"]["hits"], got["false_alarms"]["of"]) == (1, 4)
+    assert got["detected"]["value"] == 0.5 and got["detected_with_onset"]["of"] == 4
+    assert got["premature"]["value"] == 0.5 and got["median_lag"]["value"] == -0.5
+    np.testing.assert_array_equal(first, [NAN] * 3 + [6.0, NAN, NAN, 3.0, 2.0])

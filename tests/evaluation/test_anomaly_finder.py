@@ -106,12 +106,18 @@ def test_an_offset_gains_nothing_over_a_flat_residual():
     assert scan.called(zero_only).all() and not scan.called(both).any()
 
 
-def test_the_best_template_is_the_best_of_least_squares(searched):
+def test_the_best_template_is_the_best_of_least_squares(monkeypatch):
     """One template at one place, fitted by numpy's least squares."""
     rng = np.random.default_rng(0)
     times = np.sort(rng.uniform(0, 1, 40))
     data, weight = rng.normal(size=(1, 40)), rng.uniform(0.5, 2, (1, 40))
-    gain, over_flat, centre = anomaly.best_template(times, data, weight, 5.0)[:, 0]
+    monkeypatch.setattr(anomaly, "DURATIONS", (5.0,))
+    (group,) = anomaly.template_groups(times)
+    flat, shaped = anomaly.template_gains(
+        group, anomaly.template_norms(group, weight), weight * data
+    )
+    best = (flat + shaped).argmax()
+    gain, over_flat, centre = (flat + shaped)[0, best], shaped[0, best], group.centre[best]
     expected = []
     for at in np.arange(times[0], times[-1] + 5 * anomaly.STEP, 5 * anomaly.STEP):
         for shape in anomaly.shapes((times - at) / 5.0).T:
@@ -130,6 +136,40 @@ def test_own_epochs_scan_as_shared_ones(curves, searched):
     rows = slice(6)
     got = anomaly.anomaly_scan(own.rows(rows), searched.residual[rows])
     np.testing.assert_allclose(got.score, searched.scans[-1].score[rows], rtol=1e-9)
+
+
+def test_the_search_of_every_prefix_is_the_highest_scan_so_far(curves):
+    """Prefix by prefix, scanned as one set of residuals each."""
+    few = curves.rows(slice(8))
+    refits = limits.causal_refits(few)
+    series = anomaly.template_series(few, refits)
+    times, delta, sigma = anomaly.observed(few)
+    best = np.zeros(8)
+    for k in range(refits.shape[1]):
+        prefix = np.isfinite(delta) & (np.isfinite(delta).cumsum(axis=1) <= 8 * (k + 1))
+        theta = [x if i == 0 else np.exp(x) for i, x in enumerate(refits[:, k, 1].T)]
+        fit = pspl_delta_mag(torch.from_numpy(times), *map(torch.from_numpy, theta)).numpy()
+        whole = prefix.sum(axis=1) == 8 * (k + 1)
+        residual = np.where(prefix & whole[:, None], (delta - fit) / sigma, np.nan)
+        best = np.maximum(best, anomaly.anomaly_scan(few, residual).score)
+        for row in np.flatnonzero(whole):
+            last = np.flatnonzero(prefix[row])[-1]
+            assert series[row, last] == pytest.approx(best[row], rel=1e-6)
+    assert np.isfinite(series).sum(axis=1).tolist() == (np.isfinite(delta).sum(1) // 8).tolist()
+
+
+def test_the_search_of_every_prefix_sees_nothing_later_and_finds_a_bump_soon(curves):
+    X = curves.X.copy()
+    X[:, curves.time > 0] = 12.0
+    rows = slice(12)
+    both = [curves.rows(rows), replace(curves, X=X).rows(rows)]
+    whole, wild = (anomaly.template_series(c, limits.causal_refits(c)) for c in both)
+    before = curves.time <= 0
+    np.testing.assert_allclose(whole[:, before], wild[:, before], rtol=1e-9)
+    score = np.nanmax(anomaly.template_series(curves, limits.causal_refits(curves)), axis=1)
+    threshold = np.quantile(score[curves.y == 0], 0.95)
+    strong = (curves.y == 1) & (curves.dchi2 > 100)
+    assert strong.sum() > 5 and (score[strong] > threshold).mean() > 0.8
 
 
 def test_the_scan_finds_anomalies_but_nothing_beyond_the_ideal_observer(curves, searched):

@@ -90,15 +90,15 @@ def test_ideal_observer_stands_beside_every_number(evaluated, curves):
     assert observer["roc_auc"] == pytest.approx(roc_auc(curves.y, ratio[:, -1]))
     for k, row in enumerate(result["early_detection"].values()):
         assert row["ideal"]["roc_auc"] == pytest.approx(roc_auc(curves.y, ratio[:, k]))
-        assert row["reachable"]["pairs"] == 30
+        assert row["refit_limited"]["pairs"] == 30
     assert result["bound_excess"]["roc_auc"]["z"] < 3
     assert len(result["recall_by_dchi2"]["recall_at_1pct"]) == 8
 
 
 def test_alerts_are_counted_when_asked_for(evaluated):
     alerts = evaluated[1]["alerts"]
-    assert alerts["singles"] == alerts["binaries"] == 15  # the half that did not set the threshold
-    assert alerts["with_onset"] > 0
+    assert alerts["false_alarms"]["of"] == alerts["detected"]["of"] == 30  # both halves in turn
+    assert alerts["detected_with_onset"]["of"] > 0
 
 
 def test_provenance_names_the_weights_but_no_folder(evaluated):

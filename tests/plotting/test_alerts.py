@@ -25,9 +25,11 @@ def figures():
     y = np.tile([0, 1], 500)
     p = np.clip(rng.normal(0.4 + 0.2 * y, 0.15), 0, 1)[:, None].repeat(7, axis=1)
     return {
-        "latency": plots.alert_latency(network, ideal, onset),
+        "latency": plots.alert_latency(
+            {"network": network, "refit_limited": ideal, "onset": onset}
+        ),
         "phase": plots.alerts_by_phase(
-            {"distinct": {"network": found, "reachable": found + 0.2}}, EDGES
+            {"distinct": {"network": found, "refit_limited": found + 0.2}}, EDGES
         ),
         "purity": plots.purity_by_prevalence(
             prevalence, {"1 %": [evaluation.alert_rate_and_purity(*rates, x) for x in prevalence]}
@@ -49,11 +51,12 @@ def test_detected_fraction_ends_at_all_that_were_detected(figures):
     lines = {line.get_label(): line for line in figures["latency"].axes[0].lines}
     assert lines["refit-limited observer"].get_ydata()[-1] == 1
     assert 0.7 < lines["network"].get_ydata()[-1] < 0.9
-    assert lines["refit-limited observer"].get_linestyle() == "--"
+    assert lines["refit-limited observer"].get_linestyle() == "-."
 
 
 def test_a_network_without_alerts_is_drawn_at_zero():
-    figure = plots.alert_latency([NAN, NAN], [NAN, 1.0], [NAN, 0.0])
+    first = {"network": [NAN, NAN], "refit_limited": [NAN, 1.0], "onset": [NAN, 0.0]}
+    figure = plots.alert_latency(first)
     assert figure.axes[0].lines[0].get_ydata().max() == 0
 
 
@@ -69,4 +72,5 @@ def test_each_fraction_has_its_panel(figures):
 
 def test_phase_draws_network_and_refit_limited_observer(figures):
     labels = [line.get_label() for line in figures["phase"].axes[0].lines]
-    assert labels[:2] == ["distinct", "distinct: refit-limited observer"]
+    assert labels[:2] == ["network", "refit-limited observer"]
+    assert figures["phase"].axes[0].get_title() == "distinct"

@@ -23,7 +23,7 @@ WINDOW = {
     f: {
         "balanced_accuracy": {"value": 0.5 + k / 20, "low": 0.45, "high": 0.95},
         "ideal": {"balanced_accuracy": 0.6 + k / 20},
-        "reachable": {"balanced_accuracy": 0.55 + k / 20},
+        "refit_limited": {"balanced_accuracy": 0.55 + k / 20},
     }
     for k, f in enumerate(("0.1", "0.5", "1.0"))
 }
