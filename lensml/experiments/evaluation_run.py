@@ -124,9 +124,8 @@ def figures(
         "against_phase": plotting.scores_by_phase({"network": result["against_phase"]}),
     }
     if table := result["recall_by_dchi2"]:
-        tables = {f"network, {name[10:-3]} % false": rows for name, rows in table.items()}
-        bound = (observer["recall_by_dchi2"] or {}).get("recall_at_1pct")
-        drawn["recall_by_dchi2"] = plotting.recall_by_dchi2(tables, bound)
+        tables = {"network": table["recall_at_1pct"]}
+        drawn["recall_by_dchi2"] = plotting.recall_by_dchi2(tables)
     s, q, u0 = (curves.param(name) for name in ("s", "q", "u0"))
     shown = (y == 1) & np.isfinite(s) & np.isfinite(q)
     if shown.any():

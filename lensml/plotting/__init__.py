@@ -4,7 +4,7 @@ from lensml._exports import exports
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
-    style="BINARY COLOURS DOTTED IDEAL SINGLE canvas coloured few_ticks styled",
+    style="BINARY COLOURS DOTTED IDEAL SINGLE canvas few_ticks legend_below looks styled",
     scores=(
         "bars completeness_curve confusion early_detection growth history recall_by_dchi2 "
         "recall_by_method recall_by_u0 recall_map roc_and_pr scores_by_fraction scores_by_phase"

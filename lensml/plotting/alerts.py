@@ -9,29 +9,19 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
 from lensml import evaluation
-from lensml.plotting.style import (
-    COLOURS,
-    DOTTED,
-    IDEAL,
-    REFIT_LIMITED,
-    canvas,
-    coloured,
-    few_ticks,
-    line_with_band,
-    styled,
-)
+from lensml.plotting import style
 from lensml.simulation import FRACTIONS
 
 # Observers of an alert stream, as `evaluation.compare_observers` names them.
 OBSERVERS = {
-    "network": ("network", {"color": COLOURS[0]}),
-    "template_search": ("template search", {"color": COLOURS[1]}),
-    "refit_limited": ("refit-limited observer", REFIT_LIMITED),
-    "oracle": ("oracle", IDEAL),
+    "network": ("network", {"color": style.COLOURS[0]}),
+    "template_search": ("template search", {"color": style.COLOURS[1], "linestyle": (0, (5, 1.2))}),
+    "refit_limited": ("refit-limited observer", {"color": "0.45", "linestyle": "-."}),
+    "oracle": ("oracle", style.IDEAL),
 }
 
 
-@styled
+@style.styled
 def alert_latency(first: Mapping[str, ArrayLike]) -> Figure:
     """First alerts of observers and the `onset` of the same binaries, each (n,) [day], NaN = none.
 
@@ -40,7 +30,7 @@ def alert_latency(first: Mapping[str, ArrayLike]) -> Figure:
     """
     first = {name: np.asarray(values, dtype=float) for name, values in first.items()}
     known, network = np.isfinite(first["onset"]), first["network"]
-    figure, ((left, right),) = canvas(3.0, 1, 2)
+    figure, ((left, right),) = style.canvas(3.2, 1, 2)
     for key, (name, look) in OBSERVERS.items():
         if key not in first:
             continue
@@ -52,92 +42,92 @@ def alert_latency(first: Mapping[str, ArrayLike]) -> Figure:
             later = np.sort((network - first[key])[np.isfinite(network) & np.isfinite(first[key])])
             right.step(later, np.arange(1, later.size + 1) / max(1, later.size), **look)
     left.set(xlabel="time since onset [d]", ylabel="fraction of binaries detected")
-    right.set(xlabel="network's alert after the observer's [d]", ylabel="fraction of binaries")
+    right.set(xlabel="delay of the network's first alert [d]", ylabel="fraction of binaries")
     for axes, half_width in ((left, 40), (right, 20)):
-        axes.axvline(0, **DOTTED)
+        axes.axvline(0, **style.DOTTED)
         axes.set(xlim=(-half_width, half_width), ylim=(0, 1.02))
-    left.legend(loc="upper left")
     return figure
 
 
-@styled
+@style.styled
 def alerts_by_phase(by_name: Mapping[str, Mapping[str, Sequence]], edges: ArrayLike) -> Figure:
     """Fraction of binaries detected by each phase (K,), by set and observer."""
-    figure, (row,) = canvas(3.0, 1, len(by_name), sharey=True)
+    figure, (row,) = style.canvas(3.2, 1, len(by_name), sharey=True)
     for axes, (title, fractions) in zip(row, by_name.items(), strict=True):
         for key, (name, look) in OBSERVERS.items():
             if key in fractions:
                 axes.plot(edges, fractions[key], label=name, **look)
-        axes.axvline(0, **DOTTED)
+        axes.axvline(0, **style.DOTTED)
         axes.set(xlabel=r"phase $(t - t_0) / t_\mathrm{E}$", title=title, ylim=(0, 1.02))
     row[0].set_ylabel("fraction of binaries detected")
-    row[0].legend()
     return figure
 
 
-@styled
+@style.styled
 def purity_by_prevalence(
     prevalence: Sequence[float],
     by_name: Mapping[str, Sequence[Mapping]],
     shown: Sequence[float] = (0.01, 0.1),
 ) -> Figure:
     """Alert rate and purity at each prevalence, by name of the threshold; `shown` are dotted."""
-    figure, (row,) = canvas(3.0, 1, 2)
+    figure, (row,) = style.canvas(3.2, 1, 2)
     labels = {"alerts_per_1000": "alerts per 1000 events", "purity": "fraction of alerts binary"}
     for axes, (key, label) in zip(row, labels.items(), strict=True):
-        for name, rows, colour in coloured(by_name):
-            line_with_band(axes, prevalence, [r[key] for r in rows], "-", color=colour, label=name)
+        for name, rows, look in style.looks(by_name):
+            values, look = [r[key] for r in rows], look | {"marker": "", "label": name}
+            style.line_with_band(axes, prevalence, values, **look)
         for value in shown:
-            axes.axvline(value, **DOTTED)
+            axes.axvline(value, **style.DOTTED)
         axes.set(xscale="log", xlabel="fraction of events binary (prevalence)", ylabel=label)
         axes.set_xlim(min(prevalence), max(prevalence))
-        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     row[0].set_yscale("log")
-    few_ticks(row[0].yaxis)
+    style.few_ticks(row[0].yaxis)
     row[1].set_ylim(0, 1.02)
-    row[0].legend()
     return figure
 
 
 def reliability_line(axes: Axes, bins: Mapping, **look) -> None:
-    """Observed over predicted frequency with its intervals (`evaluation.reliability`)."""
-    observed = np.asarray(bins["observed"])
-    error = np.maximum([observed - bins["low"], np.asarray(bins["high"]) - observed], 0)
-    axes.errorbar(bins["predicted"], observed, error, fmt="o-", **look)
+    """Observed over predicted frequency (`evaluation.reliability`), joined where n >= `FEWEST`."""
+    bins = {key: np.asarray(x, dtype=float) for key, x in bins.items()}
+    x, y, many = bins["predicted"], bins["observed"], bins["count"] >= style.FEWEST
+    error = style.lengths(y, np.array([bins["low"], bins["high"]]))
+    axes.errorbar(x[many], y[many], error[:, many], elinewidth=0.8, **look)
+    axes.plot(x[~many], y[~many], **look | {"linestyle": "", "mfc": "white", "label": None})
 
 
-@styled
+@style.styled
 def reliability(bins: Mapping) -> Figure:
-    """Observed against predicted frequency (`evaluation.reliability`), and counts."""
+    """Observed against predicted frequency (`evaluation.reliability`), by name, and counts."""
     several = {"network": bins} if "predicted" in bins else bins
-    figure, ((top,), (bottom,)) = canvas(4.2, 2, 1, width=4.2, sharex=True, height_ratios=[3, 1])
-    top.plot([0, 1], [0, 1], label="calibrated (ideal observer)", **IDEAL)
-    for name, r, colour in coloured(several):
-        reliability_line(top, r, ms=4, color=colour, label=name)
-        bottom.plot(r["predicted"], r["count"], "o-", ms=3, color=colour)
-    top.set(ylabel="fraction binary", ylim=(-0.02, 1.02))
-    top.legend(loc="upper left")
-    bottom.set(xlabel="P(binary)", ylabel="rows", yscale="log", xlim=(0, 1))
-    few_ticks(bottom.yaxis)
+    figure, ((top,), (bottom,)) = style.canvas(
+        4.7, 2, 1, width=4.6, sharex=True, height_ratios=[3, 1]
+    )
+    top.plot([0, 1], [0, 1], label="perfect calibration", **style.IDEAL)
+    for name, r, look in style.looks(several):
+        reliability_line(top, r, label=name, **look)
+        bottom.plot(r["predicted"], r["count"], ms=3, **look)
+    top.set(ylabel="fraction that are binaries", ylim=(-0.02, 1.02))
+    bottom.set(xlabel="P(binary)", ylabel="light curves", yscale="log", xlim=(0, 1))
+    style.few_ticks(bottom.yaxis)
     return figure
 
 
-@styled
+@style.styled
 def reliability_at_fractions(
     y: ArrayLike, by_name: Mapping[str, ArrayLike], fractions: Sequence[float] = FRACTIONS
 ) -> Figure:
     """Observed over predicted frequency at each fraction of the window, of P(binary) (n, F)."""
-    figure, grid = canvas(4.2, 2, (len(fractions) + 1) // 2, sharex=True, sharey=True)
+    figure, grid = style.canvas(4.4, 2, (len(fractions) + 1) // 2, sharex=True, sharey=True)
     for axes in grid.ravel()[len(fractions) :]:
         axes.set_axis_off()
-    look = {"ms": 2.5, "lw": 1, "elinewidth": 0.7}
     for k, (fraction, axes) in enumerate(zip(fractions, grid.ravel(), strict=False)):
-        axes.plot([0, 1], [0, 1], label="calibrated", **IDEAL)
-        for name, p, colour in coloured(by_name):
+        axes.plot([0, 1], [0, 1], label="perfect calibration", **style.IDEAL)
+        for name, p, look in style.looks(by_name):
             bins = evaluation.reliability(y, np.asarray(p)[:, k])
-            reliability_line(axes, bins, color=colour, label=name, **look)
+            reliability_line(axes, bins, label=name, ms=2.5, lw=1, **look)
         axes.set(title=f"{100 * fraction:g} % of the window", xlim=(0, 1), ylim=(-0.02, 1.02))
-    if len(fractions) < grid.size:  # the legend takes the empty panel
-        grid[-1, -1].legend(*grid[0, 0].get_legend_handles_labels(), loc="center")
-    figure.supxlabel("P(binary)", fontsize=9), figure.supylabel("fraction binary", fontsize=9)
+    for axes in grid[-1]:
+        axes.set_xlabel("P(binary)")
+    figure.supylabel("fraction that are binaries", fontsize=9)
     return figure

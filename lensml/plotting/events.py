@@ -7,59 +7,69 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from lensml.plotting.style import BINARY, COLOURS, SINGLE, THRESHOLD, canvas, few_ticks, styled
+from lensml.plotting import style
 
-SYMBOLS = dict(
-    t0="$t_0$ [d]", u0="$u_0$", tE=r"$t_\mathrm{E}$ [d]", rho=r"$\rho$", alpha=r"$\alpha$ [rad]"
-)
+THETA = r" [$\theta_\mathrm{E}$]"
+SYMBOLS = dict(t0="$t_0$ [d]", u0="$u_0$" + THETA, tE=r"$t_\mathrm{E}$ [d]", s="$s$" + THETA)
+SYMBOLS |= dict(rho=r"$\rho$" + THETA, alpha=r"$\alpha$ [rad]")
+TWIN = {"color": style.SINGLE, "linestyle": (0, (5, 1.2))}
 
 
-@styled
+@style.styled
 def gallery(
-    times: NDArray, X: NDArray, clean: NDArray, sigma: NDArray, titles: Sequence[str] = ()
+    times: NDArray, X: NDArray, clean: NDArray, sigma: NDArray, titles: Sequence = (), rows=()
 ) -> Figure:
-    """Pairs of curves, and the noise-free binary less its twin with a band of one sigma below.
+    """Pairs of curves, and the noise-free binary minus its twin with a band of one sigma below.
 
-    `times` (T,) [day]; `X`, `clean` (P, 2, T): twin, binary [mag]; `sigma` (P,) [mag].
+    `times` (T,) [day]; `X`, `clean` (P, 2, T): twin, binary [mag]; `sigma` (P,) [mag]; `titles`
+    name each pair, `rows` each row of three.
     """
     wide, tall = min(3, len(X)), -(-len(X) // 3)
-    figure, grid = canvas(2.5 * tall, 2 * tall, wide, sharex=True, height_ratios=[2, 1] * tall)
+    options = {"sharex": True, "height_ratios": [2, 1] * tall}
+    figure, grid = style.canvas(2.7 * tall + 0.3, 2 * tall, wide, **options)
     for k, (data, curves, error) in enumerate(zip(X, clean, sigma, strict=True)):
         top, bottom = grid[2 * (k // wide), k % wide], grid[2 * (k // wide) + 1, k % wide]
-        for i, (name, colour) in enumerate((("twin", SINGLE), ("binary", BINARY))):
-            top.plot(times, data[i], ".", ms=1, color=colour, alpha=0.25, rasterized=True)
-            top.plot(times, curves[i], color=colour, lw=1, label=name)
-        bottom.axhspan(-error, error, color="0.85", lw=0)
-        bottom.plot(times, curves[1] - curves[0], color=BINARY, lw=1)
+        for i, (name, look) in enumerate((("twin", TWIN), ("binary", {"color": style.BINARY}))):
+            dots = {"ms": 1.5, "mew": 0, "color": look["color"], "alpha": 0.25}
+            top.plot(times, data[i], "o", rasterized=True, **dots)
+            top.plot(times, curves[i], lw=1, label=name, zorder=3 - i, **look)
+        bottom.axhspan(-error, error, color="0.85", lw=0, label=r"$\pm 1\,\sigma$ of an epoch")
+        bottom.plot(times, curves[1] - curves[0], color=style.BINARY, lw=1)
         top.invert_yaxis(), bottom.invert_yaxis()
-        top.set_title(titles[k] if k < len(titles) else "", fontsize=8)
+        top.set_title(titles[k] if k < len(titles) else "", fontsize=8.5)
     for axes in grid.flat:
         axes.set_visible(bool(axes.lines))
-    grid[0, 0].legend()
-    grid[0, 0].set_ylabel("magnitude"), grid[1, 0].set_ylabel("difference")
-    figure.supxlabel("time [d]", fontsize=9)
+    for k, (top, bottom) in enumerate(zip(grid[::2, 0], grid[1::2, 0], strict=True)):
+        top.set_ylabel(f"{rows[k]}\nmagnitude" if k < len(rows) else "magnitude")
+        bottom.set_ylabel("minus twin\n[mag]")
+    for axes in grid[-1]:
+        axes.set_xlabel("time [d]")
+    figure.align_ylabels()
     return figure
 
 
-@styled
+@style.styled
 def prior_histograms(samples: Mapping[str, Mapping[str, ArrayLike]]) -> Figure:
     """Distributions of parameters, {set: {parameter: values}}; logarithmic bins where usual."""
     names = list(dict.fromkeys(name for columns in samples.values() for name in columns))
-    figure, grid = canvas(2.0 * -(-len(names) // 4), -(-len(names) // 4), min(4, len(names)))
+    tall, wide = -(-len(names) // 4), min(4, len(names))
+    figure, grid = style.canvas(0.4 + 1.9 * tall, tall, wide, sharey=True)
     options = {"bins": 30, "stat": "probability", "common_norm": False, "fill": False}
     for axes, name in zip(grid.flat, names, strict=False):
         values = {k: np.asarray(v[name]) for k, v in samples.items() if name in v}
         log = name in ("tE", "rho", "s", "q")
-        sns.histplot(values, element="step", log_scale=log, legend=name == names[0],
-                     palette=list(COLOURS[: len(values)]), ax=axes, **options)  # fmt: skip
-        axes.set(xlabel=SYMBOLS.get(name, f"${name}$"), ylabel="", yticks=[])
-        few_ticks(axes.xaxis) if log else None
+        sns.histplot(values, element="step", log_scale=(log, False), legend=False,
+                     palette=list(style.COLOURS[: len(values)]), ax=axes, **options)  # fmt: skip
+        for key, stroke, line in zip(values, style.STROKES, axes.lines[::-1], strict=False):
+            line.set(label=key, linestyle=stroke, linewidth=1.2)
+        axes.set(xlabel=SYMBOLS.get(name, f"${name}$"), ylabel="fraction of events")
+        style.few_ticks(axes.xaxis) if log else None
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
     return figure
 
 
-@styled
+@style.styled
 def real_event(
     time: ArrayLike,
     mag: ArrayLike,
@@ -71,15 +81,14 @@ def real_event(
     title: str = "",
     start: float = -np.inf,
 ) -> Figure:
-    """Photometry with its single-lens fit, residuals, and P(binary) over time; each (T,).
+    """Photometry with its single-lens fit, residuals, and P(binary) over time.
 
     Args:
-        time: Epochs; full HJD are drawn as HJD - 2450000 [day].
-        mag, error: Magnitude and its error [mag].
+        time, mag, error: Epochs (full HJD are drawn less 2450000), magnitude, its error, each (T,).
         model: The fit: magnitude at any times (m,), drawn on a dense grid.
-        p: P(binary) at each epoch, or several by name.
+        p: P(binary) at each epoch (T,), or several by name.
         threshold: That of alerts; the first alert is marked.
-        title: The event's name.
+        title: Above the figure.
         start: First time to show [day].
     """
     time, mag, error = (np.asarray(x, dtype=float) for x in (time, mag, error))
@@ -87,7 +96,7 @@ def real_event(
     full = bool(np.median(time) > 2_400_000)
     zero = 2_450_000 if full else 0
     x, residuals = time[shown] - zero, ((mag - model(time)) / error)[shown]
-    figure, grid = canvas(5.2, 3, 1, sharex=True, height_ratios=[3, 1.2, 1.5])
+    figure, grid = style.canvas(5.2, 3, 1, sharex=True, height_ratios=[3, 1.2, 1.5])
     light, residual, call = grid[:, 0]
     look = {"fmt": "o", "ms": 2.5, "mew": 0, "elinewidth": 0.5, "color": "0.45"}
     light.errorbar(x, mag[shown], error[shown], label="photometry", **look)
@@ -95,13 +104,13 @@ def real_event(
     peak = dense[model(dense + zero).argmin()]
     dense = np.union1d(dense, np.linspace(peak - 0.02 * np.ptp(x), peak + 0.02 * np.ptp(x), 400))
     curve = model(dense + zero)
-    light.plot(dense, curve, color=SINGLE, label="single-lens fit", zorder=3)
+    light.plot(dense, curve, color=style.SINGLE, label="single-lens fit", zorder=3)
     residual.plot(x, residuals, "o", ms=2.5, mew=0, color="0.45")
-    residual.axhline(0, color=SINGLE, zorder=3)
+    residual.axhline(0, color=style.SINGLE, zorder=3)
     top = max(4.0, 1.2 * np.quantile(np.abs(residuals), 0.995))
     residual.set(ylim=(top, -top), ylabel=r"(data $-$ fit) / $\sigma$")
     for k, (name, q) in enumerate((p if isinstance(p, Mapping) else {"P(binary)": p}).items()):
-        look = {"color": ("0.2", BINARY)[k == 0], "lw": 1.0 + 0.4 * (k == 0), "zorder": 4 - k}
+        look = {"color": ("0.2", style.BINARY)[k == 0], "lw": 1.0 + 0.4 * (k == 0), "zorder": 4 - k}
         call.step(x, np.asarray(q)[shown], where="post", label=name, **look)
         above = np.flatnonzero((np.asarray(q) > (threshold or np.inf)) & np.isfinite(mag))
         if above.size and shown[above[0]]:
@@ -110,7 +119,7 @@ def real_event(
             for axes in grid[:, 0]:
                 axes.axvline(time[above[0]] - zero, label=label if axes is call else None, **first)
     if threshold is not None:
-        call.axhline(threshold, label=f"alert threshold {threshold:.3f}", **THRESHOLD)
+        call.axhline(threshold, label=f"alert threshold {threshold:.3f}", **style.THRESHOLD)
     call.set(ylim=(-0.03, 1.03), xlim=(x[0] - 0.01 * np.ptp(x), x[-1] + 0.01 * np.ptp(x)))
     call.set(ylabel="P(binary)", xlabel="HJD \N{MINUS SIGN} 2450000 [d]" if full else "time [d]")
     call.ticklabel_format(axis="x", useOffset=False, style="plain")
@@ -118,6 +127,4 @@ def real_event(
     room = 0.08 * (faint - bright) + 0.02  # outliers and their bars may leave the frame
     light.set(ylim=(faint + room, bright - room), ylabel="magnitude", title=title)
     figure.align_ylabels()
-    handles = [h for axes in (light, call) for h in axes.get_legend_handles_labels()[0]]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure

@@ -26,7 +26,12 @@ def figures():
     p = np.clip(rng.normal(0.4 + 0.2 * y, 0.15), 0, 1)[:, None].repeat(7, axis=1)
     return {
         "latency": plots.alert_latency(
-            {"network": network, "refit_limited": ideal, "onset": onset}
+            {
+                "network": network,
+                "refit_limited": ideal,
+                "template_search": ideal + 1,
+                "onset": onset,
+            }
         ),
         "phase": plots.alerts_by_phase(
             {"distinct": {"network": found, "refit_limited": found + 0.2}}, EDGES
@@ -52,6 +57,7 @@ def test_detected_fraction_ends_at_all_that_were_detected(figures):
     assert lines["refit-limited observer"].get_ydata()[-1] == 1
     assert 0.7 < lines["network"].get_ydata()[-1] < 0.9
     assert lines["refit-limited observer"].get_linestyle() == "-."
+    assert len({str(x.get_linestyle()) for x in lines.values()}) > 2
 
 
 def test_a_network_without_alerts_is_drawn_at_zero():
@@ -74,3 +80,13 @@ def test_phase_draws_network_and_refit_limited_observer(figures):
     labels = [line.get_label() for line in figures["phase"].axes[0].lines]
     assert labels[:2] == ["network", "refit-limited observer"]
     assert figures["phase"].axes[0].get_title() == "distinct"
+
+
+def test_bins_of_few_light_curves_are_hollow_and_not_joined():
+    y = np.r_[np.zeros(30), np.ones(30), [0, 1]]
+    p = np.r_[np.full(30, 0.1), np.full(30, 0.9), 0.4, 0.5]
+    axes = plots.reliability(evaluation.reliability(y, p)).axes[0]
+    joined, alone = axes.lines[1], axes.lines[-1]
+    np.testing.assert_allclose(joined.get_xdata(), [0.1, 0.9])
+    np.testing.assert_allclose(alone.get_xdata(), [0.4, 0.5])
+    assert alone.get_markerfacecolor() == "white" and alone.get_linestyle() == "None"

@@ -20,7 +20,9 @@ def faint_peak(times):
 def drawn() -> dict[str, Figure]:
     curves = RNG.normal(18, 0.1, (4, 2, 50))
     return {
-        "gallery": plots.gallery(TIMES, curves, curves, np.full(4, 0.1), list("abcd")),
+        "gallery": plots.gallery(
+            TIMES, curves, curves, np.full(4, 0.1), list("abcd"), ["first", "second"]
+        ),
         "priors": plots.prior_histograms({"a": {"s": S, "u0": Q}, "b": {"s": S[:30]}}),
         "real_event": plots.real_event(
             TIMES, curves[0, 0], np.full(50, 0.1), faint_peak, np.full(50, 0.4), threshold=0.9
@@ -37,9 +39,18 @@ def test_every_figure_can_be_printed_at_book_width(name, figure):
 def test_a_distribution_adds_up_to_one_and_sets_share_their_bins():
     log_axis, linear = plots.prior_histograms({"a": {"s": S, "u0": Q}, "b": {"s": S[:30]}}).axes[:2]
     assert (log_axis.get_xscale(), linear.get_xscale()) == ("log", "linear")
-    assert [t.get_text() for t in log_axis.get_legend().get_texts()] == ["a", "b"]
+    assert {line.get_label(): len(line.get_xdata()) for line in log_axis.lines}.keys() == {"a", "b"}
+    assert log_axis.get_ylabel() == "fraction of events"
     first, second = (line.get_xydata() for line in log_axis.lines)
     np.testing.assert_allclose(first[1:-1, 0], second[1:-1, 0])
+
+
+def test_rows_of_the_gallery_are_named_and_its_difference_has_a_unit():
+    curves = RNG.normal(18, 0.1, (4, 2, 50))
+    figure = plots.gallery(TIMES, curves, curves, np.full(4, 0.1), (), ["baseline", "distinct"])
+    labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert labels[:2] == ["baseline\nmagnitude", "minus twin\n[mag]"]
+    assert labels[2] == "distinct\nmagnitude"
 
 
 def real_event(zero=0.0, mag=None, p=None, **options):
