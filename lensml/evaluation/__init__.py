@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = exports(
         "ideal_recall"
     ),
     early_detection=(
-        "PHASE_EDGES add_refit_limited alerts_before_peak first_alert onset_times refit_prefixes"
+        "PHASE_EDGES add_refit_limited first_alert onset_times refit_prefixes scores_by_phase"
     ),
     alerts=(
         "alert_rate_and_purity compare_observers detected_by_phase false_alarm_report "
@@ -30,5 +30,5 @@ __getattr__, __dir__, __all__ = exports(
         "Scores assert_falling completeness dchi2_retained detected fraction_beyond gap_to_ideal "
         "loss_by_cause score summary undetectable"
     ),
-    report="full_report score_report",
+    report="full_report score_report scores_by_fraction",
 )

@@ -56,13 +56,6 @@ def fold_of(pair: ArrayLike, num: int = FOLDS) -> NDArray:
     return np.where(pair >= 0, pair, np.arange(pair.size) // 2) % num
 
 
-def alerts_before_peak(curves: LightCurves, first_alert: NDArray) -> dict[str, float]:
-    """`before_peak`: fraction of the alerts on binaries (n,) [day] before the twin's peak."""
-    pairs = partner_rows(curves)
-    rows = (curves.y == 1) & (pairs >= 0) & np.isfinite(first_alert)
-    return {"before_peak": metrics.fraction(first_alert[rows] < curves.param("t0")[pairs[rows]])}
-
-
 @dataclass(frozen=True)
 class PrefixRefits:
     """Noise-free prefixes of some binaries against the best single lens of each prefix."""

@@ -13,11 +13,11 @@ from lensml.training import TrainingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class AlertSizes:
-    """How many events the parts of chapter 7 use."""
+    """How many events the parts of chapters 7 and 11 use."""
 
-    num_refits: int  # binaries whose prefixes are refitted
+    num_refits: int  # pairs whose prefixes are refitted
     num_singles: int  # single lenses that set an alert's threshold; as many measure it
-    num_contaminants: int  # of each kind
+    num_contaminants: int  # of each kind, and single lenses under each noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,23 +163,29 @@ def planetary_stellar(size: str = "full", seed: int = 0) -> Experiment:
     return Experiment(size, seed, tests, _errors(0.01, 0.1), fine_tuned)
 
 
-def early_detection(size: str = "full", seed: int = 0) -> Experiment:
-    """Chapter 7: P(binary) along the event; distinct, baseline and unrelated single lenses.
-
-    The set `calibration` fits the calibration and is evaluated nowhere.
-    """
-    alerts = AlertSizes(
-        num_refits={"smoke": 8, "desk": 500, "full": 5000}[check_size(size)],
+def _alert_sizes(size: str) -> AlertSizes:
+    return AlertSizes(
+        num_refits={"smoke": 8, "desk": 1000, "full": 5000}[check_size(size)],
         num_singles={"smoke": 48, "desk": 10_000, "full": 50_000}[size],
         num_contaminants={"smoke": 24, "desk": 1000, "full": 20_000}[size],
     )
-    singles = {"population": True, "num_pairs": 2 * alerts.num_singles}
-    num_fitted = {"smoke": 48, "desk": 6000, "full": 50_000}[size]
+
+
+def early_detection(size: str = "full", seed: int = 0) -> Experiment:
+    """Chapter 7: P(binary) along the event, and first alerts of four observers."""
+    tests = {name: _tests(name, size, seed) for name in ("distinct", "baseline")}
+    return Experiment(size, seed, tests, alerts=_alert_sizes(size))
+
+
+def alerts_and_calibration(size: str = "full", seed: int = 0) -> Experiment:
+    """Chapter 11: season thresholds on unrelated single lenses (`singles`), and calibration."""
+    alerts = _alert_sizes(size)
+    many = {"population": True, "num_pairs": 2 * alerts.num_singles}
     tests = {
         "distinct": _tests("distinct", size, seed),
         "baseline": _tests("baseline", size, seed),
-        "calibration": _tests("baseline", size, seed + 350, num_pairs=num_fitted),
-        "population": _tests("baseline", size, seed + 300, **singles),
+        "population": _tests("baseline", size, seed, population=True),
+        "singles": _tests("baseline", size, seed + 300, **many),
     }
     return Experiment(size, seed, tests, alerts=alerts)
 

@@ -73,16 +73,18 @@ def load_results(chapter: str) -> dict[str, Any] | None:
     return None
 
 
-def season_thresholds(early_detection: Mapping[str, Any] | None) -> dict[str, float]:
-    """Alert thresholds at 1 % and 0.1 % false alarms a season, from chapter 07's record.
+def season_thresholds(record: Mapping[str, Any] | None = None) -> dict[str, float]:
+    """Alert thresholds at 1 % and 0.1 % false alarms a season, from chapter 11's record.
 
     Raises:
         InputError: If there is no record, or it keeps no threshold.
     """
-    stored = (early_detection or {}).get("numbers", {}).get("policies", {})
+    # Chapter 07 had them before there was a chapter 11.
+    found = load_results("11_alerts_and_calibration") or load_results("07_early_detection")
+    stored = (record or found or {}).get("numbers", {}).get("policies", {})
     names = {"1pct": "1_pct", "0_1pct": "0.1_pct"}
     if missing := [key for key in names.values() if key not in stored]:
-        raise InputError(f"no stored result of chapter 07 keeps an alert threshold for {missing}")
+        raise InputError(f"no stored result of chapter 11 keeps an alert threshold for {missing}")
     return {name: stored[key]["threshold"] for name, key in names.items()}
 
 

@@ -62,13 +62,6 @@ def test_the_refit_limited_bound_never_exceeds_the_oracle_bound():
     )
 
 
-def test_alerts_are_compared_with_the_peak_of_the_twin():
-    curves = toy_set(4, shuffle=False)
-    peak = np.repeat(curves.param("t0")[::2], 2)
-    alert = np.where(np.arange(8) < 4, peak - 1, peak + 1)
-    assert early.alerts_before_peak(curves, alert)["before_peak"] == 0.5
-
-
 def test_refit_limited_delta_chi2_lies_between_zero_and_the_oracle_bound():
     curves = toy_set(24, bump=1.0)
     refits = early.refit_rows(curves)

@@ -15,6 +15,7 @@ CHAPTERS = [
     presets.planetary_stellar,
     presets.early_detection,
     presets.physical_limits,
+    presets.alerts_and_calibration,
 ]
 
 

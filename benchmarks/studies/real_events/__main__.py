@@ -31,7 +31,7 @@ from benchmarks.studies.real_events import outcomes, protocol
 from benchmarks.studies.real_events.protocol import Classification, Target
 from benchmarks.studies.real_events.rescale import rescaled_errors
 from lensml import plotting
-from lensml.experiments import format_number, load_results, season_thresholds
+from lensml.experiments import format_number, season_thresholds
 from lensml.lensing import fit_pspl_free_baseline
 from lensml.network import load_network, weights_hash
 from lensml.paths import ROOT, InputError
@@ -111,7 +111,7 @@ def main() -> int:
             print(f"{len(protocol.freeze(args.folder, args.list))} files in {args.list}")
             return 0
         given = dict(zip(outcomes.THRESHOLDS, args.threshold or (), strict=False))
-        thresholds = given or season_thresholds(load_results("07_early_detection"))
+        thresholds = given or season_thresholds()
         network, _ = load_network(args.model)
         targets, rescaling = protocol.read_frozen(args.list)
         progress = partial(tqdm, unit="curve", disable=None)
