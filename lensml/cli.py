@@ -65,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     book = verbs.add_parser("book", help="run all chapters and build the book")
     book.add_argument("--size", default="smoke", choices=SIZES)
     book.add_argument("--workers", type=int, default=0)
+    book.add_argument("--no-run", action="store_true", help="use the chapters' last copies")
+    book.add_argument("--pdf", action="store_true", help="make a PDF in place of the pages")
+    book.add_argument(
+        "--quote", action="store_true", help="only renew the numbers quoted in prose and README"
+    )
     return parser
 
 
@@ -169,9 +174,12 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _book(args: argparse.Namespace) -> None:
-    from lensml.experiments import make_book
+    from lensml.experiments import make_book, quote_everywhere
 
-    make_book(args.size, args.workers)
+    if args.quote:
+        print(f"numbers renewed in: {', '.join(quote_everywhere()) or 'no file'}")
+    else:
+        make_book(args.size, args.workers, run=not args.no_run, pdf=args.pdf)
 
 
 VERBS = {

@@ -17,5 +17,5 @@ __getattr__, __dir__, __all__ = exports(
     evaluation_run="assess evaluate headline predictions scored",
     explorer="explore frames plot_caustics snapshot",
     notebooks="run",
-    book="make_book quotable",
+    book="make_book quotable quote_everywhere",
 )

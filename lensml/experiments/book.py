@@ -6,8 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,9 @@ from lensml.experiments.notebooks import EXECUTED, LOGS, chapter_names, read_rec
 from lensml.experiments.results import (
     PERFORMANCE,
     STUDIES,
-    find_figure,
     load_benchmark,
     load_results,
-    numbered_table,
+    write_json,
 )
 from lensml.experiments.tables import (
     NO_BREAK,
@@ -26,7 +26,6 @@ from lensml.experiments.tables import (
     flatten,
     format_number,
     is_interval,
-    provenance_line,
 )
 from lensml.network import weights_hash
 from lensml.paths import (
@@ -46,268 +45,135 @@ QUOTED = re.compile(r"\{\{ ([a-z]\w*) \}\}")  # with the blanks, which LaTeX doe
 WRITTEN = re.compile(r"(?:>\u00a0)?[\w.,:/+-]+(?:\u00a0[\w.,:/+()-]+)*<!-- ([a-z]\w*) -->")
 BENCHMARKED = PERFORMANCE + STUDIES
 SOURCE = re.compile(rf"(r\d\d|b_(?:{'|'.join(BENCHMARKED)}))_")
-CAPTION = re.compile(r"\*\*(Figure \d+\.\d+)\.\*\*")
-# Code, links, roles and maths come first, to be left alone.
-REFERENCE = re.compile(
-    r"`[^`]*`|\[[^\]]*\]\([^)]*\)|\$[^$]*\$|"
-    r"\b(Figure|Table|[Cc]hapter)s? ((?:(?:, | and | or | to )?(?:\d\d?\.\d+|\d\d)\b(?!\.\d))+)"
-)
 
 
-def make_book(size: str = "smoke", workers: int = 0, *, run: bool = True) -> None:
+PRINTING = {  # programs and modules that a PDF needs, and what brings them
+    "latexmk": "apt-get install latexmk texlive-latex-extra texlive-fonts-extra",
+    "xelatex": "apt-get install texlive-xetex fonts-freefont-otf",
+    "rsvg-convert": "apt-get install librsvg2-bin",
+    "sphinxcontrib.rsvgconverter": "pip install 'lensml[pdf]'",
+}
+
+
+def make_book(
+    size: str = "smoke", workers: int = 0, *, run: bool = True, pdf: bool = False
+) -> None:
     """Run all chapters, compile them with the prose (any warning is an error), print where.
 
     Args:
         size: Of the chapters that are run.
         workers: Chapters at a time; 0 for two, or one on a single core.
         run: Whether to run them; without, their last copies are used as they are.
+        pdf: Whether to print the book to a PDF in place of the pages.
+
+    Raises:
+        InputError: If a program that a PDF needs is missing; one line each.
     """
     check_size(size)
+    if pdf and (missing := [f"{n} is missing: {way}" for n, way in PRINTING.items() if lacks(n)]):
+        raise InputError("\n".join(missing))
     if run:
         run_all(size, {}, workers)
     stage_book()
-    build("html")
-    print(f"the book is at {(STAGE / '_build' / 'html' / 'index.html').as_uri()}")
+    build(["--builder", "latex"] if pdf else [], STAGE.with_name("pdf") if pdf else STAGE)
+    final = STAGE / "_build" / "html" / "index.html"
+    if pdf:
+        final = print_book(STAGE.with_name("pdf") / "_build" / "latex")
+    print(f"the book is at {final.as_uri()}")
 
 
-def build(builder: str) -> None:
-    """Compile the staging tree by jupyter-book.
+def lacks(name: str) -> bool:
+    """Whether a program, or a module with a dot in its name, is not installed."""
+    return (find_spec(name) if "." in name else shutil.which(name)) is None
+
+
+def build(options: Sequence[str], output: Path) -> None:
+    """Compile the staging tree by jupyter-book into `output`/_build."""
+    command = ["-c", "from jupyter_book.cli.main import main; main()", "build", str(STAGE)]
+    files = ["--toc", str(STAGE / "_toc.yml"), "--config", str(STAGE / "_config.yml")]
+    strict = ["--path-output", str(output), "-W", "-n", "--keep-going"]
+    call([sys.executable, *command, *files, *strict, *options], "WARNING|ERROR|[Ee]xtension")
+
+
+def print_book(folder: Path) -> Path:
+    """The PDF of LaTeX that sphinx left in a folder; warnings of TeX are no errors."""
+    command = ["latexmk", "-xelatex", "-interaction=nonstopmode", "-halt-on-error", "book.tex"]
+    call(command, r"^!|^l\.\d", cwd=folder)
+    final = BUILD / "book.pdf"
+    shutil.copyfile(folder / "book.pdf", final)
+    return final
+
+
+def call(command: Sequence[str], errors: str, cwd: Path = ROOT) -> None:
+    """Run a program with its output in a log.
 
     Raises:
-        SystemExit: With the warnings and errors, if there was any.
+        SystemExit: With its lines that match `errors`, if it fails.
     """
-    command = ["-c", "from jupyter_book.cli.main import main; main()", "build", str(STAGE)]
-    options = ["--toc", str(STAGE / "_toc.yml"), "--config", str(STAGE / "_config.yml")]
-    command = [sys.executable, *command, *options, "--builder", builder, "-W", "-n", "--keep-going"]
     log = LOGS / "book.log"
     LOGS.mkdir(parents=True, exist_ok=True)
     with open(log, "w") as stream:
-        done = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, cwd=ROOT)
+        done = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, cwd=cwd)
     if done.returncode:
-        text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text())
-        found = [line for line in text.splitlines() if re.search("WARNING|ERROR", line)]
+        text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))
+        found = [line for line in text.splitlines() if re.search(errors, line)]
         lines = found or text.splitlines()[-15:]
         raise SystemExit("\n".join(["the book was not built:", *lines, f"log {log}"]))
 
 
-def stage_book(*, pdf: bool = False) -> None:
-    """Lay out, in `_build/book`, a mirror of the repository with every number filled in."""
+def stage_book() -> None:
+    """Lay out, in `_build/book`, a mirror of the repository with every number filled in.
+
+    `book/_ext/chapters.py` then places figures and tables while sphinx reads the chapters.
+    """
     if missing := [n for n in chapter_names() if not (EXECUTED / f"{n}.ipynb").exists()]:
         raise InputError(f"not run yet: {', '.join(missing)}; `lensml run all` comes first")
+    for folder in ("book", "figures", "records", "_build/html"):
+        shutil.rmtree(STAGE / folder, ignore_errors=True)
+    shutil.copytree(BOOK, STAGE / "book")
+    for size in {read_record(name).get("size", "smoke") for name in chapter_names()}:
+        if (mine := BUILD / "figures" / size).exists():  # for want of a committed one
+            shutil.copytree(mine, STAGE / "figures", dirs_exist_ok=True)
+    if FIGURES.exists():
+        shutil.copytree(FIGURES, STAGE / "figures", dirs_exist_ok=True)
+    shutil.copyfile(ROOT / "_toc.yml", STAGE / "_toc.yml")
+    settings = re.sub(r".*//\S*example\.org.*\n", "", (ROOT / "_config.yml").read_text())
+    (STAGE / "_config.yml").write_text(settings)
+    values = quotable()
+    for page in (STAGE / "book").glob("*.md"):
+        page.write_text(fill(page.read_text(), values, page.name))
     for old in (STAGE / "notebooks").glob("*.ipynb"):
         if old.stem not in chapter_names():
             old.unlink()
-    shutil.rmtree(STAGE / "book", ignore_errors=True)
-    shutil.rmtree(STAGE / "_build" / "html", ignore_errors=True)
-    shutil.copytree(BOOK, STAGE / "book")
-    if FIGURES.exists():
-        shutil.copytree(FIGURES, STAGE / "figures", dirs_exist_ok=True)
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copyfile(ROOT / name, STAGE / name)
-    values, numbered = quotable(), {}
-    staged = {name: stage_chapter(name, values, numbered, pdf) for name in chapter_names()}
-    values |= {f"list_of_{kind.lower()}s": list_of(kind, numbered) for kind in ("Figure", "Table")}
-    for page in (STAGE / "book").glob("*.md"):
-        text = fill(page.read_text(), values, page.name)
-        page.write_text(with_links(text, numbered, page.name))
-    for name, notebook in staged.items():
-        for cell in notebook["cells"]:
-            if cell["cell_type"] == "markdown":
-                cell["source"] = with_links(cell["source"], numbered, name)
+    for name in chapter_names():
+        stage_record(name)
         path = STAGE / "notebooks" / f"{name}.ipynb"
-        text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-        if not path.exists() or path.read_text() != text:  # sphinx reads again what is newer
+        filled = edit_markdown((EXECUTED / path.name).read_text(), fill, values, path.name)
+        if not path.exists() or path.read_text() != filled:  # sphinx reads again what is newer
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(filled)
 
 
-def stage_chapter(
-    name: str, values: Mapping[str, str], numbered: dict[str, str], pdf: bool = False
-) -> dict[str, Any]:
-    """The notebook of a chapter's page, from its executed copy.
-
-    Figures move from outputs to their captions, tables get captions; what this copy computed stays
-    in one collapsed block, and the record of the committed result is there to download.
-
-    Args:
-        name: File stem of the chapter.
-        values: What prose may quote.
-        numbered: Takes "Figure 2.1" or "Table 2.1" and the first line of its caption.
-        pdf: Whether code and the block of this copy's run are left out.
-    """
-    notebook = json.loads((EXECUTED / f"{name}.ipynb").read_text())
-    waiting: list[str] = []  # stems of figures without a caption yet
-    cells = []
-    for cell in notebook["cells"]:
-        tags = cell["metadata"].setdefault("tags", [])
-        if cell["cell_type"] == "markdown":
-            text = fill("".join(cell["source"]), values, f"{name}.ipynb")
-            title = f"# {int(name[:2])}. " if not cells else "# "
-            text = re.sub("^# ", title, text)
-            cell["source"] = place_figures(text, name, waiting, numbered)
-            cells.append(cell)
-        elif not {"parameters", "injected-parameters"} & set(tags):
-            tags.append("remove-input" if pdf else "hide-input")
-            outputs, cell["outputs"] = cell["outputs"], []
-            cells.append(cell)
-            for output in outputs:
-                origin = output.get("metadata", {}).get("lensml", {})
-                if "figure" in origin:
-                    waiting.append(origin["figure"])
-                elif "table" in origin:
-                    cells.append(markdown_cell(place_table(origin["table"], name, numbered)))
-                elif "provenance" in origin:
-                    cells.append(markdown_cell(provenance_text(name)))
-                elif "start" not in origin and not (pdf and "own" in origin):
-                    cell["outputs"].append(output)
-    if waiting:
-        raise InputError(
-            f"{name}: figure {waiting[0]} has no caption; a paragraph that begins "
-            f"**Figure {int(name[:2])}.N.** must follow its cell"
-        )
-    return notebook | {"cells": cells}
-
-
-def markdown_cell(text: str) -> dict[str, Any]:
-    """A cell of a notebook."""
-    return {"cell_type": "markdown", "metadata": {}, "source": text}
-
-
-def place_figures(text: str, name: str, waiting: list[str], numbered: dict[str, str]) -> str:
-    """Put each figure that waits for one to its caption, the paragraph that has its number.
-
-    Raises:
-        InputError: If there is no figure for a caption, or numbers are not consecutive.
-    """
-    paragraphs = re.split(r"\n{2,}", text)
-    for i, paragraph in enumerate(paragraphs):
-        if not (found := CAPTION.match(paragraph)):
-            continue
-        number = sum(key.startswith(f"Figure {int(name[:2])}.") for key in numbered) + 1
-        expected = f"Figure {int(name[:2])}.{number}"
-        if found[1] != expected or not waiting:
-            reason = f"{expected} was expected" if waiting else "no figure is left for it"
-            raise InputError(f"{name}: a caption begins with {found[1]}, but {reason}")
-        stem = waiting.pop(0)
-        numbered[expected] = paragraph[found.end() :].strip().split("\n")[0]
-        lines = [f"../figures/{staged_figure(stem, name).name}", f":name: {anchor(expected)}"]
-        lines += [f":alt: {plain_words(paragraph)[:250]}", "", paragraph]
-        paragraphs[i] = directive("figure", lines)
-    return "\n\n".join(paragraphs)
-
-
-def staged_figure(stem: str, name: str) -> Path:
-    """The committed figure in the staging tree, or this copy's, put there if there is no other."""
-    if not (path := find_figure(stem, STAGE / "figures")):
-        size = read_record(name).get("size", "smoke")
-        if not (mine := find_figure(stem, BUILD / "figures" / size)):
-            raise InputError(f"{name}: figure {stem} is nowhere; run the chapter again")
-        path = STAGE / "figures" / mine.name
-        shutil.copyfile(mine, path)
-    return path
-
-
-def place_table(shown: Mapping[str, Any], name: str, numbered: dict[str, str]) -> str:
-    """The committed table of that key, or this copy's, as a numbered directive."""
-    kept = (load_results(name) or {}).get("tables", {}).get(shown["key"], shown)
-    table = numbered_table(name, shown["number"], kept)
-    label = f"Table {int(name[:2])}.{shown['number']}"
-    numbered[label] = kept["caption"] or "No caption."
-    lines = [table.caption, f":name: {anchor(label)}", "", table.markdown().rstrip()]
-    return directive("table", lines) + f"\n\n*{table.note}*" * bool(table.note)
-
-
-def directive(kind: str, lines: list[str]) -> str:
-    """A MyST directive; the first line is its argument."""
-    return "\n".join([f":::{{{kind}}} {lines[0]}", *lines[1:], ":::"])
-
-
-def anchor(label: str) -> str:
-    """Name of a place in the book: "Figure 2.1" is at figure-2-1."""
-    return label.lower().replace(" ", "-").replace(".", "-")
-
-
-def plain_words(text: str) -> str:
-    """Markdown as a sentence that can be read aloud: no markup, simple maths."""
-    text = re.sub(r"\{cite:\w+\}`[^`]*`|[*`$]|\\(?:mathrm|text|rm)\b", "", text)
-    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
-    text = text.replace(r"\Delta\chi^2", "delta chi-squared").replace("^2", " squared")
-    return " ".join(re.sub(r"[\\{}]", "", text).replace("_", " ").split())
-
-
-def with_links(text: str, numbered: Mapping[str, str], page: str) -> str:
-    """Make links of "Figure 2.1", "Table 2.1" and "chapter 02" in prose."""
-    to_chapters = "../notebooks/" if page.endswith(".md") else ""
-    chapters = {name[:2]: name for name in chapter_names()}
-
-    def link(word: str, number: str, shown: str) -> str:
-        chapter, label = word.lower() == "chapter", f"{word} {number}"
-        if (number not in chapters) if chapter else (label not in numbered):
-            raise InputError(f"{page} names {label}, which does not exist")
-        if chapter:
-            shown = shown.replace(number, str(int(number)))
-            return f"[{shown}]({to_chapters}{chapters[number]}.ipynb)"
-        return f"{{ref}}`{shown} <{anchor(label)}>`"
-
-    def replace(found: re.Match) -> str:
-        word, numbers = found.groups()
-        if not word or found[0] == f"{word} {numbers}":
-            return link(word, numbers, found[0]) if word else found[0]
-        return re.sub(r"[\d.]+", lambda m: link(word, m[0], m[0]), found[0])
-
-    lines, fence = [], ""
-    for line in text.split("\n"):
-        if fence:
-            fence = "" if line.strip() == fence else fence
-        elif opened := re.match(r"(```+|:::+(?=\{(?:figure|table)\}))", line):
-            fence = opened[1]
-        elif not line.startswith("#"):
-            line = REFERENCE.sub(replace, line)
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def list_of(kind: str, numbered: Mapping[str, str]) -> str:
-    """Markdown list of all figures or tables, a line each, by chapter."""
-    lines, last = [], ""
-    for label, caption in numbered.items():
-        if label.startswith(kind):
-            chapter = label.split()[1].split(".")[0].zfill(2)
-            lines += [f"\n**Chapter {int(chapter)}**\n"] * (chapter != last)
-            lines.append(f"- {label}. {caption}")
-            last = chapter
-    return "\n".join(lines).strip() or f"No {kind.lower()}s."
-
-
-def provenance_text(name: str) -> str:
-    """Where a chapter's result comes from, and its record to download."""
+def stage_record(name: str) -> None:
+    """Put a chapter's committed record beside the pages, whole as JSON and its numbers as CSV."""
     if not (record := load_results(name)):
-        return provenance_line(name, None)
-    return f"{provenance_line(name, record)}\nThe full record: {record_links(name, record)}."
-
-
-def record_links(name: str, record: Mapping[str, Any]) -> str:
-    """Links to a chapter's record as JSON and CSV, which are put into the staging tree."""
-    folder = STAGE / "records"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(record, indent=1))
-    with open(folder / f"{name}.csv", "w", newline="") as file:
+        return
+    write_json(record, STAGE / "records" / f"{name}.json")
+    with open(STAGE / "records" / f"{name}.csv", "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["quantity", "value", "low", "high"])
         for key, value in flatten(record["numbers"]).items():
             ends = [value[k] for k in ("value", "low", "high")] if is_interval(value) else [value]
             rows.writerow([key, *ends])
-    return f"[JSON](../records/{name}.json), [CSV](../records/{name}.csv)"
 
 
 def quotable() -> dict[str, str]:
     """What prose may quote as ``{{ name }}``.
 
     r02_<number> from the results of chapter 02 and r02_size, b_stream_<number> from the newest
-    benchmark of that name on any device, and tables and lists made at build.
+    benchmark of that name on any device, and tables made at build.
     """
-    values = dict.fromkeys(("list_of_figures", "list_of_tables"), "")  # known at staging
-    values |= {"status_table": status_table(), "provenance_table": provenance_table()}
+    values = {"status_table": status_table(), "provenance_table": provenance_table()}
     for name in chapter_names():
         if found := load_results(name):
             values[f"r{name[:2]}"] = name  # says that this chapter has a committed result
@@ -384,21 +250,24 @@ def quote_everywhere() -> list[str]:
     """`quote` README, pages and chapters of the repository; names of the files that changed."""
     values, changed = quotable(), []
     for path in [ROOT / "README.md", *BOOK.glob("*.md"), *NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")]:
-        text = new = path.read_text()
-        if path.suffix == ".ipynb":
-            notebook = json.loads(text)
-            for cell in notebook["cells"]:
-                if cell["cell_type"] == "markdown":
-                    filled = quote("".join(cell["source"]), values, path.name)
-                    cell["source"] = filled.splitlines(keepends=True)
-            new = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-        else:
-            new = quote(text, values, path.name)
+        text, arguments = path.read_text(), (values, path.name)
+        notebook = path.suffix == ".ipynb"
+        new = edit_markdown(text, quote, *arguments) if notebook else quote(text, *arguments)
         if new != text:
             with atomic_path(path) as temporary:
                 temporary.write_text(new)
             changed.append(path.name)
     return sorted(changed)
+
+
+def edit_markdown(text: str, change: Callable[..., str], *arguments: Any) -> str:
+    """`change` every Markdown cell of a notebook, given and returned as JSON."""
+    notebook = json.loads(text)
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            new = change("".join(cell["source"]), *arguments)
+            cell["source"] = new.splitlines(keepends=True)
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
 def status_table() -> str:
@@ -428,7 +297,7 @@ def provenance_table() -> str:
         p = record["provenance"]
         commit = p["commit"][:10] + (" (modified)" if p["modified"] else "")
         time = f"{p['wall_time_s']:,.0f}"
-        links = record_links(name, record)
+        links = ", ".join(f"[{e.upper()}](../records/{name}.{e})" for e in ("json", "csv"))
         rows.append([name, p["size"], commit, p["date"], time, p["device"], links])
     headings = ["chapter", "size", "commit", "date", "time [s]", "device", "record"]
     return (

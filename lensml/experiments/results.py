@@ -129,21 +129,11 @@ def write_figure(figure: Figure, stem: Path) -> Path:
     return raster
 
 
-def find_figure(stem: str, folder: Path) -> Path | None:
-    """The figure of that name in a folder, svg or png."""
-    return next((p for e in ("svg", "png") if (p := folder / f"{stem}.{e}").exists()), None)
-
-
 def png(figure: Figure, dpi: int) -> bytes:
     """The figure as an image inside a page."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
-
-
-def data_url(image: bytes) -> str:
-    """A png image as an address that an HTML page can hold."""
-    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
 def display(thing: Any, **origin: Any) -> None:
@@ -167,22 +157,17 @@ def display(thing: Any, **origin: Any) -> None:
     IPython.display.display(thing, raw=isinstance(thing, Mapping), **options)
 
 
-def compare_with_committed(
-    chapter: str, numbers: Mapping[str, Any] | None = None, size: str | None = None
+def beside_committed(
+    numbers: Mapping[str, Any], size: str, record: Mapping[str, Any]
 ) -> ResultsTable:
-    """Table of a chapter's numbers: computed here at `size`, if given, beside the committed."""
-    record, columns = load_results(chapter), {}
-    if numbers is not None:
-        columns[f"computed here ({size})"] = flatten(plain(numbers))
-    if record:
-        heading = f"committed ({record['provenance']['size']})"
-        columns[heading] = flatten(record["numbers"])
-    names = dict.fromkeys(name for found in reversed(columns.values()) for name in found)
+    """Table of a run's numbers at `size` beside those of the committed record."""
+    here, kept = flatten(numbers), flatten(record["numbers"])
     rows = [
-        [name, *(format_number(c[name]) if name in c else "-" for c in columns.values())]
-        for name in names
+        [name, *(format_number(c[name]) if name in c else "-" for c in (here, kept))]
+        for name in kept | here
     ]
-    return ResultsTable(["quantity", *columns], rows, provenance_line(chapter, record))
+    committed = f"committed ({record['provenance']['size']})"
+    return ResultsTable(["quantity", f"computed here ({size})", committed], rows)
 
 
 def made(simulation: Simulation, path: Path) -> Path:
@@ -228,7 +213,6 @@ class Chapter:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
         """What is about to run, on which machine, for how long, and where its results go."""
         results = results_path(self.name, self.size)
-        figures = self._figure_folder()
         earlier = json.loads(results.read_text()) if results.exists() else self.record
         rows = {"size": self.size, "seed": self.seed}
         if earlier:
@@ -239,17 +223,12 @@ class Chapter:
         if "SC_AVPHYS_PAGES" in os.sysconf_names:
             free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 1e9
             rows["this machine"] += f", {free:.1f} GB of memory free"
-        rows["numbers go to"], rows["figures go to"] = results, figures
-        if self.record and not self.own:
-            rows["this page shows"] = (
-                f"the committed result of size {self.record['provenance']['size']}"
-            )
-        body = "".join(
-            f"<tr><th>{k}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items()
-        )
-        text = f"{self.name}, size {self.size}"
+        rows |= {"numbers go to": results, "figures go to": self._figure_folder()}
+        if not self.own:
+            rows["this page shows"] = f"the committed result, {self.record['provenance']['size']}"
+        table = ResultsTable(["", self.name], [[k, str(v)] for k, v in rows.items()])
         sets = self.experiment._repr_html_() if self.experiment else ""
-        bundle = {"text/html": f"<table>{body}</table>{sets}", "text/plain": text}
+        bundle = {"text/html": table._repr_html_() + sets, "text/plain": repr(table)}
         return bundle, {"lensml": {"start": self.name}}
 
     @property
@@ -322,7 +301,7 @@ class Chapter:
         shown = written = write_figure(figure, self._figure_folder() / stem)
         if not self.own:
             self._images[stem] = png(figure, dpi=100)
-            shown = find_figure(stem, FIGURES) or written
+            shown = next(FIGURES.glob(f"{stem}.*g"), written)
         display(shown, figure=stem)
         plt.close(figure)
 
@@ -383,13 +362,14 @@ class Chapter:
         head = f"This copy's own run: size {self.size}, {p['wall_time_s']:,.0f} s, {p['device']}"
         head += f"; {self.mark.partition(': ')[2]}" * bool(self.mark)
         images = "".join(
-            f'<figure style="display: inline-block; margin: 4px"><img width="360" '
-            f'src="{data_url(image)}" alt="{stem.replace("_", " ")}, size {self.size}">'
+            '<figure style="display: inline-block; margin: 4px"><img width="360" '
+            f'alt="{stem.replace("_", " ")}, size {self.size}" '
+            f'src="data:image/png;base64,{base64.b64encode(image).decode()}">'
             f"<figcaption>{stem}</figcaption></figure>"
             for stem, image in self._images.items()
         )
         tables = [numbered_table(self.name, i, t) for i, t in enumerate(self.tables.values(), 1)]
-        tables.append(compare_with_committed(self.name, record["numbers"], self.size))
+        tables.append(beside_committed(record["numbers"], self.size, self.record))
         return (
             f'<details class="own-run"><summary>{html.escape(head)}</summary>{images}'
             f"{''.join(table._repr_html_() for table in tables)}</details>"

@@ -170,12 +170,14 @@ def test_numbers_in_a_notebook_are_filled_in_its_markdown_alone():
     ]
     text = nbformat.writes(nbformat.v4.new_notebook(cells=cells))
     values = {"r02": "02_baseline", "r02_auc": "0.75"}
-    filled = json.loads(publish.fill_notebook(text, values, "02_baseline.ipynb"))["cells"]
+    filled = json.loads(publish.edit_markdown(text, publish.fill, values, "02_baseline.ipynb"))[
+        "cells"
+    ]
     assert "".join(filled[0]["source"]) == "AUC 0.75.\n\n$a_{{b}}$"
     assert "".join(filled[1]["source"]) == "print('{{ r02_auc }}')"
     wrong = text.replace("AUC {{ r02_auc }}", "AUC {{ r02_acu }}")
     with pytest.raises(InputError, match="02_baseline.ipynb quotes 'r02_acu'.*near are r02_auc"):
-        publish.fill_notebook(wrong, values, "02_baseline.ipynb")
+        publish.edit_markdown(wrong, publish.fill, values, "02_baseline.ipynb")
 
 
 def pages():

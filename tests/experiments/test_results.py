@@ -20,6 +20,14 @@ def repository(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def shown(monkeypatch):
+    """Outputs of a notebook in their order: pairs of content and origin."""
+    found = []
+    monkeypatch.setattr(results, "display", lambda thing, **origin: found.append((thing, origin)))
+    return found
+
+
 def save(size, numbers=None, name="02_baseline"):
     """Save numbers as that chapter would; the file written."""
     chapter = results.start(name, size)
@@ -103,22 +111,23 @@ def test_a_figure_too_large_for_svg_is_stored_as_png(repository, monkeypatch):
     assert [p.name for p in (repository / "figures").iterdir()] == ["02_roc.png"]
 
 
-def test_the_table_shows_both_results_and_their_origin(repository):
+def test_numbers_of_a_run_stand_beside_the_committed(repository):
     save("desk", {"auc": {"value": 0.75, "low": 0.7, "high": 0.8}, "pairs": 3000})
-    table = results.compare_with_committed("02_baseline", {"auc": 0.6}, "smoke")
+    record = results.load_results("02_baseline")
+    table = results.beside_committed({"new": 1, "auc": 0.6}, "smoke", record)
     assert table.headings == ["quantity", "computed here (smoke)", "committed (desk)"]
-    assert ["auc", "0.6", "0.75 (0.70 to 0.80)".replace(" ", "\u00a0")] in table.rows
-    assert ["pairs", "-", "3,000"] in table.rows
-    here = results.compare_with_committed("02_baseline", {"new": 1, "auc": 0.6}, "smoke")
-    assert [row[0] for row in here.rows] == ["auc", "pairs", "new"]
-    assert "seed 0, " in table.note and "size desk" in table.note
-    assert "<td>3,000</td>" in table._repr_html_() and "3,000" in repr(table)
+    assert table.rows == [
+        ["auc", "0.6", "0.75 (0.70 to 0.80)".replace(" ", "\u00a0")],
+        ["pairs", "-", "3,000"],
+        ["new", "1", "-"],
+    ]
 
 
-def test_without_a_committed_result_the_table_says_how_to_make_one(repository):
-    assert (
-        "lensml run 02_baseline --size desk" in results.compare_with_committed("02_baseline").note
-    )
+def test_without_a_committed_result_the_page_says_how_to_make_one(repository, shown):
+    results.start("02_baseline", "smoke").save({"auc": 0.6})
+    ((line, origin),) = shown
+    assert "lensml run 02_baseline --size desk" in line["text/markdown"]
+    assert origin == {"provenance": "02_baseline"}
 
 
 def test_another_folder_can_take_the_repository_s_place(repository, tmp_path, monkeypatch):
@@ -171,14 +180,6 @@ def test_a_chapter_without_a_preset_has_no_experiment(repository):
     assert chapter.experiment is None and chapter.mark == "smoke size: not a result"
     assert chapter._repr_mimebundle_()[1] == {"lensml": {"start": "10_speed"}}
     assert results.start("09_real_events", "smoke", sizes_differ=False).mark == ""
-
-
-@pytest.fixture
-def shown(monkeypatch):
-    """Outputs of a notebook in their order: pairs of content and origin."""
-    found = []
-    monkeypatch.setattr(results, "display", lambda thing, **origin: found.append((thing, origin)))
-    return found
 
 
 def run_of(size, auc=0.5, number=400.0):
@@ -258,7 +259,7 @@ def test_the_first_cell_says_size_machine_time_and_where_results_go(repository, 
     text = results.start("03_distinct", "smoke")._repr_mimebundle_()[0]["text/html"]
     assert "<td>smoke</td>" in text and "cores" in text and "s at size desk on" in text
     assert str(repository / "_build/results/smoke/03_distinct.json") in text
-    assert "the committed result of size desk" in text and "48 matched pairs" in text
+    assert "the committed result, desk" in text and "48 matched pairs" in text
 
 
 def test_keys_are_spelled_on_request_and_kept_otherwise(chapter, repository):

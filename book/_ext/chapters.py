@@ -1,0 +1,270 @@
+"""Sphinx extension: an executed chapter as a page of the book.
+
+A chapter's outputs carry what they are as metadata (`lensml.experiments.results.Chapter`): a
+figure moves to its caption, the paragraph that begins with its number; a table gets its number
+and caption, from the committed record where there is one. "Figure 2.1", "Table 2.1" and
+"chapter 02" in prose become links. Pages `book/figures` and `book/tables` list them all.
+"""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+CAPTION = re.compile(r"\*\*(Figure \d+\.\d+)\.\*\*")
+# Code, links, roles and maths come first, to be left alone.
+REFERENCE = re.compile(
+    r"`[^`]*`|\[[^\]]*\]\([^)]*\)|\$[^$]*\$|"
+    r"\b(Figure|Table|[Cc]hapter)s? ((?:(?:, | and | or | to )?(?:\d\d?\.\d+|\d\d)\b(?!\.\d))+)"
+)
+
+
+class ChapterError(Exception):
+    """A caption, number or reference is wrong; one line says which."""
+
+
+class Book:
+    """The chapters of a staging tree.
+
+    Attributes:
+        root: Folder with `notebooks`, `figures` and `records`.
+        numbered: "Figure 2.1" or "Table 2.1" to the caption, in order.
+    """
+
+    def __init__(self, root: Path, *, latex: bool = False) -> None:
+        self.root, self.latex = Path(root), latex
+        self.numbered: dict[str, str] = {}
+        self.chapters = {p.stem[:2]: p.stem for p in sorted(self.root.glob("notebooks/*.ipynb"))}
+        self.pages = {f"notebooks/{name}": self._chapter(name) for name in self.chapters.values()}
+
+    def page(self, name: str, text: str) -> str:
+        """Source of a page as sphinx shall read it."""
+        if name not in self.pages:
+            for kind in ("Figure", "Table"):
+                text = text.replace(f"(list of {kind.lower()}s)", self._list_of(kind))
+            return self.with_links(text, name)
+        notebook = self.pages[name]
+        cells = [
+            cell | {"source": self.with_links(cell["source"], name)}
+            if cell["cell_type"] == "markdown"
+            else cell
+            for cell in notebook["cells"]
+        ]
+        return json.dumps(notebook | {"cells": cells})
+
+    def _chapter(self, name: str) -> dict:
+        """The notebook of a chapter, figures and tables in their places."""
+        notebook = json.loads((self.root / "notebooks" / f"{name}.ipynb").read_text())
+        path = self.root / "records" / f"{name}.json"
+        record = json.loads(path.read_text()) if path.exists() else {}
+        waiting, cells = [], []  # stems of figures without a caption yet
+        for cell in notebook["cells"]:
+            tags = cell["metadata"].setdefault("tags", [])
+            if cell["cell_type"] != "code":
+                text = "".join(cell["source"])
+                text = text if cells else re.sub("^# ", f"# {int(name[:2])}. ", text)
+                cells.append(cell | {"source": self._place_figures(text, name, waiting)})
+            elif not {"parameters", "injected-parameters"} & set(tags):
+                tags.append("remove-input" if self.latex else "hide-input")
+                outputs, cell["outputs"] = cell["outputs"], []
+                cells.append(cell)
+                for output in outputs:
+                    origin = output.get("metadata", {}).get("lensml", {})
+                    if "figure" in origin:
+                        waiting.append(origin["figure"])
+                    elif "table" in origin:
+                        table = self._table(origin["table"], name, record)
+                        cells.append(markdown_cell(table))
+                    elif "provenance" in origin:
+                        cells.append(markdown_cell(self._origin(output, name, record)))
+                    elif self._kept(output, origin):
+                        cell["outputs"].append(output)
+        if waiting:
+            raise ChapterError(
+                f"{name}: figure {waiting[0]} has no caption; a paragraph that begins "
+                f"**Figure {int(name[:2])}.N.** must follow its cell"
+            )
+        return notebook | {"cells": cells}
+
+    def _kept(self, output: dict, origin: dict) -> bool:
+        """Whether an output stays; in print there is nothing to unfold or to move."""
+        moves = "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+        return "start" not in origin and not (self.latex and ("own" in origin or moves))
+
+    def _number(self, kind: str, name: str) -> str:
+        """The next number of a chapter's figures or tables."""
+        start = f"{kind} {int(name[:2])}."
+        return start + str(1 + sum(label.startswith(start) for label in self.numbered))
+
+    def _place_figures(self, text: str, name: str, waiting: list[str]) -> str:
+        """Each caption becomes a figure, the first of those that wait for one."""
+        paragraphs = re.split(r"\n{2,}", text)
+        for i, paragraph in enumerate(paragraphs):
+            if not (found := CAPTION.match(paragraph)):
+                continue
+            label = self._number("Figure", name)
+            if not waiting:
+                raise ChapterError(f"{name}: no figure is left for the caption of {found[1]}")
+            if found[1] != label:
+                raise ChapterError(f"{name}: {label} was expected, but a caption has {found[1]}")
+            stem = waiting.pop(0)
+            files = [f"{stem}.{e}" for e in ("svg", "png")]
+            files = [file for file in files if (self.root / "figures" / file).exists()]
+            if not files:
+                raise ChapterError(f"{name}: there is no file of figure {stem}; run it again")
+            self.numbered[label] = " ".join(paragraph[found.end() :].split())
+            lines = [f"../figures/{files[0]}", f":name: {anchor(label)}"]
+            lines += [f":alt: {plain_words(self.numbered[label])[:250]}", "", paragraph]
+            paragraphs[i] = directive("figure", lines)
+        return "\n\n".join(paragraphs)
+
+    def _table(self, shown: dict, name: str, record: dict) -> str:
+        """The committed table of that key, or this copy's, as a numbered directive."""
+        kept = record.get("tables", {}).get(shown["key"], shown)
+        label = self._number("Table", name)
+        self.numbered[label] = kept["caption"] or "No caption."
+        rows = [kept["headings"], ["---"] * len(kept["headings"]), *kept["rows"]]
+        lines = [f"**{label}.** {kept['caption']}", f":name: {anchor(label)}", ""]
+        lines += [f"| {' | '.join(map(cell_text, row))} |" for row in rows]
+        return directive("table", lines) + f"\n\n*{kept['note']}*" * bool(kept["note"])
+
+    def _origin(self, output: dict, name: str, record: dict) -> str:
+        """Where the committed result comes from, and its record to download."""
+        line = "".join(output["data"]["text/markdown"])
+        if not record or self.latex:
+            return line
+        files = [f"[{e.upper()}](../records/{name}.{e})" for e in ("json", "csv")]
+        return f"{line}\nThe full record: {', '.join(files)}."
+
+    def _list_of(self, kind: str) -> str:
+        """All figures or tables, a line each, by chapter."""
+        lines, last = [], ""
+        for label, caption in self.numbered.items():
+            if label.startswith(kind):
+                chapter = label.split()[1].split(".")[0].zfill(2)
+                lines += [f"\nIn chapter {chapter}:\n"] * (chapter != last)
+                lines.append(f"- {label}. {re.split(r'(?<=[.]) ', caption)[0]}")
+                last = chapter
+        return "\n".join(lines).strip()
+
+    def with_links(self, text: str, page: str) -> str:
+        """Make links of "Figure 2.1", "Table 2.1" and "chapter 02" in prose."""
+
+        def link(word: str, number: str, shown: str) -> str:
+            label = f"{word} {number}"
+            chapter = self.chapters.get(number) if word.lower() == "chapter" else None
+            if not chapter and label not in self.numbered:
+                raise ChapterError(f"{page} names {label}, which does not exist")
+            if not chapter:
+                return f"{{ref}}`{shown} <{anchor(label)}>`"
+            shown = shown.replace(number, str(int(number)))
+            return f"[{shown}](../notebooks/{chapter}.ipynb)"
+
+        def replace(found: re.Match) -> str:
+            word, numbers = found.groups()
+            if not word or found[0] == f"{word} {numbers}":
+                return link(word, numbers, found[0]) if word else found[0]
+            return re.sub(r"[\d.]+", lambda m: link(word, m[0], m[0]), found[0])
+
+        lines, fence = [], ""
+        for line in text.split("\n"):
+            if fence:
+                fence = "" if line.strip() == fence else fence
+            elif opened := re.match(r"(```+|:::+(?=\{(?:figure|table)\}))", line):
+                fence = opened[1]
+            elif not line.startswith("#"):
+                line = REFERENCE.sub(replace, line)
+            lines.append(line)
+        return "\n".join(lines)
+
+
+def markdown_cell(text: str) -> dict:
+    """A cell of a notebook."""
+    return {"cell_type": "markdown", "metadata": {}, "source": text}
+
+
+def directive(kind: str, lines: list[str]) -> str:
+    """A MyST directive; the first line is its argument."""
+    return "\n".join([f":::{{{kind}}} {lines[0]}", *lines[1:], ":::"])
+
+
+def anchor(label: str) -> str:
+    """Name of a place in the book: "Figure 2.1" is at figure-2-1."""
+    return label.lower().replace(" ", "-").replace(".", "-")
+
+
+def cell_text(text: str) -> str:
+    """A cell of a Markdown table: on one line, no bar or tag outside of maths."""
+    text = text.replace("\n", " ")
+    return re.sub(r"\$[^$]+\$|[|<]", lambda m: m[0] if m[0][0] == "$" else "\\" + m[0], text)
+
+
+def plain_words(text: str) -> str:
+    """Markdown as a sentence that can be read aloud: no markup, simple maths."""
+    text = re.sub(r"\{cite:\w+\}`[^`]*`|[*`$]|\\(?:mathrm|text|rm)\b", "", text)
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    text = text.replace(r"\Delta\chi^2", "delta chi-squared").replace("^2", " squared")
+    return " ".join(re.sub(r"[\\{}]", "", text).replace("_", " ").split())
+
+
+def begin(app, env, _docnames=()) -> list[str]:
+    """Place figures and tables; pages that may name them are read again if any has changed."""
+    from sphinx.errors import ExtensionError
+
+    try:
+        env.app.lensml_book = book = Book(app.srcdir, latex=app.builder.format == "latex")
+    except ChapterError as error:
+        raise ExtensionError(str(error)) from None
+    before = getattr(env, "lensml_numbered", None)
+    env.lensml_numbered = book.numbered
+    return [] if before in (None, book.numbered) else sorted(env.found_docs)
+
+
+def read(app, docname: str, source: list[str]) -> None:
+    """Hand sphinx the page in place of its file."""
+    from sphinx.errors import ExtensionError
+
+    try:
+        source[0] = app.lensml_book.page(docname, source[0])
+    except ChapterError as error:
+        raise ExtensionError(str(error)) from None
+
+
+PREAMBLE = r"""
+\setcounter{secnumdepth}{-1} % chapters bring their own numbers
+\setcounter{tocdepth}{1}
+\usepackage{caption}
+\captionsetup{labelformat=empty, justification=raggedright, singlelinecheck=false, font=small}
+\usepackage{etoolbox}
+\AtBeginEnvironment{tabulary}{\footnotesize}
+\AtBeginEnvironment{longtable}{\footnotesize}
+\sloppy
+"""
+
+
+def print_settings(app, config) -> None:
+    """How the book is set in print; nothing of it concerns the pages."""
+    config.latex_theme = "manual"
+    config.numfig = False
+    config.latex_show_pagerefs = True
+    config.latex_show_urls = "no"
+    config.latex_table_style = ["booktabs"]
+    config.jblatex_load_imgconverter = False  # it would make pixels of vectors
+    config.latex_elements |= {
+        "papersize": "a4paper",
+        "pointsize": "10pt",
+        "fncychap": "",
+        "extraclassoptions": "openany,oneside",
+        "figure_align": "H",
+        "preamble": config.latex_elements.get("preamble", "") + PREAMBLE,
+    }
+
+
+def setup(app) -> dict:
+    """Called by sphinx."""
+    if importlib.util.find_spec("sphinxcontrib.rsvgconverter"):
+        app.setup_extension("sphinxcontrib.rsvgconverter")
+    app.connect("config-inited", print_settings, priority=900)
+    app.connect("env-get-outdated", lambda app, env, *_: begin(app, env))
+    app.connect("source-read", read)
+    return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}
