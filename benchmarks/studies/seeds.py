@@ -66,8 +66,8 @@ def last_calls(networks: list[Network], curves: LightCurves, name: str) -> np.nd
 
 
 def recall_between(y, p, dchi2, low: float, high: float) -> float:
-    """Recall of binaries in a range of delta-chi2 at 1 % false positives of their bins."""
-    threshold, _ = evaluation.bin_thresholds(y == 1, p, dchi2, 0.01)
+    """Recall of binaries in a range of delta-chi2, thresholds from the twins nearest in it."""
+    threshold = evaluation.neighbour_thresholds(y, p, dchi2, 0.01)
     inside = (y == 1) & (dchi2 >= low) & (dchi2 < high)
     return float((p > threshold)[inside].mean()) if inside.any() else float("nan")
 
@@ -79,7 +79,7 @@ STATISTICS = {
     "recall_at_1pct": lambda y, p, d: evaluation.recall_at_fpr(y, p, 0.01),
     "roc_auc": lambda y, p, d: evaluation.roc_auc(y, p),
     "balanced_accuracy": lambda y, p, d: evaluation.balanced_accuracy(y, p),
-    "ece_debiased": lambda y, p, d: evaluation.ece(y, p, debiased=True),
+    "ece": lambda y, p, d: evaluation.ece(y, p),
 }
 
 

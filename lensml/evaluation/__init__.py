@@ -5,13 +5,12 @@ from lensml._exports import exports
 __getattr__, __dir__, __all__ = exports(
     __name__,
     metrics=(
-        "STATISTICS average_precision balanced_accuracy bin_label bin_thresholds "
-        "binomial_interval bootstrap dchi2_50 ece fraction recall_at_fpr "
-        "recall_by_dchi2 reliability roc_auc threshold_at_fpr wilson_interval"
+        "IDEAL_HALF STATISTICS average_precision balanced_accuracy bin_label binomial_interval "
+        "bootstrap dchi2_50 fraction ideal_recall neighbour_thresholds recall_at_fpr "
+        "recall_by_dchi2 reliability roc_auc score_table threshold_at_fpr wilson_interval"
     ),
     ideal_observer=(
-        "assert_below_ideal excess_over_ideal expected_ideal ideal_log_ratio ideal_probability "
-        "ideal_recall"
+        "assert_below_ideal excess_over_ideal expected_ideal ideal_log_ratio ideal_probability"
     ),
     early_detection=(
         "PHASE_EDGES add_refit_limited first_alert onset_times refit_prefixes scores_by_phase"
@@ -20,7 +19,10 @@ __getattr__, __dir__, __all__ = exports(
         "alert_rate_and_purity compare_observers detected_by_phase false_alarm_report "
         "latency_summary observer_scores set_threshold"
     ),
-    calibration="calibration_table fit_calibrator prior_shift resample_to_prevalence",
+    calibration=(
+        "anytime_calibration calibration_errors calibration_table ece prior_shift "
+        "resample_to_prevalence"
+    ),
     anomaly_finder="pspl_residuals score_at_fixed_thresholds search_prefixes",
     baselines=(
         "bins_where_worse classical_scores compare_methods residual_scan_score shortcut_probe "
@@ -30,5 +32,5 @@ __getattr__, __dir__, __all__ = exports(
         "Scores assert_falling completeness dchi2_retained detected fraction_beyond gap_to_ideal "
         "loss_by_cause score summary undetectable"
     ),
-    report="full_report score_report scores_by_fraction",
+    report="classification_report full_report score_report scores_by_fraction",
 )

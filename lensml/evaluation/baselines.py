@@ -198,13 +198,22 @@ def compare_methods(
 
     Returns:
         By method `recall_by_dchi2` (`metrics.recall_by_dchi2`), and with intervals
-        `dchi2_at_half_recall`, `roc_auc` and `recall`, the last at the pooled threshold.
+        `dchi2_at_half_recall` (1 %), `dchi2_at_half_recall_strict` (0.1 %), `roc_auc` and `recall`,
+        the last at the pooled threshold. Of the method "ideal observer", recall by delta-chi2 and
+        delta-chi2 at 50 % recall are the closed forms.
     """
-    names, compared = ("dchi2_at_half_recall", "roc_auc", "recall_at_1pct"), {}
+    names, compared = (*metrics.IDEAL_HALF, "roc_auc", "recall_at_1pct"), {}
     for method, p in scores.items():
         table = metrics.score_table((y, p, p, dchi2), pair, names, num=num, seed=seed)
         table["recall"] = table.pop("recall_at_1pct")
-        compared[method] = {"recall_by_dchi2": metrics.recall_by_dchi2(y, p, dchi2, 0.01)} | table
+        rows = metrics.recall_by_dchi2(y, p, dchi2, 0.01)
+        if method == "ideal observer":
+            no_ends = {"recall_low": np.nan, "recall_high": np.nan}
+            rows, table = (
+                [r | no_ends | {"recall": r["ideal"]} for r in rows],
+                table | metrics.IDEAL_HALF,
+            )
+        compared[method] = {"recall_by_dchi2": rows} | table
     return compared
 
 
@@ -221,8 +230,9 @@ def bins_where_worse(
 ) -> list[dict]:
     """Bins of delta-chi2 where a method detects more than the network, at 1 % false positives.
 
-    Scores are (n,); bins below a delta-chi2 of `above` are left out. The threshold is that of the
-    resampled twins of the bin, or the pooled one, held, where they are too few.
+    Scores are (n,); bins below a delta-chi2 of `above` or of fewer than `metrics.FEWEST` binaries
+    are left out. The threshold is that of the resampled twins of the bin, or the pooled one, held,
+    where they are too few.
 
     Returns:
         One dict a bin and method: `bin`, `method`, `binaries`, `network`, `other` (the recalls),
@@ -239,7 +249,7 @@ def bins_where_worse(
 
     for low, high in metrics.DCHI2_BINS:
         rows = metrics.in_bin(dchi2, low, high)
-        if low < above or not (rows & binary).any():
+        if low < above or (rows & binary).sum() < metrics.FEWEST:
             continue
         enough = (rows & ~binary).sum() * rate >= 1 - 1e-9
         for method, score in others.items():

@@ -18,8 +18,8 @@ from lensml.evaluation.metrics import Interval
 from lensml.simulation import LightCurves
 
 # Delta-chi2 below which the ideal observer detects under half at 1 % false positives.
-DCHI2_UNDETECTABLE = float(ndtri(0.99) ** 2)
-SUMMARY = ("roc_auc", "balanced_accuracy", "recall_at_1pct", "dchi2_at_half_recall")
+DCHI2_UNDETECTABLE = metrics.IDEAL_HALF["dchi2_at_half_recall"]["value"]
+SUMMARY = ("roc_auc", "balanced_accuracy", "recall_at_1pct")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,30 +65,29 @@ def summary(scores: Scores, *, num: int, seed: int = 0) -> dict[str, Any]:
 
     Returns:
         `pairs`; `epochs`, the mean number observed; `network` and `ideal`, each with the
-        statistics `SUMMARY`; `bound_z`, the largest excess of the network over the realised ideal
-        observer in bootstrap standard errors; `undetectable`, as the function of that name.
+        statistics `SUMMARY` and the delta-chi2 at 50 % recall (of the ideal observer `IDEAL_HALF`);
+        `bound_z`, the largest excess of the network over the realised ideal observer in bootstrap
+        standard errors; `undetectable`, as the function of that name.
     """
     options, binaries = {"num": num, "seed": seed}, scores.dchi2[scores.binary]
     result: dict[str, Any] = {"pairs": binaries.size, "epochs": float(scores.epochs.mean())}
     for name, columns in scores.columns.items():
-        result[name] = metrics.score_table(columns, scores.pair, SUMMARY, **options)
+        names = (*SUMMARY, *metrics.IDEAL_HALF) if name == "network" else SUMMARY
+        result[name] = metrics.score_table(columns, scores.pair, names, **options)
+    result["ideal"] |= metrics.IDEAL_HALF
     excess = limits.excess_over_ideal(scores.p, scores.ideal, scores.y, scores.pair, **options)
     result["bound_z"] = max(row["z"] for row in excess.values())
-    return result | {"undetectable": undetectable(binaries, **options)}
+    return result | {"undetectable": undetectable(binaries)}
 
 
-def fraction_beyond(
-    dchi2: ArrayLike, levels: Sequence[float], *, num: int, seed: int = 0
-) -> list[Interval]:
+def fraction_beyond(dchi2: ArrayLike, levels: Sequence[float]) -> list[Interval]:
     """Fraction of binaries whose delta-chi2 (P,) exceeds each level."""
-    above = [np.asarray(dchi2, dtype=float) > level for level in levels]
-    return [metrics.bootstrap(np.mean, [a], np.arange(a.size), num=num, seed=seed) for a in above]
+    return [metrics.binomial_interval(np.asarray(dchi2) > level, "wilson") for level in levels]
 
 
-def undetectable(dchi2: NDArray, *, num: int, seed: int = 0) -> Interval:
+def undetectable(dchi2: ArrayLike) -> Interval:
     """Fraction of binaries whose delta-chi2 (P,) lies below `DCHI2_UNDETECTABLE`."""
-    below = dchi2 < DCHI2_UNDETECTABLE
-    return metrics.bootstrap(np.mean, [below], np.arange(below.size), num=num, seed=seed)
+    return metrics.binomial_interval(np.asarray(dchi2) < DCHI2_UNDETECTABLE, "wilson")
 
 
 def detected(y: ArrayLike, rank: ArrayLike, rate: float = 0.01) -> NDArray:
@@ -98,23 +97,33 @@ def detected(y: ArrayLike, rank: ArrayLike, rate: float = 0.01) -> NDArray:
 
 
 def completeness(
-    y: ArrayLike, p: ArrayLike, dchi2: ArrayLike, bins: int = 24
+    y: ArrayLike, p: ArrayLike, dchi2: ArrayLike, rate: float = 0.01
 ) -> dict[str, NDArray]:
-    """Recall at 1 % false positives in bins of log delta-chi2, finer than `recall_by_dchi2`.
+    """Recall in narrow bins of log delta-chi2, thresholds from `neighbour_thresholds`.
+
+    A quarter of a decade each, from 0.1; a bin of fewer than `metrics.FEWEST` binaries is joined to
+    the next ones.
 
     Returns:
-        `dchi2` (geometric middle), `recall`, `low`, `high` (95 % Wilson), `count`; each (k,).
+        `dchi2` (median of the bin), `recall`, `low`, `high` (95 % Wilson), `count`; each (k,).
     """
     y, p = metrics.check_scores(y, p)
     dchi2 = np.asarray(dchi2, dtype=float)
-    threshold, _ = metrics.bin_thresholds(y, p, dchi2, 0.01)
-    rows = y & (dchi2 > 0)
-    log_d = np.clip(np.log10(dchi2[rows]), -1, 5)
-    index = np.clip(((log_d + 1) / 6 * bins).astype(int), 0, bins - 1)
-    # One bin a value: the interval of `reliability` is the one wanted here.
-    r = metrics.reliability((p > threshold)[rows], (index + 0.5) / bins, bins)
-    curve = {"dchi2": 10 ** (r["predicted"] * 6 - 1), "recall": r["observed"]}
-    return curve | {name: r[name] for name in ("low", "high", "count")}
+    found = p > metrics.neighbour_thresholds(y, p, dchi2, rate)
+    rows = np.flatnonzero(y & (dchi2 > 0.1))
+    rows = rows[np.argsort(dchi2[rows], kind="stable")]
+    edges = np.flatnonzero(np.diff(np.floor(4 * np.log10(dchi2[rows])), prepend=-np.inf))
+    starts = [0]
+    for edge in edges[1:]:
+        if edge - starts[-1] >= metrics.FEWEST and rows.size - edge >= metrics.FEWEST:
+            starts.append(edge)
+    groups = [g for g in np.split(rows, starts[1:]) if g.size]
+    middle, recall = (
+        np.array([of(x[g]) for g in groups]) for of, x in ((np.median, dchi2), (np.mean, found))
+    )
+    count = np.array([g.size for g in groups])
+    low, high = metrics.wilson_interval(recall, count)
+    return {"dchi2": middle, "recall": recall, "low": low, "high": high, "count": count}
 
 
 def gap_to_ideal(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.special import expit, ndtr, ndtri
+from scipy.special import expit, ndtr
 from torch import Tensor
 
 from lensml.evaluation import metrics
@@ -131,11 +131,6 @@ def llr_series(curves: LightCurves) -> NDArray:
     for rows, own, term in llr_terms(curves):
         ratio[rows] = np.where(np.isfinite(own.X), np.cumsum(term, axis=1), np.nan)
     return ratio
-
-
-def ideal_recall(dchi2: ArrayLike, rate: float) -> NDArray:
-    """Expected recall of one anomaly when its own twin passes at `rate`: Phi(sqrt(D) - z)."""
-    return ndtr(np.sqrt(np.maximum(dchi2, 0)) + ndtri(rate))
 
 
 def expected_ideal(dchi2: ArrayLike, *, max_pairs: int = 2000) -> dict[str, float]:

@@ -3,7 +3,8 @@
 Axes: n rows. `y` is 1 for a binary and 0 for a single lens, `p` any score that grows with
 P(binary), `pair` the pair of a row (-1: none). A row is called binary if its score lies *above* the
 threshold, so that a tie at the threshold is never a detection. An interval is {"value", "low",
-"high"}, 95 %, from `num` resamples with `seed`. What is not defined is NaN.
+"high"}, 95 %, from `num` resamples with `seed`; fewer than `FEWEST` events have none. What is not
+defined is NaN.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,10 +12,16 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta, norm, rankdata
+from scipy.optimize import minimize
+from scipy.special import ndtr, ndtri
+from scipy.stats import beta, rankdata
 
 DCHI2_BINS = tuple(pairwise((0, 9, 25, 75, 160, 500, 2e3, 1e4, np.inf)))
 CALIBRATION_BINS = 15
+FEWEST = 20  # events of an interval
+NEIGHBOURS = 4  # twins expected above a threshold: 400 twins at 1 %, 4,000 at 0.1 %
+LARGEST_LAPSE = 0.2  # fraction of strong anomalies that a method may miss
+LOCAL = 8.0  # times the delta-chi2 at 50 % recall, up to which its fit reaches
 Interval = dict[str, float]
 
 
@@ -96,8 +103,9 @@ def beta_interval(a: float, b: float) -> tuple[float, float]:
 
 
 def wilson_interval(observed: ArrayLike, num: ArrayLike) -> tuple[NDArray, NDArray]:
-    """95 % interval (Wilson 1927) of fractions observed in `num` trials, any shape."""
-    observed, num, z = np.asarray(observed), np.asarray(num), norm.ppf(0.975)
+    """95 % interval (Wilson 1927) of fractions in `num` trials, any shape; NaN below `FEWEST`."""
+    observed, z = np.asarray(observed, dtype=float), ndtri(0.975)
+    num = np.where(np.asarray(num) >= FEWEST, num, np.nan)
     centre = (observed + z**2 / (2 * num)) / (1 + z**2 / num)
     spread = observed * (1 - observed) / num + z**2 / (4 * num**2)
     half = z / (1 + z**2 / num) * np.sqrt(spread)
@@ -109,10 +117,11 @@ def binomial_interval(hits: ArrayLike, method: str = "exact") -> Interval:
     hits = np.asarray(hits, dtype=bool)
     k, n = int(hits.sum()), hits.size
     value = low = high = np.nan
-    if n and method == "exact":
-        value, low, high = k / n, beta_interval(k, n - k + 1)[0], beta_interval(k + 1, n - k)[1]
-    elif n:
-        value, low, high = k / n, *map(float, wilson_interval(k / n, n))
+    if n:
+        value = k / n
+        low, high = map(float, wilson_interval(value, n))
+    if n >= FEWEST and method == "exact":
+        low, high = beta_interval(k, n - k + 1)[0], beta_interval(k + 1, n - k)[1]
     return {"value": value, "low": low, "high": high, "hits": k, "of": n}
 
 
@@ -137,32 +146,6 @@ def reliability(y: ArrayLike, p: ArrayLike, bins: int = CALIBRATION_BINS) -> dic
     return {"predicted": predicted, "observed": observed, "count": n, "low": low, "high": high}
 
 
-def debiased_square(r: dict[str, NDArray]) -> float:
-    """Mean squared calibration gap of `reliability` less the binomial variance of each bin.
-
-    Unbiased, so it may lie below zero (Kumar, Liang & Ma 2019, NeurIPS 32). Bins of one row say
-    nothing about their variance and are left out.
-    """
-    many = r["count"] > 1
-    if not many.any():
-        return float("nan")
-    predicted, observed, n = (r[key][many] for key in ("predicted", "observed", "count"))
-    square = (observed - predicted) ** 2 - observed * (1 - observed) / (n - 1)
-    return float(np.sum(n * square) / n.sum())
-
-
-def ece(y: ArrayLike, p: ArrayLike, *, debiased: bool = False) -> float:
-    """Expected calibration error: mean |observed - predicted| over equal-width bins.
-
-    It is above zero on a finite set even for perfect probabilities; `debiased` is the root of
-    `debiased_square`, cut at zero.
-    """
-    r = reliability(y, p)
-    if debiased:
-        return float(np.sqrt(np.maximum(0.0, debiased_square(r))))
-    return float(np.sum(r["count"] * np.abs(r["observed"] - r["predicted"])) / r["count"].sum())
-
-
 def threshold_at_fpr(p_single: ArrayLike, rate: float) -> float:
     """Lowest score that at most `rate` of the single lenses lie above; -inf if all may."""
     p = np.sort(np.asarray(p_single, dtype=float))[::-1]
@@ -185,71 +168,111 @@ def in_bin(dchi2: NDArray, low: float, high: float) -> NDArray:
     return (dchi2 < high) & ((dchi2 >= low) | (low == 0))
 
 
-def bin_thresholds(y: NDArray, p: NDArray, dchi2: NDArray, rate: float) -> tuple[NDArray, NDArray]:
-    """Threshold of each row from the twins of its bin, and whether they were enough, (n,).
+def neighbour_thresholds(y: ArrayLike, p: ArrayLike, dchi2: ArrayLike, rate: float) -> NDArray:
+    """Threshold of each row (n,) that `rate` of the twins nearest in delta-chi2 exceed.
 
-    A bin with fewer than 1/rate twins cannot show that rate; its rows take the pooled threshold.
+    The nearest `NEIGHBOURS` / rate twins in rank, or all of fewer; -inf without a twin. They are
+    taken in blocks a sixteenth apart, and a row takes the block whose middle is nearest.
     """
-    threshold, own = np.full(p.size, threshold_at_fpr(p[~y], rate)), np.zeros(p.size, bool)
-    for low, high in DCHI2_BINS:
-        rows = in_bin(dchi2, low, high)
-        if (twins := p[rows & ~y]).size * rate >= 1 - 1e-9:
-            threshold[rows], own[rows] = threshold_at_fpr(twins, rate), True
-    return threshold, own
+    y, p = check_scores(y, p)
+    dchi2 = np.asarray(dchi2, dtype=float)
+    order = np.flatnonzero(~y)[np.argsort(dchi2[~y], kind="stable")]
+    near = min(round(NEIGHBOURS / rate), order.size)
+    if near == 0:
+        return np.full(y.size, -np.inf)
+    spread = np.linspace(0, order.size - near, 1 + 16 * (order.size - near) // near)
+    start = spread.round().astype(int)
+    blocks = np.lib.stride_tricks.sliding_window_view(p[order], near)[start]
+    threshold = np.quantile(blocks, 1 - rate, axis=1, method="median_unbiased")
+    rank = np.searchsorted(dchi2[order], dchi2)
+    return threshold[np.searchsorted((start[1:] + start[:-1]) / 2, rank - near / 2)]
+
+
+def ideal_recall(dchi2: ArrayLike, rate: float) -> NDArray:
+    """Expected recall of one anomaly when its own twin passes at `rate`: Phi(sqrt(D) - z)."""
+    return ndtr(np.sqrt(np.maximum(dchi2, 0)) + ndtri(rate))
 
 
 def recall_by_dchi2(y: ArrayLike, p: ArrayLike, dchi2: ArrayLike, rate: float) -> list[dict]:
     """Recall in the bins `DCHI2_BINS`, false positives taken from each bin's own twins.
 
     Returns:
-        A row a bin: `bin`, `low`, `high`, `binaries`, `twins`, `recall`, `threshold_from` ("bin",
-        or "pooled" if its twins are too few for the rate), `recall_pooled`.
+        A row a bin: `bin`, `low`, `high`, `binaries`, `twins`; `median`, their delta-chi2;
+        `recall` with its Wilson interval `recall_low`, `recall_high`; `threshold_from`, "bin", or
+        "pooled" with fewer than 1 / rate twins, which cannot show that rate; `recall_pooled`; and
+        `ideal`, the mean `ideal_recall` of its binaries.
     """
     y, p = check_scores(y, p)
     dchi2 = np.asarray(dchi2, dtype=float)
-    threshold, own = bin_thresholds(y, p, dchi2, rate)
     pooled, table = threshold_at_fpr(p[~y], rate), []
     for low, high in DCHI2_BINS:
         rows = in_bin(dchi2, low, high)
-        binary = rows & y
+        strength, score, twins = dchi2[rows & y], p[rows & y], p[rows & ~y]
+        own = twins.size * rate >= 1 - 1e-9
+        found = binomial_interval(
+            score > (threshold_at_fpr(twins, rate) if own else pooled), "wilson"
+        )
         row = {"bin": bin_label(low, high), "low": float(low), "high": float(high)}
-        row |= {"binaries": int(binary.sum()), "twins": int((rows & ~y).sum())}
-        row["recall"] = fraction(p[binary] > threshold[binary])
-        row["threshold_from"] = "bin" if own[rows].any() else "pooled"
-        row["recall_pooled"] = fraction(p[binary] > pooled)
+        row |= {"binaries": score.size, "twins": twins.size}
+        row["median"] = float(np.median(strength)) if strength.size else float("nan")
+        row |= {"recall": found["value"], "recall_low": found["low"], "recall_high": found["high"]}
+        row["threshold_from"] = "bin" if own else "pooled"
+        row["recall_pooled"] = fraction(score > pooled)
+        row["ideal"] = fraction(ideal_recall(strength, rate))
         table.append(row)
     return table
 
 
-def isotonic_regression(hits: NDArray) -> NDArray:
-    """Non-decreasing least-squares fit to `hits` (n,) in their order: pool adjacent violators."""
-    level, weight = [], []
-    for hit in hits.astype(float):
-        level.append(hit)
-        weight.append(1)
-        while len(level) > 1 and level[-2] >= level[-1]:
-            total = weight[-2] + weight[-1]
-            level[-2] = (level[-2] * weight[-2] + level[-1] * weight[-1]) / total
-            weight[-2] = total
-            level.pop(), weight.pop()
-    return np.repeat(level, weight)
-
-
 def dchi2_50(y: ArrayLike, p: ArrayLike, dchi2: ArrayLike, rate: float = 0.01) -> float:
-    """Delta-chi2 at 50 % recall, by isotonic regression of detection; or infinite.
+    """Delta-chi2 D at 50 % recall and `rate` false positives, by a fit of found or not.
 
-    False positives come from the twins of each binary's bin (`bin_thresholds`); rows of unknown
+    P(found) = rate + (1 - rate - lapse) Phi(slope (sqrt(D) - centre)), with a slope above zero and
+    a lapse of at most `LARGEST_LAPSE`, by maximum likelihood: the curve of a search in white noise,
+    whose signal-to-noise ratio is sqrt(D). A second fit leaves out binaries of more than `LOCAL`
+    times the D of the first, so that lapses far above do not count. Thresholds are
+    `neighbour_thresholds`, which in a set of fewer twins than they want use all. Rows of unknown
     delta-chi2 (NaN) are left out.
+
+    Returns:
+        Where the fit crosses one half. NaN with fewer than 2 / rate twins or `FEWEST` detections,
+        and if the crossing lies outside the delta-chi2 of the binaries.
     """
     y, p = check_scores(y, p)
     dchi2 = np.asarray(dchi2, dtype=float)
     y, p, dchi2 = (column[np.isfinite(dchi2)] for column in (y, p, dchi2))
-    threshold, _ = bin_thresholds(y, p, dchi2, rate)
-    order = np.flatnonzero(y)
-    order = order[np.argsort(dchi2[order], kind="stable")]
-    recall = isotonic_regression(p[order] > threshold[order])
-    reached = np.flatnonzero(recall >= 0.5)
-    return float(dchi2[order[reached[0]]]) if reached.size else float("inf")
+    found = (p > neighbour_thresholds(y, p, dchi2, rate))[y]
+    if found.sum() < FEWEST or (~y).sum() * rate < 2:
+        return float("nan")
+    strength = np.sqrt(np.maximum(dchi2[y], 0))
+    first = half_recall_of(strength, found, rate)
+    near = strength**2 <= LOCAL * first**2
+    half = half_recall_of(strength[near], found[near], rate) if near.any() else np.nan
+    return half**2 if strength.min() <= half <= strength.max() else float("nan")
+
+
+def half_recall_of(strength: NDArray, found: NDArray, rate: float, step: float = 0.05) -> float:
+    """Crossing of one half by the fit of `dchi2_50` to `strength`, sqrt(D), and `found`, (P,)."""
+    # Counts in narrow steps of strength; all above the largest are alike.
+    cell = np.minimum(strength / step, 60 / step).astype(int)
+    trials, hits = np.bincount(cell), np.bincount(cell, found)
+    x, hits, trials = (np.flatnonzero(trials) + 0.5) * step, hits[trials > 0], trials[trials > 0]
+
+    def cost(theta: ArrayLike) -> tuple[float, NDArray]:
+        """Negative log-likelihood of centre, ln slope and lapse, and its gradient."""
+        centre, ln_slope, lapse = theta
+        z, top = np.exp(ln_slope) * (x - centre), 1 - rate - lapse
+        rising = ndtr(z)
+        p = np.clip(rate + top * rising, 1e-9, 1 - 1e-9)
+        pull = (trials - hits) / (1 - p) - hits / p
+        steep = pull * top * np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+        gradient = [-np.exp(ln_slope) * steep.sum(), steep @ z, -(pull @ rising)]
+        return -float(hits @ np.log(p) + (trials - hits) @ np.log1p(-p)), np.array(gradient)
+
+    starts = [(centre, ln_slope, 0.02) for centre in np.arange(1, 20) for ln_slope in (-1, 0)]
+    bounds = [(0, None), (-3, 3), (0, LARGEST_LAPSE)]
+    start = min(starts, key=lambda theta: cost(theta)[0])
+    centre, ln_slope, lapse = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return float(centre + ndtri((0.5 - rate) / (1 - rate - lapse)) / np.exp(ln_slope))
 
 
 def cluster_bootstrap(pair: ArrayLike, num: int, seed: int) -> Iterator[NDArray]:
@@ -272,13 +295,17 @@ def bootstrap(
     statistic: Callable, columns: Sequence, pair: ArrayLike, *, num: int = 200, seed: int = 0
 ) -> Interval:
     """Interval of `statistic(*columns)` of aligned arrays (n, ...), resampling whole pairs."""
-    columns = [np.asarray(c) for c in columns]
+    columns, pair = [np.asarray(c) for c in columns], np.asarray(pair)
+    result = {"value": float(statistic(*columns)), "low": float("nan"), "high": float("nan")}
+    events = np.unique(pair[pair >= 0]).size + int((pair < 0).sum())
+    if events < FEWEST or np.isnan(result["value"]):
+        return result
     values = [statistic(*(c[i] for c in columns)) for i in cluster_bootstrap(pair, num, seed)]
-    values = np.array([v for v in values if not np.isnan(v)])
-    low = high = float("nan")
-    if values.size:  # a method that picks a value, so that an infinite one does no harm
-        low, high = (float(np.quantile(values, q, method="inverted_cdf")) for q in (0.025, 0.975))
-    return {"value": float(statistic(*columns)), "low": low, "high": high}
+    if (values := np.array(values)[~np.isnan(values)]).size:
+        # A method that picks a value, so that an infinite one does no harm.
+        ends = np.quantile(values, (0.025, 0.975), method="inverted_cdf")
+        result["low"], result["high"] = ends.tolist()
+    return result
 
 
 # Functions of class, ranking score, probability and delta-chi2, each (n,).
@@ -291,6 +318,12 @@ STATISTICS: dict[str, Callable[..., float]] = {
     "recall_at_1pct": lambda y, score, p, dchi2: recall_at_fpr(y, score, 0.01),
     "recall_at_0.1pct": lambda y, score, p, dchi2: recall_at_fpr(y, score, 0.001),
     "dchi2_at_half_recall": lambda y, score, p, dchi2: dchi2_50(y, score, dchi2),
+    "dchi2_at_half_recall_strict": lambda y, score, p, dchi2: dchi2_50(y, score, dchi2, 0.001),
+}
+# Of the ideal observer in closed form, where `ideal_recall` is one half.
+IDEAL_HALF: dict[str, Interval] = {
+    name: {"value": float(ndtri(rate) ** 2), "low": float("nan"), "high": float("nan")}
+    for name, rate in (("dchi2_at_half_recall", 0.01), ("dchi2_at_half_recall_strict", 0.001))
 }
 
 
@@ -299,7 +332,37 @@ def score_table(
 ) -> dict[str, Interval]:
     """Intervals of the `STATISTICS` called `names` of one observer.
 
+    Those of fractions are at least Wilson's, so that no interval is a point.
     `columns`: class, ranking score, probability and delta-chi2 of each row, each (n,).
     """
-    options = {"num": num, "seed": seed}
-    return {name: bootstrap(STATISTICS[name], columns, pair, **options) for name in names}
+    table = {}
+    for name in names:
+        row = bootstrap(STATISTICS[name], columns, pair, num=num, seed=seed)
+        table[name] = row | at_least_wilson(row, class_fractions(name, row["value"], *columns[:3]))
+    return table
+
+
+def class_fractions(
+    name: str, value: float, y: NDArray, score: NDArray, p: NDArray
+) -> list[tuple[float, int]]:
+    """Fractions whose mean is a statistic, each with its number of rows; empty for other ones."""
+    y, called = np.asarray(y) == 1, np.asarray(p) > 0.5
+    if name == "balanced_accuracy":
+        return [(fraction(hits), hits.size) for hits in (called[y], ~called[~y])]
+    if name in ("roc_auc", "average_precision") and value == 1:  # no pair out of order
+        return [(value, min(y.sum(), (~y).sum()))]
+    if name == "accuracy" or name.startswith("recall"):
+        return [(value, y.size if name == "accuracy" else y.sum())]
+    return []
+
+
+def at_least_wilson(row: Interval, fractions: Sequence[tuple[float, int]]) -> Interval:
+    """Ends of `row`, widened to Wilson's of the mean of `fractions`, combined in quadrature."""
+    if not fractions:
+        return {}
+    value, count = np.array(fractions).T
+    low, high = (np.linalg.norm(end - value) / value.size for end in wilson_interval(value, count))
+    low, high = row["value"] - low, row["value"] + high
+    few = np.isnan([low, high, row["low"], row["high"]]).any()
+    ends = (np.nan, np.nan) if few else (min(low, row["low"]), max(high, row["high"]))
+    return dict(zip(("low", "high"), map(float, ends), strict=True))

@@ -4,33 +4,54 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lensml.evaluation import alerts, metrics
 from lensml.evaluation import early_detection as early
 from lensml.evaluation import ideal_observer as limits
+from lensml.evaluation.calibration import calibration_errors, ece
 from lensml.network import Predictions
 from lensml.simulation import FRACTIONS, LightCurves
 
 REFITTED_PAIRS = 200  # binaries whose prefixes are refitted for a full report
 
 
+def classification_report(y: ArrayLike, p: ArrayLike) -> dict[str, dict[str, float]]:
+    """Precision, recall, F1 and support of "single" and "binary" at P = 0.5.
+
+    As scikit-learn's function of that name; a precision without any such call is NaN.
+    """
+    matrix = metrics.confusion_matrix(y, p).astype(float)
+    result = {}
+    for k, name in enumerate(("single", "binary")):
+        right, called, support = matrix[k, k], matrix[:, k].sum(), matrix[k].sum()
+        row = {"precision": right / called if called else float("nan")}
+        row["recall"] = right / support if support else float("nan")
+        row["f1"] = 2 * right / (called + support) if called + support else float("nan")
+        result[name] = row | {"support": int(support)}
+    return result
+
+
 def observer_scores(
-    columns: Sequence[NDArray], pair: NDArray, *, num: int, seed: int
+    columns: Sequence[NDArray], pair: NDArray, *, num: int, seed: int, ideal: bool = False
 ) -> dict[str, Any]:
     """Every number of a full report of one observer, with `intervals` of its `STATISTICS`.
 
+    Of the `ideal` observer the delta-chi2 at 50 % recall is the closed form `IDEAL_HALF`, and
+    recall by delta-chi2 is left out: the rows of the network hold it as `ideal`.
     `columns`: class, ranking score, probability and delta-chi2 (NaN = unknown) of each row, (n,).
     """
     y, rank, p, dchi2 = columns
-    known = np.isfinite(dchi2)
-    by_dchi2 = 0 < (y[known] == 1).sum() < known.sum()
-    names = [n for n in metrics.STATISTICS if by_dchi2 or n != "dchi2_at_half_recall"]
-    intervals = metrics.score_table(columns, pair, names, num=num, seed=seed)
+    known, options = np.isfinite(dchi2), {"num": num, "seed": seed}
+    by_dchi2 = not ideal and 0 < (y[known] == 1).sum() < known.sum()
+    names = [name for name in metrics.STATISTICS if by_dchi2 or name not in metrics.IDEAL_HALF]
+    intervals = metrics.score_table(columns, pair, names, **options)
+    intervals |= metrics.IDEAL_HALF if ideal else {}
     result = dict.fromkeys((*metrics.STATISTICS, "recall_by_dchi2"))
     result |= {name: row["value"] for name, row in intervals.items()} | {"intervals": intervals}
-    result |= {"confusion_matrix": metrics.confusion_matrix(y, p), "ece": metrics.ece(y, p)}
-    result["ece_debiased"] = metrics.ece(y, p, debiased=True)
+    result["confusion_matrix"] = metrics.confusion_matrix(y, p)
+    result["classification_report"] = classification_report(y, p)
+    result |= calibration_errors(y, p, pair, **options)
     if by_dchi2:
         result["recall_by_dchi2"] = {
             name: metrics.recall_by_dchi2(y[known], rank[known], dchi2[known], rate)
@@ -65,11 +86,13 @@ def score_report(
     binaries = dchi2[(y == 1) & np.isfinite(dchi2)]
     if ideal is not None and (known := np.isfinite(ideal)).any():
         columns = (y, ideal, limits.ideal_probability(ideal), dchi2)
-        observer |= observer_scores([c[known] for c in columns], pair[known], **options)
+        columns = [c[known] for c in columns]
+        observer |= observer_scores(columns, pair[known], ideal=True, **options)
         observer["kind"] = "realised"
         result["bound_excess"] = limits.excess_over_ideal(p, ideal, y, pair, **options)
     elif binaries.size:
-        observer |= limits.expected_ideal(binaries) | {"kind": "expected"}
+        half = {name: row["value"] for name, row in metrics.IDEAL_HALF.items()}
+        observer |= limits.expected_ideal(binaries) | half | {"kind": "expected"}
     return result | {"ideal_observer": observer}
 
 
@@ -84,7 +107,7 @@ def scores_by_fraction(
     by_fraction = {}
     for k, name in enumerate(early.FRACTION_KEYS):
         columns = y, p[:, k], p[:, k], curves.dchi2
-        row: dict[str, Any] = {"ece": metrics.ece(y, p[:, k])}
+        row: dict[str, Any] = {"ece": ece(y, p[:, k], pair)}
         row |= metrics.score_table(columns, pair, ("balanced_accuracy", "roc_auc"), **options)
         row |= {key: of[key](*columns) for key in ("accuracy", "recall_at_1pct", "brier")}
         row |= dict.fromkeys(("ideal", "bound_excess", "refit_limited"))

@@ -211,7 +211,7 @@ def headline(report: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers that a chapter keeps of a `score_report`, with those of the ideal observer."""
     ideal = report["ideal_observer"]
     chosen = {name: report["intervals"][name] for name in HEADLINE if name in report["intervals"]}
-    chosen |= {name: report[name] for name in ("ece", "ece_debiased", "brier", "recall_by_dchi2")}
+    chosen |= {name: report[name] for name in ("ece", "ece_at_most", "brier", "recall_by_dchi2")}
     if ideal["kind"]:
         beside = ideal.get("intervals") or ideal
         chosen["ideal"] = {name: beside[name] for name in HEADLINE if beside.get(name) is not None}

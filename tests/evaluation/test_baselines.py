@@ -154,9 +154,11 @@ def test_a_method_is_not_worse_than_itself():
     assert baselines.bins_where_worse(good, {"twin": good}, y, dchi2, pair, num=20) == []
 
 
-def test_three_binaries_are_too_few_to_be_certain():
-    y, pair = np.tile([0, 1], 3), np.repeat(np.arange(3), 2)
-    dchi2 = np.full(6, 100.0)
-    good, bad = y * 10.0, np.array([1.0, 0.0] * 3)
-    (row,) = baselines.bins_where_worse(bad, {"good": good}, y, dchi2, pair, num=50)
-    assert row["difference"]["low"] == 1 and not row["certain"]
+def test_few_binaries_are_left_out_and_four_more_of_twenty_are_not_certain():
+    for num, found in ((19, 19), (20, 4)):
+        y, pair = np.tile([0, 1], num), np.repeat(np.arange(num), 2)
+        dchi2 = np.full(2 * num, 100.0)
+        bad = np.where(pair < found, 0.0, 10.0) * y
+        rows = baselines.bins_where_worse(bad, {"good": 10.0 * y}, y, dchi2, pair, num=200)
+        assert len(rows) == (num == 20)
+    assert rows[0]["difference"]["low"] > 0 and not rows[0]["certain"]

@@ -7,7 +7,7 @@ import pytest
 from sets import scored, toy_set
 
 from lensml.evaluation import comparison as compare
-from lensml.evaluation.ideal_observer import ideal_recall
+from lensml.evaluation.metrics import ideal_recall
 from lensml.simulation import Survey, reobserve
 
 
@@ -46,7 +46,7 @@ def test_half_of_the_anomalies_at_the_undetectable_level_are_found_by_the_ideal_
 
 def test_fractions_above_levels_fall_with_the_level():
     dchi2 = np.array([1.0, 10.0, 30.0, 100.0])
-    above = compare.fraction_beyond(dchi2, (5.0, 25.0), num=5)
+    above = compare.fraction_beyond(dchi2, (5.0, 25.0))
     assert [row["value"] for row in above] == [0.75, 0.5]
 
 
@@ -66,7 +66,7 @@ def test_the_shortfall_is_the_ideal_less_the_network():
 
 
 def test_binaries_below_the_undetectable_level_are_counted():
-    assert compare.undetectable(np.array([1.0, 2.0, 100.0, 200.0]), num=5)["value"] == 0.5
+    assert compare.undetectable(np.array([1.0, 2.0, 100.0, 200.0]))["value"] == 0.5
 
 
 def test_found_takes_its_threshold_from_the_singles():

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 from scipy.stats import binom, binomtest, norm
 from sklearn import metrics as reference
-from sklearn.isotonic import IsotonicRegression
 
 from lensml.evaluation import metrics
 
@@ -73,34 +73,16 @@ def test_recall_of_equal_anomalies_is_the_closed_form():
     assert metrics.roc_auc(y, ratio) == pytest.approx(norm.cdf(np.sqrt(dchi2 / 2)), abs=0.003)
 
 
-def test_calibration_error_counted_by_hand():
+def test_reliability_counted_by_hand():
     y = np.array([0, 0, 0, 1, 1, 1, 1, 0])
     p = np.array([0.1, 0.1, 0.1, 0.1, 0.9, 0.9, 0.9, 0.9])
     r = metrics.reliability(y, p, bins=10)
     np.testing.assert_allclose(r["predicted"], [0.1, 0.9])
     np.testing.assert_allclose(r["observed"], [0.25, 0.75])
     np.testing.assert_array_equal(r["count"], [4, 4])
+    assert np.isnan(r["low"]).all()  # four rows have no interval
+    r = metrics.reliability(np.tile(y, 5), np.tile(p, 5), bins=10)
     assert (r["low"] < r["observed"]).all() and (r["observed"] < r["high"]).all()
-    assert metrics.ece(y, p) == pytest.approx(0.15)
-    # 0.15^2 - 0.25 * 0.75 / 3 < 0: eight rows cannot show this gap
-    assert metrics.ece(y, p, debiased=True) == 0
-    # 0.15^2 - 0.1875 / 399
-    many = metrics.ece(np.tile(y, 100), np.tile(p, 100), debiased=True)
-    assert many == pytest.approx(np.sqrt(0.15**2 - 0.1875 / 399))
-
-
-def test_debiasing_removes_what_chance_adds():
-    rng = np.random.default_rng(2)
-
-    def squares(size):
-        p = rng.uniform(size=size)
-        y = rng.uniform(size=size) < p**2  # overconfident
-        return metrics.ece(y, p, debiased=True) ** 2, metrics.ece(y, p)
-
-    truth, plain_truth = squares(1_000_000)
-    small = np.mean([squares(300) for _ in range(300)], axis=0)
-    assert small[0] == pytest.approx(truth, rel=0.05)
-    assert small[1] > 1.01 * plain_truth
 
 
 def test_certain_rows_fall_in_the_last_bin():
@@ -133,25 +115,109 @@ def test_rounding_below_zero_belongs_to_the_first_bin():
     assert rows[0]["binaries"] == 1
 
 
-def test_isotonic_fit_agrees_with_scikit_learn():
-    hits = np.random.default_rng(3).uniform(size=200) < np.linspace(0, 1, 200)
-    expected = IsotonicRegression().fit_transform(np.arange(200), hits)
-    np.testing.assert_allclose(metrics.isotonic_regression(hits), expected, atol=1e-12)
+def test_rows_by_delta_chi2_hold_wilson_and_the_closed_form_at_their_own_strengths():
+    dchi2 = np.r_[np.full(30, 4.0), np.full(19, 36.0)]
+    y, ratio, rows, _ = pairs(dchi2)
+    table = {row["bin"]: row for row in metrics.recall_by_dchi2(y, ratio, rows, rate=0.1)}
+    weak, strong = table["0-9"], table["25-75"]
+    test = binomtest(round(weak["recall"] * 30), 30).proportion_ci(method="wilson")
+    assert (weak["recall_low"], weak["recall_high"]) == pytest.approx((test.low, test.high))
+    assert weak["median"] == 4 and strong["median"] == 36
+    assert weak["ideal"] == pytest.approx(norm.cdf(2 - norm.ppf(0.9)))
+    assert np.isnan([strong["recall_low"], strong["recall_high"]]).all()  # fewer than twenty
+    assert np.isnan(table[">10k"]["ideal"])
 
 
-def test_ideal_observer_finds_half_at_its_closed_form():
-    # Recall at own twins' 1 % is Phi(sqrt(D) - 2.326): one half at 2.326^2 = 5.41; the bin 0-9
-    # shares one threshold, so draw the twins of that bin alone and compare with the same integral.
-    dchi2 = 10 ** np.random.default_rng(4).uniform(-1, 3, 20_000)
-    y, ratio, rows, pair = pairs(dchi2)
-    small = dchi2[dchi2 < 9]
-    grid = np.linspace(-10, 10, 4001)
-    pooled = norm.cdf(-(grid[:, None] + small[::20] / 2) / np.sqrt(small[::20])).mean(axis=1)
-    threshold = grid[np.searchsorted(-pooled, -0.01)]
-    half = 2 * threshold  # the binaries' ratio has mean D/2
-    assert metrics.dchi2_50(y, ratio, rows) == pytest.approx(half, rel=0.15)
-    flat = np.zeros(y.size)
-    assert metrics.dchi2_50(y, flat, rows) == np.inf
+@pytest.mark.parametrize("rate", [0.01, 0.05])
+def test_thresholds_follow_the_twins_that_are_near_and_pass_the_rate(rate):
+    rng = np.random.default_rng(6)
+    dchi2 = np.repeat(10 ** rng.uniform(-1, 3, 20_000), 2)
+    y = np.tile([0, 1], 20_000)
+    score = rng.normal(np.log(dchi2))  # twins score higher where the anomaly is strong
+    threshold = metrics.neighbour_thresholds(y, score, dchi2, rate)
+    passed = rng.normal(np.log(dchi2)) > threshold  # fresh twins
+    for low in (0.1, 1, 10, 100):  # a threshold is itself uncertain by half of its rate
+        near = (dchi2 >= low) & (dchi2 < 10 * low)
+        assert passed[near].mean() == pytest.approx(rate, rel=0.3)
+    assert passed.mean() == pytest.approx(rate, rel=0.15)
+
+
+def test_too_few_twins_for_the_neighbours_are_all_used():
+    y, p = np.tile([0, 1], 50), np.linspace(0, 1, 100)
+    threshold = metrics.neighbour_thresholds(y, p, np.arange(100.0), 0.01)
+    assert np.ptp(threshold) == 0 and threshold[0] == p[98]  # the largest of all fifty
+    assert np.isneginf(metrics.neighbour_thresholds([1], [0.3], [2.0], 0.01)).all()
+
+
+def search(dchi2, trials, rng):
+    """Rows of a search: the largest of `trials` normal deviates, of which one holds the anomaly."""
+    y, strength = np.tile([0, 1], dchi2.size), np.sqrt(np.repeat(dchi2, 2))
+    score = strength * y + rng.normal(size=y.size)
+    if trials > 1:
+        others = norm.ppf(rng.random(y.size) ** (1 / (trials - 1)))
+        score = np.maximum(score, others)
+    return y, score, strength**2
+
+
+def search_half(trials, rate):
+    """Its delta-chi2 at 50 % recall in closed form."""
+    threshold = -norm.ppf(-np.expm1(np.log1p(-rate) / trials))
+    quiet = norm.cdf(threshold) ** (trials - 1)  # no other trial passes
+    return brentq(lambda d: 0.5 - quiet * norm.cdf(threshold - np.sqrt(d)), 0.1, 100)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.001])
+@pytest.mark.parametrize("trials", [2, 140, 1700])
+def test_half_recall_of_a_search_is_unbiased_on_sets_as_the_baseline_draws_them(trials, rate):
+    """Within 3 % and three standard errors of the mean over 24 sets of 6,000 pairs."""
+    rng = np.random.default_rng(7)
+    sets = (10 ** rng.normal(-0.5, 2.2, 6000) for _ in range(24))
+    found = [metrics.dchi2_50(*search(dchi2, trials, rng), rate) for dchi2 in sets]
+    truth = search_half(trials, rate)
+    assert abs(np.mean(found) / truth - 1) < 0.03 + 3 * np.std(found) / np.sqrt(24) / truth
+    assert np.std(found) < (1.0 if rate == 0.01 else 1.6)
+
+
+@pytest.mark.parametrize("name", metrics.IDEAL_HALF)
+def test_half_recall_of_the_ideal_observer_is_its_closed_form(name):
+    """Strengths so dense that the neighbours of a binary are as strong as it is; four sets."""
+    rng, found = np.random.default_rng(8), []
+    for seed in range(4):
+        y, ratio, rows, _ = pairs(rng.uniform(0.5, 40, 60_000), seed)
+        found.append(metrics.STATISTICS[name](y, ratio, ratio, rows))
+    expected = metrics.IDEAL_HALF[name]["value"]
+    assert expected == pytest.approx({1: 5.41, 0: 9.55}[name == "dchi2_at_half_recall"], abs=0.01)
+    assert np.mean(found) == pytest.approx(expected, rel=0.05)
+
+
+def test_its_interval_holds_the_truth():
+    rng, inside = np.random.default_rng(9), 0
+    for seed in range(20):
+        columns = search(10 ** rng.uniform(-1, 4, 1000), 140, rng)
+        got = metrics.bootstrap(metrics.dchi2_50, columns, np.arange(2000) // 2, num=40, seed=seed)
+        inside += got["low"] < search_half(140, 0.01) < got["high"]
+    assert inside >= 15  # 95 %: fewer is seen once in ten thousand
+
+
+def test_lapses_at_strong_anomalies_do_not_move_the_half_recall():
+    rng = np.random.default_rng(10)
+    y, score, dchi2 = search(10 ** rng.normal(-0.5, 2.2, 6000), 140, rng)
+    before = metrics.dchi2_50(y, score, dchi2)
+    lapse = (y == 1) & (dchi2 > 150) & (rng.random(y.size) < 0.1)
+    assert metrics.dchi2_50(y, np.where(lapse, 0, score), dchi2) == pytest.approx(before, rel=0.01)
+
+
+def test_half_recall_needs_detections_twins_and_a_crossing():
+    rng = np.random.default_rng(11)
+    y, score, dchi2 = search(10 ** rng.uniform(0, 4, 1000), 140, rng)
+    assert np.isfinite(metrics.dchi2_50(y, score, dchi2))
+    assert np.isnan(metrics.dchi2_50(y, np.zeros(y.size), dchi2))  # nothing is ever found
+    assert np.isnan(metrics.dchi2_50(y, score, dchi2, 0.001))  # 1,000 twins cannot show 0.1 %
+    strong = dchi2 > 100
+    assert np.isnan(metrics.dchi2_50(y[strong], score[strong], dchi2[strong]))  # all are found
+    unknown = np.append(dchi2, np.nan)
+    again = metrics.dchi2_50(np.append(y, 1), np.append(score, 0), unknown)
+    assert again == metrics.dchi2_50(y, score, dchi2)
 
 
 def test_bootstrap_interval_has_the_width_of_the_pairs():
@@ -165,6 +231,47 @@ def test_bootstrap_interval_has_the_width_of_the_pairs():
     assert got["value"] == values.mean() and got["low"] < got["value"] < got["high"]
     again = metrics.bootstrap(np.mean, [values[shuffle]], pair[shuffle], num=1000, seed=1)
     assert again == got
+
+
+def perfect(n):
+    """Every row right: class, score, probability, delta-chi2, and pairs."""
+    y = np.tile([0, 1], n)
+    return (y, 0.1 + 0.8 * y, 0.1 + 0.8 * y, np.full(2 * n, 50.0)), np.repeat(np.arange(n), 2)
+
+
+def test_the_interval_of_a_fraction_is_never_a_point():
+    names = ("accuracy", "balanced_accuracy", "recall_at_1pct", "roc_auc", "average_precision")
+    table = metrics.score_table(*perfect(48), names, num=20, seed=0)
+    wilson = binomtest(48, 48).proportion_ci(method="wilson").low
+    assert wilson == pytest.approx(0.93, abs=0.005)
+    for name in names[2:]:
+        assert (table[name]["low"], table[name]["high"]) == pytest.approx((wilson, 1)), name
+    assert wilson < table["balanced_accuracy"]["low"] < table["accuracy"]["low"] + 0.02 < 1
+    (y, score, p, dchi2), pair = perfect(48)
+    none = metrics.score_table((y, -score, p, dchi2), pair, ["recall_at_1pct"], num=20, seed=0)
+    assert none["recall_at_1pct"]["value"] == 0 and 0.05 < none["recall_at_1pct"]["high"] < 0.1
+
+
+def test_an_interval_is_no_narrower_than_wilsons_and_keeps_a_wider_bootstrap():
+    rng = np.random.default_rng(12)
+    y, pair = np.tile([0, 1], 300), np.repeat(np.arange(300), 2)
+    p = np.clip(rng.normal(0.4 + 0.2 * y, 0.2), 0, 1)
+    columns = (y, p, p, np.full(600, 9.0))
+    got = metrics.score_table(columns, pair, ["accuracy", "recall_at_1pct"], num=100, seed=0)
+    low, high = metrics.wilson_interval(got["accuracy"]["value"], 600)
+    assert got["accuracy"]["low"] <= low and got["accuracy"]["high"] >= high
+    wilson = metrics.wilson_interval(got["recall_at_1pct"]["value"], 300)
+    width = got["recall_at_1pct"]["high"] - got["recall_at_1pct"]["low"]
+    assert width > wilson[1] - wilson[0]  # the threshold is uncertain, too
+
+
+def test_fewer_than_twenty_events_have_no_interval():
+    values = np.arange(19.0)
+    assert np.isnan(metrics.bootstrap(np.mean, [values], np.full(19, -1))["high"])
+    assert np.isfinite(metrics.bootstrap(np.mean, [np.arange(20.0)], np.full(20, -1))["high"])
+    table = metrics.score_table(*perfect(19), ("accuracy", "recall_at_1pct"), num=5, seed=0)
+    assert all(np.isnan([row["low"], row["high"]]).all() for row in table.values())
+    assert np.isnan(metrics.wilson_interval(0.5, [19, 20])[0]).tolist() == [True, False]
 
 
 def test_resampling_keeps_pairs_together_and_single_rows_apart():
@@ -193,8 +300,10 @@ def test_an_exact_interval_of_a_fraction_has_its_tails():
     got = metrics.binomial_interval(np.arange(200) < 3)
     assert binom.sf(2, 200, got["low"]) == pytest.approx(0.025)
     assert binom.cdf(3, 200, got["high"]) == pytest.approx(0.025)
-    assert metrics.binomial_interval([False] * 9)["low"] == 0
-    assert metrics.binomial_interval([True] * 9)["high"] == 1
+    assert metrics.binomial_interval([False] * 29)["low"] == 0
+    assert metrics.binomial_interval([True] * 29)["high"] == 1
+    few = metrics.binomial_interval([True] * 9)
+    assert few["value"] == 1 and few["of"] == 9 and np.isnan([few["low"], few["high"]]).all()
     assert np.isnan(metrics.binomial_interval([])["value"])
 
 
