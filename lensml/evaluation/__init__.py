@@ -16,8 +16,7 @@ __getattr__, __dir__, __all__ = exports(
         "PHASE_EDGES add_refit_limited first_alert onset_times refit_prefixes scores_by_phase"
     ),
     alerts=(
-        "alert_rate_and_purity compare_observers detected_by_phase false_alarm_report "
-        "latency_summary observer_scores set_threshold"
+        "alert_rate_and_purity compare_observers detected_by_phase observer_scores season_policy"
     ),
     calibration=(
         "anytime_calibration calibration_errors calibration_table ece prior_shift "

@@ -6,7 +6,6 @@ in days; NaN where no alert was given. `num`, `seed`: resamples of events behind
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,67 +18,40 @@ from lensml.evaluation.metrics import binomial_interval
 from lensml.network import PHASE_EDGES, max_probability
 from lensml.simulation import LightCurves
 
+FEWEST = 20  # events for which an interval is given
 DRAWS = 20_000  # behind the intervals of `alert_rate_and_purity`
 
 
-@dataclass(frozen=True, kw_only=True)
-class AlertPolicy:
-    """Alert at the first P(binary) above `threshold`, set on `singles` single lenses."""
+def season_policy(set_on: ArrayLike, fresh: ArrayLike, rate: float = 0.01) -> dict[str, Any]:
+    """Threshold that at most `rate` of single lenses ever exceed, and how it holds on others.
 
-    threshold: float
-    rate: float  # fraction of single lenses that may ever alert
-    singles: int
-    passed: int  # of them lie above the threshold
-
-    @property
-    def expected_rate(self) -> dict[str, float]:
-        """Expected fraction of *fresh* single lenses that alert, with its 95 % interval.
-
-        Whatever the distribution of scores, the fraction above the one that `passed` others exceed
-        is Beta(passed + 1, singles - passed) distributed (order statistics; Wilks 1941).
-        """
-        a, b = self.passed + 1, self.singles - self.passed
-        low, high = metrics.beta_interval(a, b)
-        return {"value": a / (a + b), "low": low, "high": high}
-
-    def first_alert(self, p_epochs: NDArray, times: NDArray) -> NDArray:
-        """Time [day] of each row's alert, (n,); NaN if there is none."""
-        return first_alert(p_epochs, times, self.threshold)
-
-
-def set_threshold(peak: ArrayLike, rate: float = 0.01) -> AlertPolicy:
-    """Policy under which at most `rate` of these single lenses ever alert.
-
-    `peak` (n,) is the highest P(binary) of each over its season (`max_probability`).
-    """
-    peak = np.asarray(peak, dtype=float)
-    if not peak.size or np.isnan(peak).any():
-        raise ValueError(
-            f"`peak` holds {peak.size} single lenses, {int(np.isnan(peak).sum())} of them NaN, but "
-            "one season's highest probability per single lens was expected, shape (n,)"
-        )
-    threshold = metrics.threshold_at_fpr(peak, rate)
-    passed = int((peak > threshold).sum())
-    return AlertPolicy(threshold=threshold, rate=rate, singles=peak.size, passed=passed)
-
-
-def false_alarm_report(policy: AlertPolicy, peak: ArrayLike) -> dict[str, Any]:
-    """False alarms of a policy on fresh single lenses of highest P(binary) `peak` (n,).
+    Args:
+        set_on, fresh: Highest P(binary) over the season of the single lenses that set it and of
+            those that measure it, (n,) and (m,).
+        rate: Fraction of single lenses that may ever alert.
 
     Returns:
-        `threshold`, `rate`, `set_on`, and the intervals `expected` and `false_alarms`.
+        `threshold`, `rate`, `set_on` (how many), `false_alarms` (fraction of `fresh` that alert)
+        and `expected`: whatever the distribution of scores, the fraction above a threshold that k
+        of n others exceed is Beta(k + 1, n - k) distributed (order statistics; Wilks 1941).
     """
-    report = {"threshold": policy.threshold, "rate": policy.rate, "set_on": policy.singles}
-    false_alarms = binomial_interval(np.asarray(peak) > policy.threshold)
-    return report | {"expected": policy.expected_rate, "false_alarms": false_alarms}
+    set_on = np.asarray(set_on, dtype=float)
+    threshold = metrics.threshold_at_fpr(set_on, rate)
+    a = 1 + int((set_on > threshold).sum())
+    low, high = metrics.beta_interval(a, b := set_on.size + 1 - a)
+    report = {"threshold": threshold, "rate": rate, "set_on": set_on.size}
+    report["expected"] = {"value": a / (a + b), "low": low, "high": high}
+    return report | {"false_alarms": binomial_interval(np.asarray(fresh) > threshold)}
 
 
 def median_interval(values: NDArray, num: int, seed: int) -> dict[str, float]:
-    """Median of independent events (n,) with its bootstrap interval and `of` = n; NaN for none."""
-    if not values.size:
-        return {"value": np.nan, "low": np.nan, "high": np.nan, "of": 0}
+    """Median of events (n,) with its bootstrap interval, from 20 events on, and `of` = n."""
+    median = float(np.median(values)) if values.size else np.nan
+    result = {"value": median, "low": np.nan, "high": np.nan, "of": values.size}
+    if values.size < FEWEST:
+        return result
     alone = np.full(values.size, -1)
-    return metrics.bootstrap(np.median, [values], alone, num=num, seed=seed) | {"of": values.size}
+    return result | metrics.bootstrap(np.median, [values], alone, num=num, seed=seed)
 
 
 def latency_summary(
@@ -93,21 +65,17 @@ def latency_summary(
 
     Returns:
         `detected` (fraction of all), `detected_with_onset` and `premature` (fraction of the alerts
-        on binaries with an onset that came before it) as intervals with counts; `median_lag` over
-        all of these alerts [day], a premature one counting as negative, with `lag_16`, `lag_84`;
-        `median_lag_after_onset` over those that are not premature.
+        on binaries with an onset that came before it); `median_lag` over all of these alerts [day],
+        a premature one being negative; `median_lag_after_onset` over those that are not premature.
     """
     alert, onset = np.asarray(alert, dtype=float), np.asarray(onset, dtype=float)
     given = np.isfinite(alert[np.isfinite(onset)])
     lag = (alert - onset)[np.isfinite(onset)][given]
-    lag_16, lag_84 = np.quantile(lag, [0.16, 0.84]).tolist() if lag.size else (np.nan, np.nan)
     return {
         "detected": binomial_interval(np.isfinite(alert)),
         "detected_with_onset": binomial_interval(given),
         "premature": binomial_interval(lag < 0),
         "median_lag": median_interval(lag, num, seed),
-        "lag_16": lag_16,
-        "lag_84": lag_84,
         "median_lag_after_onset": median_interval(lag[lag >= 0], num, seed),
     }
 
@@ -166,17 +134,15 @@ def paired_latency(
     """Network's alerts relative to another observer's on the same binaries, both (n,).
 
     Returns:
-        Counts `both`, `network_only`, `other_only`, `neither`; over binaries alerted by both
-        `median_difference` (network minus other [day]) and `network_first`.
+        Counts `network_only` and `other_only`; over binaries alerted by both `median_difference`
+        (network minus other [day]) and `network_first`.
     """
     network, other = np.asarray(network, dtype=float), np.asarray(other, dtype=float)
     by_network, by_other = np.isfinite(network), np.isfinite(other)
     difference = (network - other)[by_network & by_other]
     return {
-        "both": int(difference.size),
         "network_only": int((by_network & ~by_other).sum()),
         "other_only": int((~by_network & by_other).sum()),
-        "neither": int((~by_network & ~by_other).sum()),
         "median_difference": median_interval(difference, num, seed),
         "network_first": binomial_interval(difference < 0),
     }

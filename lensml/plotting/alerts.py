@@ -40,7 +40,8 @@ def alert_latency(first: Mapping[str, ArrayLike]) -> Figure:
         left.step(x, y, where="post", label=name, **look)
         if key != "network":
             later = np.sort((network - first[key])[np.isfinite(network) & np.isfinite(first[key])])
-            right.step(later, np.arange(1, later.size + 1) / max(1, later.size), **look)
+            x, y = np.r_[-200, later, 200], np.r_[0, np.arange(1, later.size + 1), later.size]
+            right.step(x, y / max(1, later.size), where="post", **look)
     left.set(xlabel="time since onset [d]", ylabel="fraction of binaries detected")
     right.set(xlabel="delay of the network's first alert [d]", ylabel="fraction of binaries")
     for axes, half_width in ((left, 40), (right, 20)):
