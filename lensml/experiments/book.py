@@ -196,7 +196,7 @@ def fill(text: str, values: Mapping[str, str], page: str) -> str:
         InputError: If a chapter has a result, but not the number that is quoted.
     """
     paragraphs = []
-    for paragraph in re.split(r"\n{2,}", WRITTEN.sub(r"{{ \1 }}", text)):
+    for paragraph in re.split(r"\n{2,}", names_only(text)):
         wanted = QUOTED.findall(paragraph)
         waits = sorted({s for n in wanted if (s := waits_for(n, values, page))})
         if waits:
@@ -206,6 +206,11 @@ def fill(text: str, values: Mapping[str, str], page: str) -> str:
             paragraph = QUOTED.sub(lambda m: values[m[1]], paragraph)
         paragraphs.append(paragraph)
     return "\n\n".join(paragraphs)
+
+
+def names_only(text: str) -> str:
+    """``0.75<!-- r02_roc_auc -->`` as ``{{ r02_roc_auc }}``."""
+    return WRITTEN.sub(lambda m: f"{{{{ {m[1]} }}}}" if SOURCE.match(m[1]) else m[0], text)
 
 
 def waits_for(name: str, values: Mapping[str, str], page: str) -> str | None:
@@ -229,12 +234,12 @@ def quote(text: str, values: Mapping[str, str], page: str) -> str:
     """Write numbers beside their names, ``0.75<!-- r02_roc_auc -->``, old ones renewed.
 
     Raises:
-        InputError: If a number is not known, or cannot be told from what stands before it.
+        InputError: If a number is not known, or its beginning would not be clear.
     """
 
     def written(found: re.Match) -> str:
         name = found[1]
-        if waits_for(name, values, page) or not SOURCE.match(name):
+        if not SOURCE.match(name) or waits_for(name, values, page):
             return found[0]
         before = found.string[: found.start()].rpartition("\n")[2]
         shown = f"{values[name].replace(' ', NO_BREAK)}<!-- {name} -->"
@@ -243,20 +248,26 @@ def quote(text: str, values: Mapping[str, str], page: str) -> str:
             raise InputError(f"{page}: {name} needs a blank before it, outside of maths and code")
         return shown
 
-    return QUOTED.sub(written, WRITTEN.sub(r"{{ \1 }}", text))
+    return QUOTED.sub(written, names_only(text))
 
 
 def quote_everywhere() -> list[str]:
     """`quote` README, pages and chapters of the repository; names of the files that changed."""
-    values, changed = quotable(), []
+    values, changed, refused = quotable(), [], []
     for path in [ROOT / "README.md", *BOOK.glob("*.md"), *NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")]:
         text, arguments = path.read_text(), (values, path.name)
-        notebook = path.suffix == ".ipynb"
-        new = edit_markdown(text, quote, *arguments) if notebook else quote(text, *arguments)
+        try:
+            notebook = path.suffix == ".ipynb"
+            new = edit_markdown(text, quote, *arguments) if notebook else quote(text, *arguments)
+        except InputError as error:
+            refused.append(str(error))
+            continue
         if new != text:
             with atomic_path(path) as temporary:
                 temporary.write_text(new)
             changed.append(path.name)
+    if refused:
+        raise InputError("\n".join(refused))
     return sorted(changed)
 
 

@@ -47,7 +47,7 @@ BENCHMARKS = RESULTS / "benchmarks"  # one folder a device, one file a benchmark
 PERFORMANCE = ("simulation", "pspl_fit", "training", "inference", "stream", "memory")
 # Quoted alike, but need data, programs or a GPU that do not come with the package.
 STUDIES = (
-    *("real_events", "rtmodel", "search", "seeds", "stream_device"),
+    *("real_events", "rtmodel", "search", "seeds", "stream_device", "half_recall"),
     *("baseline_seeds", "distinct_seeds", "stellar_seeds"),
 )
 LARGEST_FIGURE = 2_000_000  # bytes; a larger svg is stored as png

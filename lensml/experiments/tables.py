@@ -115,7 +115,7 @@ def format_number(value: Any) -> str:
 
 
 def decimals_of(width: float) -> int:
-    """Decimals that show half of an interval's full width with one figure, or two if below 3.55."""
+    """Decimals for one figure of half an interval of this width; two figures below 3.55."""
     return int(np.clip(-math.floor(math.log10(width / 7.1)), 0, 4)) if width > 0 else 3
 
 

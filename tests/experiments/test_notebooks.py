@@ -180,6 +180,65 @@ def test_numbers_in_a_notebook_are_filled_in_its_markdown_alone():
         publish.edit_markdown(wrong, publish.fill, values, "02_baseline.ipynb")
 
 
+VALUES = {"r02": "02_baseline", "r02_auc": "0.75 (0.70 to 0.80)", "r02_size": "desk"}
+VALUES["r02_auc"] = VALUES["r02_auc"].replace(" ", "\u00a0")
+
+
+def test_numbers_are_written_beside_their_names_and_renewed():
+    text = (
+        "AUC ({{ r02_auc }}), *{{ r02_size }}*, {{ r03_auc }}, {{ status_table }}.\n{{ r02_auc }}"
+    )
+    first = publish.quote(text, VALUES, "a.md")
+    value = VALUES["r02_auc"]
+    assert first == (
+        f"AUC ({value}<!-- r02_auc -->), *desk<!-- r02_size -->*, {{{{ r03_auc }}}}, "
+        f"{{{{ status_table }}}}.\n{value}<!-- r02_auc -->"
+    )
+    assert publish.quote(first, VALUES, "a.md") == first
+    newer = publish.quote(first, VALUES | {"r02_auc": "0.9"}, "a.md")
+    assert newer == first.replace(value, "0.9")
+    assert publish.fill(
+        first, VALUES | {"r03": "", "r03_auc": "1", "status_table": ""}, "a.md"
+    ) == (f"AUC ({value}), *desk*, 1, .\n{value}")
+
+
+@pytest.mark.parametrize(
+    "text", ["x{{ r02_auc }}", "$a$ and $x = {{ r02_auc }}$", "`{{ r02_auc }}`"]
+)
+def test_a_number_that_could_not_be_found_again_is_refused(text):
+    with pytest.raises(InputError, match="a.md: r02_auc needs a blank before it"):
+        publish.quote(text, VALUES, "a.md")
+
+
+def test_an_unknown_name_is_answered_with_near_ones():
+    with pytest.raises(InputError, match="a.md quotes 'r02_acu'.*near are r02_auc"):
+        publish.quote("0.7<!-- r02_acu -->", VALUES, "a.md")
+
+
+def test_one_command_renews_readme_pages_and_chapters(tree, monkeypatch):
+    chapters.NOTEBOOKS.joinpath("02_baseline.ipynb").unlink()
+    cells = [nbformat.v4.new_markdown_cell("AUC {{ r02_auc }},\n{{ r02_size }}")]
+    path = tree / "notebooks" / "02_baseline.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    (tree / "README.md").write_text("0.1<!-- r02_auc -->")
+    (tree / "book").mkdir()
+    (tree / "book" / "index.md").write_text("no number")
+    folders = {"ROOT": tree, "BOOK": tree / "book", "NOTEBOOKS": tree / "notebooks"}
+    for name, folder in folders.items():
+        monkeypatch.setattr(publish, name, folder)
+    monkeypatch.setattr(publish, "quotable", lambda: VALUES)
+    assert publish.quote_everywhere() == ["02_baseline.ipynb", "README.md"]
+    assert (tree / "README.md").read_text() == f"{VALUES['r02_auc']}<!-- r02_auc -->"
+    source = json.loads(path.read_text())["cells"][0]["source"]
+    assert source == [f"AUC {VALUES['r02_auc']}<!-- r02_auc -->,\n", "desk<!-- r02_size -->"]
+    assert publish.quote_everywhere() == []
+    (tree / "book" / "index.md").write_text("{{ r02_acu }}")
+    (tree / "README.md").write_text("0.1<!-- r02_auc -->")
+    with pytest.raises(InputError, match="index.md quotes 'r02_acu'"):
+        publish.quote_everywhere()
+    assert "0.75" in (tree / "README.md").read_text()  # the others are renewed all the same
+
+
 def pages():
     markdown = {path.name: path.read_text() for path in BOOK.glob("*.md")}
     return markdown | {f"{name}.ipynb": source(name) for name in book_names()}
