@@ -4,7 +4,7 @@ from lensml._exports import exports
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
-    machine="device_name preflight provenance",
+    machine="device_name events_by_set preflight provenance",
     tables=(
         "ResultsTable benchmark_rows format_number observers_table recall_table result_key "
         "results_table target_met worse_bins_text"

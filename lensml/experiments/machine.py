@@ -5,7 +5,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -61,6 +61,18 @@ def provenance(*, size: str, seed: int | Iterable[int], started: float) -> dict[
     }
 
 
+def events_by_set(ranges: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, int]]:
+    """Number of different events by parameter set or contaminant, then by seed.
+
+    `ranges` are what `config.json` of a run has under ``trained_on`` or ``validated_on``.
+    """
+    found: dict[str, dict[int, set[int]]] = {}
+    for part in ranges:
+        by_seed = found.setdefault(part["preset"].split("_", 1)[-1].replace("_", " "), {})
+        by_seed.setdefault(part["seed"], set()).update(range(part["first"], part["stop"]))
+    return {name: {s: len(n) for s, n in by_seed.items()} for name, by_seed in found.items()}
+
+
 def preflight() -> dict[str, Any]:
     """Hardware, versions, disk and memory: `facts` by name, what is `slow`, what is `missing`."""
     import torch
@@ -85,9 +97,11 @@ def preflight() -> dict[str, Any]:
     } | {p: v or "MISSING" for p, v in versions.items()}
     slow = []
     if not gpus:
-        slow.append("no GPU: size `desk` is meant for this machine, `full` would take weeks")
+        slow.append("no GPU: size `desk` takes hours here; `full` wants a GPU node, here weeks")
     if cores < 8:
-        slow.append(f"{cores} cores: simulation at full size takes {20 // cores} minutes or more")
+        slow.append(
+            f"{cores} cores: simulating a million events takes {20 // cores} minutes or more"
+        )
     if disk < FULL_SET_GB:
         slow.append(f"{disk:.0f} GB of disk: a full set needs {FULL_SET_GB} GB")
     missing = [f"{p}: pip install {p}" for p, v in versions.items() if v is None]

@@ -39,3 +39,18 @@ def test_little_disk_and_few_cores_are_reported_as_slow(monkeypatch):
     monkeypatch.setattr(machine, "FULL_SET_GB", 1e9)
     slow = " ".join(machine.preflight()["slow"])
     assert "2 cores" in slow and "GB of disk" in slow
+
+
+def test_events_seen_twice_count_once_and_seeds_stay_apart():
+    ranges = [
+        {"preset": "baseline", "seed": 1, "first": 0, "stop": 10},
+        {"preset": "baseline", "seed": 1, "first": 5, "stop": 15},
+        {"preset": "baseline", "seed": 2, "first": 0, "stop": 3},
+        {"preset": "contaminant_binary_source", "seed": 1, "first": 0, "stop": 4},
+    ]
+    assert machine.events_by_set(ranges) == {"baseline": {1: 15, 2: 3}, "binary source": {1: 4}}
+
+
+def test_without_a_gpu_full_is_for_a_gpu_node(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert "`full` wants a GPU node" in " ".join(machine.preflight()["slow"])
