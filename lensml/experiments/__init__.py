@@ -6,15 +6,15 @@ __getattr__, __dir__, __all__ = exports(
     __name__,
     machine="device_name events_by_set preflight provenance",
     tables=(
-        "ResultsTable benchmark_rows format_number observers_table recall_table result_key "
-        "results_table target_met worse_bins_text"
+        "ResultsTable benchmark_rows format_number observers_table result_key results_table "
+        "target_met"
     ),
     presets="TEST_SEED",
     results=(
         "BENCHMARKS PERFORMANCE benchmarks_by_device display load_benchmark load_results "
         "season_thresholds start"
     ),
-    evaluation_run="assess evaluate headline predictions scored",
+    evaluation_run="assess classical evaluate headline predictions scored",
     explorer="explore frames plot_caustics snapshot",
     notebooks="run",
     book="make_book quotable quote_everywhere",

@@ -2,7 +2,7 @@
 
 import ast
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from lensml.evaluation import (
     STATISTICS,
     Scores,
     assert_below_ideal,
+    classical_scores,
     full_report,
     ideal_log_ratio,
     reliability,
     score,
     score_report,
+    search_prefixes,
     threshold_at_fpr,
 )
 from lensml.experiments.results import write_json, write_svg
@@ -36,6 +38,7 @@ from lensml.network import (
 from lensml.paths import DATA, PACKAGE, InputError, atomic_path
 from lensml.simulation import LightCurves, load
 
+SEARCHES = ("evaluation/anomaly_finder.py", "evaluation/baselines.py", "lensing/*.py")
 HEADLINE = [name for name in STATISTICS if name not in ("accuracy", "brier")]
 
 
@@ -147,16 +150,26 @@ class Assessment:
     report: dict[str, Any]  # of `score_report`
 
 
-def code_digest() -> str:
-    """Digest of the code that turns curves into probabilities, without docstrings and comments."""
+def code_digest(patterns: Sequence[str] = ("network/*.py", "lensing/*.py")) -> str:
+    """Digest of files of the package, without docstrings and comments."""
     digest = hashlib.sha256()
-    for path in sorted([*(PACKAGE / "network").glob("*.py"), *(PACKAGE / "lensing").glob("*.py")]):
+    for path in sorted(path for pattern in patterns for path in PACKAGE.glob(pattern)):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
                 node.body = node.body[bool(ast.get_docstring(node)) :]
         digest.update(path.name.encode() + ast.dump(tree).encode())
     return digest.hexdigest()
+
+
+def kept_path(how: str, *sets: LightCurves) -> Path:
+    """File below ``data/scores`` for what is computed from these sets in the way of `how`."""
+    digest = hashlib.sha256(how.encode())
+    for curves in sets:
+        digest.update(f"{curves.blended} {curves.X.shape}".encode())
+        for values in (curves.X, curves.time, curves.sigma, curves.m_base, curves.params):
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return DATA / "scores" / f"{digest.hexdigest()[:24]}.npz"
 
 
 def predictions(
@@ -168,11 +181,7 @@ def predictions(
     same events share the work. Arguments as in `predict`; `run` as in `load_network`.
     """
     device = find_device()
-    digest = hashlib.sha256(f"{device.type} {weights_hash(run)} {code_digest()}".encode())
-    digest.update(f"{curves.blended} {curves.X.shape}".encode())
-    for values in (curves.X, curves.time, curves.sigma, curves.m_base, curves.params):
-        digest.update(np.ascontiguousarray(values).tobytes())
-    path = DATA / "scores" / f"{digest.hexdigest()[:24]}.npz"
+    path = kept_path(f"{device.type} {weights_hash(run)} {code_digest()}", curves)
     season_rows = min(season_rows, len(curves))
     if path.exists():
         with np.load(path) as kept:
@@ -184,6 +193,20 @@ def predictions(
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, **asdict(found))
     return found
+
+
+def classical(curves: LightCurves, training: LightCurves) -> dict[str, NDArray]:
+    """`classical_scores` of whole curves (n,), by method, kept as `predictions` are.
+
+    Gradient boosting learns from `training`, other events through the same survey.
+    """
+    path = kept_path(code_digest(SEARCHES), curves, training)
+    if not path.exists():
+        searched, learned = (search_prefixes(each, (1.0,)) for each in (curves, training))
+        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+            np.savez(stream, **classical_scores(searched, learned))
+    with np.load(path) as kept:
+        return dict(kept)
 
 
 def scored(curves: LightCurves, run: Path | str | None = None) -> Scores:

@@ -266,10 +266,6 @@ class Chapter:
         through = self.experiment.surveys[survey] if survey else simulation.survey
         return reobserve(curves, through, self.seed)
 
-    def training_set(self) -> LightCurves:
-        """The events that the baseline methods of chapter 8 learn from."""
-        return load(one_file(self.experiment.baseline_methods.training))
-
     def fine_tuned(self, name: str) -> Path:
         """Run folder of the network made for `name`; trained on first use, resumes."""
         simulation, config = self.experiment.fine_tuned[name]

@@ -206,43 +206,6 @@ def observers_table(summaries: Mapping[str, Mapping[str, Any]], note: str = "") 
     return results_table(rows, OBSERVER_COLUMNS, note)
 
 
-def recall_table(
-    by_method: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str], note: str = ""
-) -> ResultsTable:
-    """One row a method: the numbers named in `columns`, then its recall in bins of delta-chi2."""
-    bins = next(iter(by_method.values()))["recall_by_dchi2"]
-    headings = dict(columns) | {b["bin"]: f"{b['bin']} ({b['binaries']})" for b in bins}
-    rows = {
-        name: {key: found[key] for key in columns if key in found}
-        | {b["bin"]: b["recall"] for b in found["recall_by_dchi2"] if b["binaries"]}
-        for name, found in by_method.items()
-    }
-    return results_table(rows, headings, note)
-
-
-def worse_bins_text(worse: Sequence[Mapping[str, Any]]) -> str:
-    """In which bins of delta-chi2 a classical method finds more than the network, in words."""
-    start = r"Above $\Delta\chi^2$ = 25"
-    if not worse:
-        return f"{start} no classical method finds more than the network in any bin."
-    bins = dict.fromkeys(row["bin"] for row in worse)
-    each = [_one_bin([row for row in worse if row["bin"] == name]) for name in bins]
-    return f"{start} the network finds less than a classical method {'; '.join(each)}."
-
-
-def _one_bin(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The method that leads in one bin, by how much, and how many others are ahead."""
-    lead = max(rows, key=lambda row: row["other"])
-    certain = sum(row["certain"] for row in rows)
-    gap = {key: round(value, 2) for key, value in lead["difference"].items()}
-    ahead = f"{len(rows)} method{'s' * (len(rows) > 1)} ahead, {certain} of them beyond chance"
-    return (
-        f"at {lead['bin']} (recall {lead['network']:.2f} against {lead['other']:.2f} of "
-        f"{lead['method']}, {lead['binaries']} binaries, difference {gap['value']:.2f}, "
-        f"{gap['low']:.2f} to {gap['high']:.2f}; {ahead})"
-    )
-
-
 def provenance_line(chapter: str, record: Mapping[str, Any] | None) -> str:
     """One sentence on where the committed numbers come from."""
     if record is None:

@@ -9,7 +9,7 @@ import torch
 from sets import toy_set
 
 from lensml.evaluation import ideal_log_ratio, roc_auc
-from lensml.experiments import assess, evaluate, headline, predictions
+from lensml.experiments import assess, classical, evaluate, headline, predictions
 from lensml.experiments.evaluation_run import code_digest
 from lensml.network import Network, NetworkConfig, predict, save_network
 from lensml.paths import InputError
@@ -175,6 +175,24 @@ def test_predictions_are_kept_until_a_curve_or_a_wish_changes(monkeypatch, tmp_p
     changed = replace(curves, X=curves.X + np.float32(1e-3))
     assert not np.array_equal(predictions(changed).p, first.p)
     assert len(calls) == 3
+
+
+def test_classical_scores_are_kept_until_the_events_or_their_training_change(monkeypatch, tmp_path):
+    calls = []
+
+    def counted(searched, learned):
+        calls.append(len(learned.curves))
+        return {"single-lens refit": searched.refits.score[:, -1]}
+
+    monkeypatch.setattr("lensml.experiments.evaluation_run.DATA", tmp_path)
+    monkeypatch.setattr("lensml.experiments.evaluation_run.classical_scores", counted)
+    curves, training, others = toy_set(3, seed=2), toy_set(2, seed=4), toy_set(2, seed=5)
+    first = classical(curves, training)
+    assert np.array_equal(classical(curves, training)["single-lens refit"], *first.values())
+    assert calls == [4]
+    classical(curves, others)
+    assert len(classical(training, curves)["single-lens refit"]) == 4
+    assert calls == [4, 4, 6]
 
 
 def test_the_digest_of_the_code_ignores_docstrings_and_sees_every_other_change(

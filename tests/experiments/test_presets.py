@@ -16,6 +16,7 @@ CHAPTERS = [
     presets.early_detection,
     presets.physical_limits,
     presets.alerts_and_calibration,
+    presets.classical_searches,
 ]
 
 

@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-from sets import planted
 
-from lensml import evaluation
 from lensml.experiments.tables import (
     ResultsTable,
     flatten,
@@ -12,11 +10,9 @@ from lensml.experiments.tables import (
     observers_table,
     plain,
     provenance_line,
-    recall_table,
     result_key,
     results_table,
     safe_keys,
-    worse_bins_text,
 )
 
 
@@ -132,29 +128,6 @@ def test_the_observers_table_has_a_line_for_each_observer():
     table = observers_table({"0.1 mag": summary})
     assert [row[0] for row in table.rows] == ["0.1 mag: network", "0.1 mag: ideal observer"]
     assert [row[-1] for row in table.rows] == ["-2", "-"]
-
-
-@pytest.fixture(scope="module")
-def methods():
-    y, dchi2, pair, good, bad = planted()
-    scores = {"network": bad, "anomaly templates": good, "ideal observer": good + 1e-3 * bad}
-    worse = evaluation.bins_where_worse(bad, {"anomaly templates": good}, y, dchi2, pair, num=60)
-    return evaluation.compare_methods(scores, y, dchi2, pair, num=40), worse
-
-
-def test_the_recall_table_has_a_row_a_method_and_a_column_a_bin(methods):
-    table = recall_table(methods[0], {"roc_auc": "ROC AUC"})
-    bins = methods[0]["network"]["recall_by_dchi2"]
-    assert [row[0] for row in table.rows] == list(methods[0])
-    assert table.headings[:2] == ["", "ROC AUC"] and len(table.headings) == 2 + len(bins)
-    assert {len(row) for row in table.rows} == {len(table.headings)}
-
-
-def test_the_sentence_names_bin_method_and_interval(methods):
-    text = worse_bins_text(methods[1])
-    assert "at 75-160 (recall 0" in text and "of anomaly templates" in text
-    assert "beyond chance" in text and text.endswith(".")
-    assert "no classical method" in worse_bins_text([])
 
 
 def test_the_origin_of_a_committed_result_fits_one_line():

@@ -1,0 +1,327 @@
+"""How strong an anomaly must be: scores of every search on large sets, one set a condition.
+
+    python -m benchmarks.studies.half_recall scores FOLDER [--part K/N] [--only CONDITION ...]
+    python -m benchmarks.studies.half_recall record FOLDER
+
+`scores` writes one file a condition below FOLDER, per row: P(binary) of the shipped network and of
+the runs that repeat its recipe, the ideal observer's log-likelihood ratio, the classical searches,
+delta-chi2. A condition that is there is kept, so a killed run goes on; `--part` lets several
+processes divide the conditions. `record` reads them all and writes the numbers that the book
+quotes. No network was trained on any of the events, which is checked.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from benchmarks.record import save_record
+from lensml import evaluation
+from lensml.experiments.evaluation_run import code_digest
+from lensml.experiments.results import write_json
+from lensml.experiments.tables import plain
+from lensml.network import (
+    check_unseen,
+    encode,
+    load_network,
+    observed_epochs,
+    residual_inputs,
+    weights_hash,
+)
+from lensml.network.inference import at_fractions, by_phase, max_probability
+from lensml.paths import RESULTS, atomic_path, tune_allocator
+from lensml.simulation import LightCurves, Simulation, Survey, load, reobserve, simulate
+
+PAIRS, SEED, OBSERVED_WITH, BATCH = 6000, 7900, 0, 256
+SEEDS = RESULTS / "records" / "h200-2026-11-27" / "seeds"  # the shipped recipe, run again
+DENSE = {"missing_fraction": 0.05}
+# Name to parameter set, survey, seed of the events, and what beside the network is run.
+CONDITIONS = {
+    "baseline_100_mmag": ("baseline", Survey(), 0, ("classical",)),
+    "baseline_10_mmag": ("baseline", Survey(sigma=0.01), 0, ("classical",)),
+    "baseline_50_mmag": ("baseline", Survey(sigma=0.05), 0, ()),
+    "baseline_200_mmag": ("baseline", Survey(sigma=0.2), 0, ()),
+    "baseline_5_pct_missing": ("baseline", Survey(missing_fraction=0.05), 0, ()),
+    "baseline_40_pct_missing": ("baseline", Survey(missing_fraction=0.4), 0, ()),
+    "baseline_nights_of_8_h": ("baseline", Survey(**DENSE, night=1 / 3), 0, ()),
+    "baseline_one_epoch_a_day": ("baseline", Survey(**DENSE, keep_every=(7, 7)), 0, ()),
+    "baseline_one_epoch_in_3_days": ("baseline", Survey(**DENSE, keep_every=(22, 22)), 0, ()),
+    "baseline_blended": ("baseline", Survey(), 0, ("blended",)),
+    "stellar_100_mmag": ("stellar", Survey(), 0, ()),
+    "stellar_10_mmag": ("stellar", Survey(sigma=0.01), 0, ()),
+    "planetary_10_mmag": ("planetary", Survey(sigma=0.01), 0, ()),
+    "planetary_100_mmag": ("planetary", Survey(), 0, ()),
+    "distinct_100_mmag": ("distinct", Survey(), 0, ()),
+    # The scatter of the estimator: three more sets of the first condition.
+    "baseline_100_mmag_set_2": ("baseline", Survey(), 1, ("classical",)),
+    "baseline_100_mmag_set_3": ("baseline", Survey(), 2, ("classical",)),
+    "baseline_100_mmag_set_4": ("baseline", Survey(), 3, ("classical",)),
+    # The shipped recipe with five other seeds, on the events of the first two conditions.
+    "baseline_100_mmag_seeds": ("baseline", Survey(), 0, ("seeds",)),
+    "baseline_10_mmag_seeds": ("baseline", Survey(sigma=0.01), 0, ("seeds",)),
+}
+
+RANKING = ("roc_auc", "recall_at_1pct", "dchi2_at_half_recall", "dchi2_at_half_recall_strict")
+STATISTICS = (*RANKING, "balanced_accuracy")
+SETS = ("baseline_100_mmag", *(f"baseline_100_mmag_set_{k}" for k in (2, 3, 4)))  # disjoint
+ANYTIME = {"anytime": SETS, "anytime_distinct": ("distinct_100_mmag",)}
+ANYTIME |= {"anytime_10_mmag": ("baseline_10_mmag",)}
+RESAMPLING = {"num": 400, "seed": 0}  # as the chapters at desk: the same intervals
+TARGETS = {"sets_network_dchi2_at_half_recall_sd": "< 1"}
+Scores = Mapping[str, NDArray]
+
+
+def events(folder: Path, preset: str, seed: int, blended: bool) -> LightCurves:
+    """The pairs of a condition at the default survey, simulated on first use."""
+    blending = {"blending": (0.1, 1.0)} if blended else {}
+    simulation = Simulation(preset=preset, num_pairs=PAIRS, seed=SEED + seed, **blending)
+    stem = f"{preset}_{PAIRS}_seed{SEED + seed}" + "_blended" * blended
+    return load(simulate(folder / "sets" / stem, simulation, workers=1, progress=False))
+
+
+@torch.no_grad()
+def probabilities(networks: list, curves: LightCurves, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """P(binary) of the first network at every epoch (n, T), of all at the end (networks, n)."""
+    every = np.full(curves.X.shape, np.nan, dtype=np.float32)
+    last = np.full((len(networks), len(curves)), 0.5)
+    times, sigmas = curves.times(), curves.sigmas()
+    for first in tqdm(range(0, len(curves), BATCH), name, mininterval=30):
+        rows = slice(first, first + BATCH)
+        epochs = (x[rows] for x in (curves.X, sigmas, times, curves.m_base))
+        observed = observed_epochs(*epochs)
+        inputs = encode(observed)
+        refits = residual_inputs(observed, blended=curves.blended)
+        end = observed.valid.sum(dim=1) - 1
+        row, column = np.nonzero(observed.valid.numpy())
+        for k, network in enumerate(networks):
+            p = torch.sigmoid(network(inputs, refits))
+            of_last = p.gather(1, end.clamp_min(0)[:, None])[:, 0]
+            last[k, rows] = torch.where(end >= 0, of_last, 0.5).numpy()
+            if k == 0:
+                every[first + row, observed.index.numpy()[row, column]] = p.numpy()[row, column]
+    return every, last
+
+
+@cache
+def training_search(folder: Path, sigma: float):
+    """What gradient boosting learns from: other events of the baseline set at this error."""
+    curves = reobserve(events(folder, "baseline", 50, False), Survey(sigma=sigma), OBSERVED_WITH)
+    return evaluation.search_prefixes(curves, (1.0,))
+
+
+def scores_of(folder: Path, name: str) -> dict[str, np.ndarray]:
+    """Everything kept of a condition, each (n,) or (networks, n)."""
+    preset, survey, seed, beside = CONDITIONS[name]
+    curves = reobserve(events(folder, preset, seed, "blended" in beside), survey, OBSERVED_WITH)
+    runs = sorted(SEEDS.glob("seed*")) if "seeds" in beside else [None]
+    loaded = [load_network(run) for run in runs]
+    for _, config in loaded:
+        check_unseen(curves, config, Path(name))
+    every, last = probabilities([network for network, _ in loaded], curves, name)
+    times, t0, tE = curves.times(), curves.param("t0"), curves.param("tE")
+    kept = {"y": curves.y, "pair": curves.pair, "dchi2": curves.dchi2, "p_end": last}
+    kept |= {"p": at_fractions(every, times), "by_phase": by_phase(every, times, t0, tE)}
+    kept |= {"max_probability": max_probability(every), "season": every[:4000]}
+    kept["ideal"] = evaluation.ideal_log_ratio(curves)
+    kept |= {key: curves.param(key) for key in ("s", "q", "u0")}
+    if "classical" in beside:
+        searched = evaluation.search_prefixes(curves, (1.0,))
+        learned = training_search(folder, survey.sigma)
+        kept |= evaluation.classical_scores(searched, learned, seed=0)
+    return kept
+
+
+def write_scores(folder: Path, names: list[str]) -> None:
+    """Score the conditions that are not there yet."""
+    for name in names:
+        path = folder / f"{name}.npz"
+        if not path.exists():
+            kept = scores_of(folder, name)
+            with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+                np.savez(stream, **kept)
+
+
+def observers(scores: Scores) -> dict[str, NDArray]:
+    """Score (n,) of the network, the ideal observer and, where they were run, the searches."""
+    found = {"network": scores["p_end"][0], "ideal": scores["ideal"]}
+    searches = "single-lens refit", "residual windows", "anomaly templates", "gradient boosting"
+    return found | {name: scores[name] for name in searches if name in scores}
+
+
+def columns_of(scores: Scores, observer: str, rank: NDArray) -> tuple[NDArray, ...]:
+    """Arguments of `evaluation.STATISTICS`: class, ranking score, probability, delta-chi2."""
+    p = evaluation.ideal_probability(rank) if observer == "ideal" else rank
+    return scores["y"], rank, p, scores["dchi2"]
+
+
+def names_of(observer: str) -> tuple[str, ...]:
+    """Statistics defined for an observer; the ideal's half recall is a closed form."""
+    if observer == "ideal":
+        return "roc_auc", "recall_at_1pct", "balanced_accuracy"
+    return STATISTICS if observer == "network" else RANKING
+
+
+def interval(task: tuple) -> tuple[str, dict | None]:
+    """Key, and one statistic with its 95 % interval over pairs; None where it is not defined.
+
+    What was computed for these columns by this code is kept beside the scores.
+    """
+    key, name, columns, pair, folder = task
+    digest = hashlib.sha256(f"{name} {code_digest(['evaluation/metrics.py'])}".encode())
+    for column in (*columns, pair):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    path = folder / "intervals" / f"{digest.hexdigest()[:24]}.json"
+    if not path.exists():
+        found = evaluation.score_table(columns, pair, [name], **RESAMPLING)[name]
+        write_json(plain(found), path)
+    found = json.loads(path.read_text())
+    return key, None if found["value"] is None else found
+
+
+def pooled(parts: list[Scores]) -> dict[str, NDArray]:
+    """Several disjoint sets as one; their pairs are renumbered so that none meets another."""
+    joined = {
+        key: np.concatenate([part[key] for part in parts], axis=1 if key == "p_end" else 0)
+        for key in parts[0]
+        if all(key in part for part in parts) and key != "season"  # large, and not used
+    }
+    joined["p_end"] = np.concatenate([part["p_end"][:1] for part in parts], axis=1)
+    first = np.cumsum([0, *(part["pair"].max() + 1 for part in parts[:-1])])
+    shifted = [part["pair"] + start for part, start in zip(parts, first, strict=True)]
+    return joined | {"pair": np.concatenate(shifted)}
+
+
+def tasks_of(prefix: str, scores: Scores, folder: Path) -> list[tuple]:
+    """What `interval` computes for one set."""
+    return [
+        (f"{prefix}_{key(observer)}_{name}", name, columns, scores["pair"], folder)
+        for observer, rank in observers(scores).items()
+        for columns in [columns_of(scores, observer, rank)]
+        for name in names_of(observer)
+    ]
+
+
+def key(observer: str) -> str:
+    """Spelling of an observer in the record."""
+    return observer.replace(" ", "_").replace("-", "_")
+
+
+def of_runs(scores: Scores, name: str) -> list[float]:
+    """One statistic of the shipped network and of each run that repeats its recipe."""
+    of = evaluation.STATISTICS[name]
+    return [float(of(*columns_of(scores, "network", p))) for p in scores["p_end"]]
+
+
+def over_seeds(condition: str, scores: Scores, found: Mapping) -> dict[str, float | dict]:
+    """Mean, range and standard deviation over the runs that repeat the recipe, by statistic.
+
+    Beside them the standard deviation of the estimator, from the interval of the shipped network.
+    """
+    numbers = {}
+    for name in STATISTICS:
+        each = of_runs(scores, name)[1:]
+        shipped = found.get(f"{condition}_network_{name}")
+        if not np.isfinite(each).all() or not shipped or None in shipped.values():
+            continue
+        quantity = f"seeds_{condition}_{name}"
+        numbers[quantity] = {"value": np.mean(each), "low": np.min(each), "high": np.max(each)}
+        numbers[f"{quantity}_sd"] = np.std(each, ddof=1)
+        numbers[f"{quantity}_estimator_sd"] = (shipped["high"] - shipped["low"]) / 3.92
+    return numbers
+
+
+def over_sets(parts: list[Scores]) -> dict[str, float]:
+    """Each disjoint set's value, their mean and standard deviation, by method and statistic."""
+    numbers: dict[str, float] = {"sets": len(parts)}
+    for observer in observers(parts[0]):
+        for name in names_of(observer):
+            of = evaluation.STATISTICS[name]
+            each = [of(*columns_of(s, observer, observers(s)[observer])) for s in parts]
+            if np.isfinite(each).all():
+                quantity = f"sets_{key(observer)}_{name}"
+                numbers |= {f"{quantity}_set_{k}": x for k, x in enumerate(each, 1)}
+                numbers[f"{quantity}_mean"] = np.mean(each)
+                numbers[f"{quantity}_sd"] = np.std(each, ddof=1)
+    return numbers
+
+
+def anytime(name: str, scores: Scores) -> dict[str, float | dict]:
+    """Of the curves that ever reach P, the fraction that are binaries, and their number."""
+    found = evaluation.anytime_calibration(scores["y"], scores["max_probability"])
+    numbers = {}
+    for level, row in found.items():
+        quantity = f"{name}_{100 * float(level):g}_pct"
+        numbers[f"{quantity}_curves"] = row["of"]
+        if row["of"] >= 20:
+            numbers[quantity] = {k: row[k] for k in ("value", "low", "high")}
+    return numbers
+
+
+def write_record(folder: Path, origin: Mapping, started: float, workers: int) -> None:
+    """Read every condition's scores and write what the book quotes."""
+    files = {name: folder / f"{name}.npz" for name in CONDITIONS}
+    scores = {name: dict(np.load(path)) for name, path in files.items() if path.exists()}
+    sets = [scores[name] for name in SETS if name in scores]
+    together = pooled(sets)
+    seeds = {n.removesuffix("_seeds"): s for n, s in scores.items() if n.endswith("_seeds")}
+    single = {n: s for n, s in scores.items() if n not in SETS[1:] and not n.endswith("_seeds")}
+    tasks = [task for name, s in single.items() for task in tasks_of(name, s, folder)]
+    tasks += tasks_of("all_sets", together, folder)
+    with get_context("spawn").Pool(workers) as pool:
+        computed = pool.imap_unordered(interval, tasks)
+        found = {k: v for k, v in tqdm(computed, total=len(tasks)) if v is not None}
+    numbers: dict = {name: found[name] for name, *_ in tasks if name in found}
+    for condition, s in single.items():
+        numbers[f"{condition}_pairs"] = int((s["y"] == 1).sum())
+        errors = evaluation.calibration_errors(s["y"], s["p_end"][0], s["pair"], **RESAMPLING)
+        numbers |= {f"{condition}_network_{k}": errors[k] for k in ("ece", "ece_at_most")}
+    for condition, s in seeds.items():
+        numbers |= over_seeds(condition, s, found)
+        numbers["seeds_runs"] = len(s["p_end"]) - 1
+    numbers |= over_sets(sets)
+    numbers["all_sets_pairs"] = int((together["y"] == 1).sum())
+    for name, conditions in ANYTIME.items():
+        if known := [scores[k] for k in conditions if k in scores]:
+            numbers |= anytime(name, pooled(known))
+    numbers |= {f"ideal_{k}": row["value"] for k, row in evaluation.IDEAL_HALF.items()}
+    by_run = {
+        condition: {name: of_runs(s, name) for name in STATISTICS} for condition, s in seeds.items()
+    }
+    origin = dict(origin) | {"weights_sha256": weights_hash(None)}
+    more = {"by_run": by_run, "scores": origin}
+    save_record("half_recall", plain(numbers), TARGETS, seed=SEED, started=started, **more)
+
+
+def main() -> None:
+    """Score or record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("scores", "record"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--part", default="1/1", metavar="K/N")
+    parser.add_argument("--only", nargs="+", choices=CONDITIONS)
+    parser.add_argument("--scores_commit", default="", help="commit that made the scores")
+    parser.add_argument("--scores_seconds", type=float, help="wall time that they took [s]")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    args, started = parser.parse_args(), time.time()
+    tune_allocator()
+    if args.what == "record":
+        origin = {"commit": args.scores_commit, "wall_time_s": args.scores_seconds}
+        write_record(args.folder, origin, started, args.workers)
+        return
+    part, parts = map(int, args.part.split("/"))
+    names = args.only or list(CONDITIONS)
+    write_scores(args.folder, names[part - 1 :: parts])
+
+
+if __name__ == "__main__":
+    main()
