@@ -1,6 +1,7 @@
 """One binary lens with sliders: caustics, track, light curve and P(binary) along it."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,19 +18,27 @@ from lensml.network import classify
 from lensml.plotting import BINARY, SINGLE, canvas, styled
 
 if TYPE_CHECKING:
-    from ipywidgets import VBox
+    from ipywidgets import HBox, VBox
 
 TIMES = np.linspace(-60.0, 60.0, 900)  # the default survey's cadence, centred on the event [day]
 T0, TE, RHO = 0.0, 20.0, 2e-3  # what the sliders leave alone [day, day, theta_E]
 M_BASE = 18.0
 DEFAULTS = {"s": 1.1, "q": 0.1, "u0": 0.15, "alpha": 1.0, "sigma": 0.05}
 SLIDERS = {  # label, lowest and highest position
-    "s": ("separation s", 0.1, 10),
+    "s": ("separation s [theta_E]", 0.1, 10),
     "q": ("mass ratio q", 1e-4, 1),
-    "u0": ("impact u0", 0.001, 1),
+    "u0": ("impact u0 [theta_E]", 0.001, 1),
     "alpha": ("angle alpha [rad]", 0, 6.283),
     "sigma": ("error [mag]", 3e-3, 0.2),
 }
+PRESETS = {
+    "close": {"s": 0.6, "q": 0.5, "u0": 0.1, "alpha": 1.0},
+    "resonant": {"s": 1.0, "q": 0.3, "u0": 0.1, "alpha": 0.6},
+    "wide": {"s": 2.5, "q": 0.5, "u0": 0.05, "alpha": 0.3},
+    "planetary": {"s": 1.3, "q": 0.005, "u0": 0.3, "alpha": 0.7},
+}
+PREVIEW, CRISP = 96, 192  # dots per inch, one and two a pixel of the page
+DELAY, REST = 0.02, 0.4  # of a preview, and of P(binary) after the last change [s]
 
 
 @dataclass(frozen=True)
@@ -40,20 +49,21 @@ class ExampleEvent:
     binary: NDArray  # (T,) noise-free magnitude
     twin: NDArray  # (T,) best single lens [mag]
     observed: NDArray  # (T,) [mag]
-    p: NDArray  # (T,) P(binary) from the epochs so far
+    p: NDArray | None  # (T,) P(binary) from the epochs so far; None while it is computed
     dchi2: float
 
     @property
     def caption(self) -> str:
         """Topology, delta-chi2 and final P(binary) in one line."""
         kind = lensing.topology(self.event.s, self.event.q)
-        return (
-            f"{kind} binary, delta-chi2 against its twin {self.dchi2:,.1f}, "
-            f"P(binary) at the end {self.p[-1]:.3f}"
-        )
+        last = "..." if self.p is None else f"{self.p[-1]:.3f}"
+        strength = rf"$\Delta\chi^2$ against its twin {self.dchi2:,.1f}"
+        return f"{kind} binary, {strength}, P(binary) at the end {last}"
 
 
-def observe_example(s: float, q: float, u0: float, alpha: float, sigma: float) -> ExampleEvent:
+def observe_example(
+    s: float, q: float, u0: float, alpha: float, sigma: float, *, classified: bool = True
+) -> ExampleEvent:
     """Simulate one event on TIMES, observe it, and classify it with the shipped network.
 
     The noise is the same at every position of the sliders, so that only the event changes.
@@ -61,6 +71,7 @@ def observe_example(s: float, q: float, u0: float, alpha: float, sigma: float) -
     Args:
         s, q, u0, alpha: As in `BinaryLens` [theta_E, -, theta_E, rad].
         sigma: 1-sigma error of each epoch [mag].
+        classified: Whether to run the network, which takes most of the time.
     """
     event = BinaryLens(t0=T0, u0=u0, tE=TE, rho=RHO, s=s, q=q, alpha=alpha)
     delta = -2.5 * np.log10(binary_magnification(event, TIMES))
@@ -68,7 +79,7 @@ def observe_example(s: float, q: float, u0: float, alpha: float, sigma: float) -
     fit = fit_pspl(grid, torch.from_numpy(delta)[None], starts=torch.tensor([[[T0, u0, TE]]]))
     single = fit.delta_mag(grid)[0].numpy()
     observed = M_BASE + delta + sigma * np.random.default_rng(0).standard_normal(TIMES.size)
-    p = classify(TIMES, observed, np.full(TIMES.size, sigma), M_BASE)
+    p = classify(TIMES, observed, np.full(TIMES.size, sigma), M_BASE) if classified else None
     dchi2 = float((((delta - single) / sigma) ** 2).sum())
     return ExampleEvent(event, M_BASE + delta, M_BASE + single, observed, p, dchi2)
 
@@ -76,30 +87,35 @@ def observe_example(s: float, q: float, u0: float, alpha: float, sigma: float) -
 @styled
 def draw(example: ExampleEvent) -> Figure:
     """Caustics and track on the left; light curve, residual and P(binary) on the right."""
-    figure, _ = canvas(4.2)
+    figure, _ = canvas(4.4)
     figure.clear()
+    figure.set_layout_engine("none")  # always the same panels: a layout costs half the time
     axes = figure.subplot_mosaic(
         [["sky", "light"], ["sky", "residual"], ["sky", "call"]],
         width_ratios=[1, 1.5],
         height_ratios=[2.2, 1, 1.2],
+        gridspec_kw={"left": 0.075, "right": 0.985, "bottom": 0.17, "top": 0.92, "wspace": 0.27},
     )
     _draw_caustics(axes["sky"], example.event)
     look = {"ls": "", "marker": ".", "ms": 1.5, "color": "0.6", "rasterized": True}
     axes["light"].plot(TIMES, example.observed, **look)
-    axes["light"].plot(TIMES, example.twin, color=SINGLE, lw=1, label="twin")
+    axes["light"].plot(TIMES, example.twin, "--", color=SINGLE, lw=1, label="twin")
     axes["light"].plot(TIMES, example.binary, color=BINARY, lw=1, label="binary")
     axes["light"].set(ylabel="magnitude")
-    axes["light"].legend()
     axes["residual"].plot(TIMES, example.observed - example.twin, **look)
     axes["residual"].plot(TIMES, example.binary - example.twin, color=BINARY, lw=1)
-    axes["residual"].set(ylabel="less twin")
-    axes["call"].plot(TIMES, example.p, color=BINARY)
+    axes["residual"].set(ylabel="minus twin\n[mag]")
+    if example.p is None:
+        axes["call"].text(0.5, 0.5, "computing ...", ha="center", transform=axes["call"].transAxes)
+    else:
+        axes["call"].plot(TIMES, example.p, color=BINARY)
     axes["call"].set(ylim=(-0.03, 1.03), ylabel="P(binary)", xlabel="time [d]")
     for name in ("light", "residual"):
         axes[name].invert_yaxis()
         axes[name].tick_params(labelbottom=False)
     for name in ("light", "residual", "call"):
         axes[name].set_xlim(TIMES[0], TIMES[-1])
+    figure.align_ylabels([axes[name] for name in ("light", "residual", "call")])
     figure.suptitle(example.caption, fontsize=9)
     return figure
 
@@ -114,7 +130,7 @@ def plot_caustics(events: Sequence[BinaryLens], titles: Sequence[str] = ()) -> F
         if k < len(events):
             _draw_caustics(axes, events[k], tall=1.0)
             axes.set(xlabel="", ylabel="")
-            axes.set_title(titles[k] if k < len(titles) else "", fontsize=8)
+            axes.set_title(titles[k] if k < len(titles) else "", fontsize=8.5)
     figure.supxlabel(r"$x$ [$\theta_\mathrm{E}$]", fontsize=9)
     figure.supylabel(r"$y$ [$\theta_\mathrm{E}$]", fontsize=9)
     return figure
@@ -143,33 +159,68 @@ def snapshot(**parameters: float) -> Figure:
     return draw(observe_example(**(DEFAULTS | parameters)))
 
 
-def explore(**parameters: float) -> "VBox":
-    """Sliders, a line of numbers and a figure that follows them; needs a running kernel.
+def explore(**parameters: float) -> "HBox":
+    """Sliders, and beside them a figure that follows; needs a running kernel.
+
+    While a slider moves, caustic and light curve follow; P(binary) is computed once all rest.
 
     Args:
         **parameters: Where the sliders start, if not at `DEFAULTS`.
     """
-    from ipywidgets import HTML, FloatLogSlider, FloatSlider, Image, Layout, VBox
+    from ipywidgets import HTML, Button, FloatLogSlider, FloatSlider, HBox, Image, Layout, VBox
 
     sliders = {}
-    for name, value in (DEFAULTS | parameters).items():
+    start = DEFAULTS | parameters
+    for name, value in start.items():
         label, low, high = SLIDERS[name]
         kind, form = (FloatSlider, ".3f") if name in ("u0", "alpha") else (FloatLogSlider, ".4g")
         if kind is FloatLogSlider:
             low, high = np.log10([low, high])
-        look = {"layout": Layout(width="34em"), "style": {"description_width": "9em"}}
-        look |= {"description": label, "continuous_update": False, "readout_format": form}
+        look = {"layout": Layout(width="25em"), "style": {"description_width": "11em"}}
+        look |= {"description": label, "readout_format": form}
         sliders[name] = kind(value, min=low, max=high, step=(high - low) / 500, **look)
-    numbers, image = HTML(), Image(format="png")
+    sign, image = HTML(), Image(format="png", layout=Layout(width="682px", max_width="100%"))
+    due: dict[str, asyncio.TimerHandle | None] = {}
 
-    def follow(_=None) -> None:
-        example = observe_example(**{name: slider.value for name, slider in sliders.items()})
-        numbers.value, image.value = example.caption, png(draw(example), dpi=90)
+    def later(name: str, delay: float, call: Callable[[], None]) -> None:
+        """Call once after `delay`, or at once where no event loop runs."""
+        try:
+            due[name] = asyncio.get_running_loop().call_later(delay, call)
+        except RuntimeError:
+            call()
 
+    def show(classified: bool) -> None:
+        due.clear()
+        sign.value = "" if classified else "<em>computing P(binary) ...</em>"
+        position = {name: slider.value for name, slider in sliders.items()}
+        example = observe_example(**position, classified=classified)
+        image.value = png(draw(example), dpi=CRISP if classified else PREVIEW)
+        if not classified:
+            later("all", REST, lambda: show(True))
+
+    def follow(_: object = None) -> None:
+        if "preview" not in due:  # one that is due will take the newest positions
+            if (waiting := due.pop("all", None)) is not None:
+                waiting.cancel()
+            later("preview", DELAY, lambda: show(False))
+
+    def move(positions: Mapping[str, float]) -> None:
+        due["preview"] = None  # not once for every slider
+        for name, slider in sliders.items():
+            slider.value = (DEFAULTS | positions)[name]
+        del due["preview"]
+        follow()
+
+    buttons = [Button(description=name, layout=Layout(width="7.5em")) for name in PRESETS]
+    buttons.append(Button(description="reset", icon="undo", layout=Layout(width="7.5em")))
+    for button, positions in zip(buttons, [*PRESETS.values(), start], strict=True):
+        button.on_click(lambda _, positions=positions: move(positions))
     for slider in sliders.values():
         slider.observe(follow, names="value")
-    follow()
-    return VBox([*sliders.values(), numbers, image])
+    show(True)
+    rows = Layout(flex_flow="row wrap", width="26em")
+    left = VBox([*sliders.values(), HBox(buttons, layout=rows), sign])
+    return HBox([left, image], layout=Layout(flex_flow="row wrap", align_items="center"))
 
 
 def frames(name: str, values: NDArray, **fixed: float) -> "VBox":
@@ -184,8 +235,9 @@ def frames(name: str, values: NDArray, **fixed: float) -> "VBox":
 
     if name not in DEFAULTS:
         raise ValueError(f"`name` is {name!r}, but one of {', '.join(DEFAULTS)} was expected")
-    images = [png(snapshot(**fixed, **{name: float(value)}), dpi=90) for value in values]
-    stack = Stack([Image(value=png, format="png") for png in images], selected_index=0)
+    images = [png(snapshot(**fixed, **{name: float(value)}), dpi=CRISP) for value in values]
+    look = {"format": "png", "layout": Layout(width="682px", max_width="100%")}
+    stack = Stack([Image(value=png, **look) for png in images], selected_index=0)
     slider = IntSlider(
         0,
         min=0,

@@ -66,9 +66,7 @@ def alerts_by_phase(by_name: Mapping[str, Mapping[str, Sequence]], edges: ArrayL
 
 @style.styled
 def purity_by_prevalence(
-    prevalence: Sequence[float],
-    by_name: Mapping[str, Sequence[Mapping]],
-    shown: Sequence[float] = (0.01, 0.1),
+    prevalence: Sequence[float], by_name: Mapping[str, Sequence], shown: Sequence = (0.01, 0.1)
 ) -> Figure:
     """Alert rate and purity at each prevalence, by name of the threshold; `shown` are dotted."""
     figure, (row,) = style.canvas(3.2, 1, 2)

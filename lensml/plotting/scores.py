@@ -16,27 +16,20 @@ from lensml.plotting import style
 
 DCHI2 = r"$\Delta\chi^2$"
 CHANCE = ("ROC AUC", "AUC", "balanced accuracy", "area under the ROC curve")  # 0.5 by guessing
-LABELS = {  # of statistics and of columns of history.csv
-    "roc_auc": "ROC AUC",
-    "recall_at_1pct": "recall at 1 % false positives",
-    "recall_at_0.1pct": "recall at 0.1 % false positives",
-    "train_loss": "training",
-    "validation_auc": "validation AUC",
-    "validation_loss": "validation",
-    "seconds": "time per epoch [s]",
-}
+WORDS = {"_": " ", "roc": "ROC", "auc": "AUC", "1pct": "1 % false positives"}
+WORDS |= {"train ": "training ", "seconds": "time per epoch [s]"}
 
 
 def label_of(name: str) -> str:
-    """Field words of a statistic."""
-    return LABELS.get(name, name.replace("_", " "))
+    """Field words of a statistic, or of a column of `history.csv`."""
+    for code, words in WORDS.items():
+        name = name.replace(code, words)
+    return name
 
 
 @style.styled
 def roc_and_pr(
-    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
-    ideal_y: ArrayLike | None = None,
-    ideal_score: ArrayLike | None = None,
+    curves: Mapping[str, tuple], ideal_y: ArrayLike = (), ideal_score: ArrayLike | None = None
 ) -> Figure:
     """ROC, false positives on a logarithmic axis where alerts live, and precision over recall.
 
@@ -114,9 +107,7 @@ def recall_points(axes: Axes, rows: Sequence[Mapping], label: str, **look) -> No
 
 @style.styled
 def recall_by_dchi2(
-    tables: Mapping[str, Sequence[Mapping]],
-    thresholds: Mapping[str, float] = style.PUBLISHED_THRESHOLDS,
-    rate: float = 0.01,
+    tables: Mapping[str, Sequence], thresholds: Mapping = style.PUBLISHED, rate: float = 0.01
 ) -> Figure:
     """`evaluation.recall_by_dchi2` at a `rate` of false positives, by name, and the ideal.
 
@@ -147,9 +138,7 @@ def merged(curve: Mapping[str, ArrayLike], least: int = 10) -> tuple[NDArray, ND
 
 @style.styled
 def completeness_curve(
-    curves: Mapping[str, Mapping],
-    thresholds: Mapping[str, float] = style.PUBLISHED_THRESHOLDS,
-    rate: float = 0.01,
+    curves: Mapping[str, Mapping], thresholds: Mapping = style.PUBLISHED, rate: float = 0.01
 ) -> Figure:
     """Recall over delta-chi2, outputs of `evaluation.completeness` by name, with 95 % bands."""
     figure, ((axes,),) = style.canvas(3.7)
@@ -205,9 +194,7 @@ def scores_by_fraction(
 
 
 @style.styled
-def early_detection(
-    by_name: Mapping[str, Mapping[str, Mapping]], score: str = "balanced_accuracy"
-) -> Figure:
+def early_detection(by_name: Mapping[str, Mapping], score: str = "balanced_accuracy") -> Figure:
     """A score over the fraction of the window, by name, and its bounds where they are known."""
     figure, ((axes,),) = style.canvas(3.6)
     bounds = {"ideal": "oracle bound", "refit_limited": "refit-limited bound"}
@@ -340,24 +327,4 @@ def history(columns: Mapping[str, Sequence[float]], x: str = "epoch") -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel(x)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure
-
-
-@style.styled
-def growth(panels: Mapping[str, Mapping[str, Mapping]], label: str = "time") -> Figure:
-    """Cost against size in logarithms, relative to the median at the smallest size.
-
-    `panels` are by what grows (the label of the axis), by name: size to cost or costs measured.
-    """
-    figure, (row,) = style.canvas(3.2, 1, len(panels))
-    for axes, (what, by_name) in zip(row, panels.items(), strict=True):
-        for name, costs, look in style.looks(by_name):
-            x = np.array([float(size) for size in costs])
-            y = np.array([np.median(cost) for cost in costs.values()])
-            axes.plot(x, y / y[x.argmin()], label=name, **look)
-        extent = np.array(axes.dataLim.intervalx)
-        axes.plot(extent, extent / extent[0], label="in proportion", **style.DOTTED)
-        axes.set(xscale="log", yscale="log", xlabel=f"number of {what}")
-        style.few_ticks(axes.xaxis), style.few_ticks(axes.yaxis)
-    row[0].set_ylabel(f"{label} relative to the smallest size")
     return figure

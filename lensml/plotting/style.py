@@ -27,7 +27,7 @@ IDEAL = {"color": "black", "linestyle": "--", "linewidth": 1.3}
 DOTTED = {"color": "0.6", "linestyle": ":", "linewidth": 1.0}
 THRESHOLD = {"color": "0.3", "linestyle": "-.", "linewidth": 1.0}
 # Delta-chi2 above which published searches call an event anomalous; see book/references.bib.
-PUBLISHED_THRESHOLDS = {"RTModel": 36.0, "AnomalyFinder": 75.0, "easyAnomalyFinder": 80.0}
+PUBLISHED = {"RTModel": 36.0, "AnomalyFinder": 75.0, "easyAnomalyFinder": 80.0}
 FEWEST = 20  # events behind an interval
 STYLE = {
     "font.size": 9,

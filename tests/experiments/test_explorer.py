@@ -1,11 +1,14 @@
 """The explorer follows its sliders and agrees with the physics."""
 
+import asyncio
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from lensml.experiments import explorer
-from lensml.lensing import point_lens_magnification
+from lensml.lensing import point_lens_magnification, topology
 
 
 def observe(**changes):
@@ -43,16 +46,70 @@ def test_an_error_half_as_large_makes_four_times_the_delta_chi2(strong):
     assert sharper.dchi2 == pytest.approx(4 * strong.dchi2)
 
 
-def test_moving_a_slider_changes_the_numbers_and_the_figure():
-    box = explorer.explore()
-    *sliders, numbers, image = box.children
-    assert [slider.description.split()[-1] for slider in sliders[:3]] == ["s", "q", "u0"]
-    before = numbers.value, image.value
+@pytest.fixture
+def explored(monkeypatch):
+    """The explorer without a network, its parts, and what was drawn: positions and whether P."""
+    drawn = []
+
+    def observed(**position):
+        classified = position.pop("classified", True)
+        drawn.append((position, classified))
+        example = explorer_observe(**position, classified=False)
+        return replace(example, p=np.full(explorer.TIMES.size, 0.5)) if classified else example
+
+    explorer_observe = explorer.observe_example
+    monkeypatch.setattr(explorer, "observe_example", observed)
+    left, image = explorer.explore().children
+    *sliders, buttons, sign = left.children
+    return sliders, {b.description: b for b in buttons.children}, sign, image, drawn
+
+
+def test_moving_a_slider_draws_a_preview_and_then_p(explored):
+    sliders, _, sign, image, drawn = explored
+    assert [slider.description.split()[1] for slider in sliders[:2]] == ["s", "ratio"]
+    before = image.value
+    del drawn[:]
     sliders[0].value = 5.0
-    assert "wide" in numbers.value and numbers.value != before[0]
-    assert image.value[:4] == b"\x89PNG" and image.value != before[1]
+    assert [classified for _, classified in drawn] == [False, True]
+    assert drawn[-1][0]["s"] == 5.0 and sign.value == ""
+    assert image.value[:4] == b"\x89PNG" and image.value != before
     sliders[0].value = explorer.DEFAULTS["s"]
-    assert numbers.value == before[0]
+    assert image.value == before
+
+
+def test_many_moves_of_a_slider_are_drawn_once_when_it_rests(explored, monkeypatch):
+    sliders, _, sign, _, drawn = explored
+    monkeypatch.setattr(explorer, "REST", 0.2)
+    del drawn[:]
+
+    async def drag():
+        for position in (0.2, 0.3, 0.4):
+            sliders[2].value = position
+        while not drawn:
+            await asyncio.sleep(0.01)
+        assert "computing" in sign.value
+        while sign.value:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(drag())
+    assert [(position["u0"], p) for position, p in drawn] == [(0.4, False), (0.4, True)]
+
+
+def test_buttons_set_a_topology_or_the_start(explored):
+    sliders, buttons, _, _, drawn = explored
+    for name in explorer.PRESETS:
+        del drawn[:]
+        buttons[name].click()
+        assert len(drawn) == 2  # once for all sliders: a preview and P
+        expected = {"planetary": "wide"}.get(name, name)
+        assert topology(drawn[-1][0]["s"], drawn[-1][0]["q"]) == expected
+    buttons["reset"].click()
+    assert [s.value for s in sliders] == pytest.approx(list(explorer.DEFAULTS.values()))
+
+
+def test_every_preset_shows_an_anomaly():
+    for positions in explorer.PRESETS.values():
+        assert observe(classified=False, **positions).dchi2 > 200
 
 
 def test_the_static_figure_shows_the_same_numbers(strong):

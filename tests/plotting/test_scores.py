@@ -10,7 +10,7 @@ from sklearn.metrics import roc_curve
 
 from lensml import evaluation
 from lensml.plotting import scores as plots
-from lensml.plotting.style import PUBLISHED_THRESHOLDS
+from lensml.plotting.style import PUBLISHED
 from lensml.simulation import FRACTIONS
 
 RNG = np.random.default_rng(0)
@@ -47,9 +47,6 @@ def drawn() -> dict[str, Figure]:
         "map_s_q": plots.recall_map(s, q, found, found),
         "against_u0": plots.recall_by_u0(RNG.uniform(size=60), found, found),
         "history": plots.history({"epoch": [1, 2], "loss": [0.7, 0.6], "auc": [0.5, 0.6]}),
-        "growth": plots.growth(
-            {"events": {"stream": {"10": [1.0, 1.2], "100": [9.0]}}, "epochs": {"a": {"5": 2.0}}}
-        ),
         "bars": plots.bars(["a", "b"], {"network": [0.5, {"value": 0.6}]}, [0.8, 0.9]),
     }
 
@@ -123,7 +120,7 @@ def test_ideal_observer_is_the_closed_form_and_published_thresholds_are_marked(f
     ideal = line(axes, "ideal observer")
     half = np.interp(0.5, ideal.get_ydata(), ideal.get_xdata())
     assert half == pytest.approx(2.3263**2, rel=0.05)
-    for value in PUBLISHED_THRESHOLDS.values():
+    for value in PUBLISHED.values():
         assert any(np.allclose(x.get_xdata(), value) for x in axes.lines)
 
 
@@ -171,12 +168,6 @@ def test_map_shows_found_over_all():
     mesh = plots.recall_map(s, q, [1, 0, 1, 1], bins=2).axes[0].collections[0]
     recall = np.ma.filled(mesh.get_array().reshape(2, 2), np.nan)
     np.testing.assert_array_equal(recall, [[0.5, np.nan], [np.nan, 1.0]])
-
-
-def test_growth_is_relative_to_the_median_of_the_smallest_size(figures):
-    axes = figures["growth"].axes[0]
-    np.testing.assert_allclose(line(axes, "stream").get_ydata(), [1.0, 9.0 / 1.1])
-    np.testing.assert_allclose(line(axes, "in proportion").get_ydata(), [1, 10])
 
 
 @pytest.fixture(scope="module")
