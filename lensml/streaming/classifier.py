@@ -30,6 +30,9 @@ from lensml.paths import InputError
 from lensml.streaming.cache import EventCache
 
 STATE_VERSION = 4  # of what `save` writes; older states are refused
+MAX_EVENTS = 100_000  # kept by default: 6 GB
+MAX_NAME = 4096  # characters of an event's name, a small part of what its state takes
+MAX_QUOTED = 80  # characters of an input that a message repeats
 
 
 @dataclass
@@ -47,6 +50,8 @@ class StreamingClassifier:
         network: The classifier; None = the shipped one.
         device: Where events are kept and advanced; None = where the network is.
         blended: Whether f_s of its events may be less than 1.
+        max_events: How many are kept; a new one beyond is refused. To drop an old one instead
+            would restart it unnoticed, with another baseline, when its next epoch comes.
 
     Attributes:
         events: Name of each event to its slot.
@@ -58,11 +63,12 @@ class StreamingClassifier:
         network: Network | None = None,
         device: str | torch.device | None = None,
         blended: bool = True,
+        max_events: int = MAX_EVENTS,
     ) -> None:
         self.network = (network or load_network()[0]).eval()
         self.cache = EventCache(self.network, device, blended=blended)
         self.events: dict[str, int] = {}
-        self.lines = 0
+        self.lines, self.max_events = 0, max_events
         self._estimators: dict[int, BaselineEstimator] = {}
         self._records = np.empty((0, 3))  # of each slot: last time, m_base as given, m_base in use
 
@@ -86,15 +92,11 @@ class StreamingClassifier:
             InputError: If the epoch does not follow the last one or a value is unusable; the
                 state is left unchanged.
         """
-        if problem := _value_error(event, time, mag, mag_err, m_base):
-            raise InputError(problem)
-        slot = self.events.get(event)
-        if slot is None:
-            slot = self._add_event(event, m_base)
-        elif problem := self._order_error(event, slot, time, m_base):
-            raise InputError(problem)
-        epoch = (np.array([x], float) for x in (time, mag, mag_err))
-        return float(self._advance(np.array([slot]), *epoch)[0])
+        bases = None if m_base is None else [m_base]
+        answers, problems = self.update_many([event], [time], [mag], [mag_err], bases)
+        if problems:
+            raise InputError(problems[0])
+        return float(answers[0])
 
     def update_many(
         self,
@@ -135,6 +137,9 @@ class StreamingClassifier:
         slots = np.array([slot_of(event, -1) for event in events], np.int64)
         for i in np.flatnonzero(good & (slots < 0)).tolist():
             known = self.events.get(events[i])
+            if known is None and (problem := self._room_error(events[i])):
+                problems[i], good[i] = problem, False
+                continue
             base = None if np.isnan(bases[i]) else float(bases[i])
             slots[i] = self._add_event(events[i], base) if known is None else known
         answers = np.full(len(events), nan)
@@ -165,17 +170,26 @@ class StreamingClassifier:
         self.events[event] = slot
         return slot
 
+    def _room_error(self, event: str) -> str | None:
+        """Why no event of this name is added; None if it can be."""
+        if len(event) > MAX_NAME:
+            return f"event {quoted(event)}: a name of {len(event)} characters; {MAX_NAME} at most"
+        if len(self.events) >= self.max_events:
+            full = f"{len(self.events)} events are kept, no new one is taken"
+            return f"event {quoted(event)}: {full}; give a larger --max_events"
+        return None
+
     def _order_error(self, event: str, slot: int, time: float, m_base: float | None) -> str | None:
         """Why an epoch of usable values does not go with those before it; None if it does."""
         last, given, _ = self._records[slot].tolist()
         if time <= last:
             return (
-                f"event {event}: time {time:.6f} does not follow {last:.6f}; "
+                f"event {quoted(event)}: time {time:.6f} does not follow {last:.6f}; "
                 "epochs must come in order, each once"
             )
         if m_base is not None and m_base != given:
             return (
-                f"event {event}: `m_base` is {m_base:g} but was "
+                f"event {quoted(event)}: `m_base` is {m_base:g} but was "
                 f"{'not given' if np.isnan(given) else format(given, 'g')} "
                 "with the first epoch; it cannot change"
             )
@@ -267,6 +281,12 @@ class StreamingClassifier:
             estimated = estimated[num_waiting:]
 
 
+def quoted(value: object) -> str:
+    """`value` as a message repeats it: its beginning, if it is long."""
+    text = str(value)
+    return text if len(text) <= MAX_QUOTED else f"{text[: MAX_QUOTED - 3]}..."
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and is_finite(value)
 
@@ -284,7 +304,8 @@ def _value_error(event: str, time, mag, mag_err, m_base) -> str | None:
     """Which value of an epoch cannot be used at all; None if each can."""
     for name, value in (("time", time), ("mag", mag), ("mag_err", mag_err), ("m_base", m_base)):
         if not (_is_number(value) or name == "m_base" and value is None):
-            return f"event {event}: `{name}` is {value!r}, a number was expected"
+            found = quoted(repr(value))
+            return f"event {quoted(event)}: `{name}` is {found}, a number was expected"
     if mag_err <= 0:
-        return f"event {event}: `mag_err` is {mag_err:g}, it must be positive"
+        return f"event {quoted(event)}: `mag_err` is {mag_err:g}, it must be positive"
     return None

@@ -1,8 +1,9 @@
 """Newline-delimited JSON through a streaming classifier, in batches as lines arrive.
 
 Nothing waits for a batch to fill: what has arrived is answered, one line alone or a thousand
-together, and no more than about a batch is buffered. A snapshot is taken only when every line it
-counts has been answered and written, so that feeding the lines after it again gives the same.
+together, and no more than about a batch, of so many lines or bytes, is buffered. A snapshot is
+taken only when every line it counts has been answered and written, so that feeding the lines after
+it again gives the same.
 """
 
 import json
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import TextIO
 
 from lensml.paths import InputError
-from lensml.streaming.classifier import StreamingClassifier
+from lensml.streaming.classifier import StreamingClassifier, quoted
 
 BATCH = 1000  # lines that are answered together at most
-MAX_LINE_BYTES = 1 << 20  # bytes of a line; what is longer is cut, and so becomes a bad line
+MAX_LINE_BYTES = 1 << 20  # of a line, what is longer is cut and so becomes a bad one; of a batch
 IDLE_SECONDS = 1.0  # silence after which a snapshot is due [s]
 MIN_PAUSE = 20  # time between snapshots, in units of what the last one took
 NEEDED = ("event", "time", "mag", "mag_err")
@@ -51,11 +52,12 @@ def answer_lines(stream: StreamingClassifier, lines: Iterable[str], first: int =
                 raise InputError(
                     f"{', '.join(missing)} missing; an epoch has event, time, mag, mag_err"
                 )
-            epochs.append((len(replies), number, epoch))
+            kept = {key: epoch.get(key) for key in (*NEEDED, "m_base")}
+            epochs.append((len(replies), number, kept))
             replies.append(None)
         except (ValueError, RecursionError) as error:
             replies.append(_refusal(event, number, error))
-    columns = [[epoch.get(k) for *_, epoch in epochs] for k in (*NEEDED[1:], "m_base")]
+    columns = [[epoch[k] for *_, epoch in epochs] for k in (*NEEDED[1:], "m_base")]
     names = [str(epoch["event"]) for *_, epoch in epochs]
     p, problems = stream.update_many(names, *columns)
     for i, (place, number, epoch) in enumerate(epochs):
@@ -68,8 +70,8 @@ def answer_lines(stream: StreamingClassifier, lines: Iterable[str], first: int =
 
 
 def _refusal(event: object, number: int, error: object) -> tuple[dict, str]:
-    problem = f"line {number}: {error}"
-    return {"event": event, "error": problem}, problem
+    problem, name = f"line {number}: {error}", quoted(event)
+    return {"event": event if name == str(event) else name, "error": problem}, problem
 
 
 def read_batches(descriptor: int, wake: int | None = None) -> Iterator[list[str]]:
@@ -83,7 +85,7 @@ def read_batches(descriptor: int, wake: int | None = None) -> Iterator[list[str]
     watched = [descriptor] if wake is None else [descriptor, wake]
     while lines or not ended:
         wait = 0 if lines else IDLE_SECONDS
-        while len(lines) < BATCH and not ended:
+        while len(lines) < BATCH and sum(map(len, lines)) < MAX_LINE_BYTES and not ended:
             ready = select.select(watched, [], [], wait)[0]
             if wake in ready:
                 return
@@ -101,9 +103,9 @@ def read_batches(descriptor: int, wake: int | None = None) -> Iterator[list[str]
                 lines.append(rest[:MAX_LINE_BYTES])
                 rest, cut = b"", True
             wait = wait if lines else IDLE_SECONDS
-        taken = [lines.popleft() for _ in range(min(BATCH, len(lines)))]
-        if taken or not ended:
-            yield [line.decode("utf-8", "replace") for line in taken]
+        count = min(BATCH, len(lines))
+        if count or not ended:  # each line is held once: as bytes until now, as text from here
+            yield [lines.popleft().decode("utf-8", "replace") for _ in range(count)]
 
 
 class SnapshotScheduler:

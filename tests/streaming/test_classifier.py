@@ -237,3 +237,14 @@ def test_a_snapshot_while_baselines_are_estimated_goes_on(network, tmp_path):
     for name, columns in curves.items():
         rest = [c[starts[name] :] for c in columns]
         assert (stream_all(again, name, rest) == stream_all(stream, name, rest)).all()
+
+
+def test_a_full_stream_takes_no_new_event_and_goes_on_with_the_old(network):
+    stream = StreamingClassifier(network, max_events=2)
+    names = ["a", "b", "c", "a"]
+    p, problems = stream.update_many(names, [1.0, 1.0, 1.0, 2.0], [18.0] * 4, [0.1] * 4, [18.0] * 4)
+    assert [*problems] == [2] and "2 events are kept" in problems[2]
+    assert np.isfinite(p[[0, 1, 3]]).all() and [*stream.events] == ["a", "b"]
+    with pytest.raises(InputError, match="event d: 2 events are kept"):
+        stream.update("d", 3.0, 18.0, 0.1)
+    assert 0 <= stream.update("b", 3.0, 18.0, 0.1) <= 1

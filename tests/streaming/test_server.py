@@ -191,3 +191,27 @@ def test_a_feed_with_bad_lines_ends_with_code_two(network):
         assert feed.serve(StreamingClassifier(network), source, answers, problems) == 2
     assert len(answers.getvalue().splitlines()) == 3
     assert problems.getvalue().startswith("lensml stream: line 3: ")
+
+
+def test_a_batch_is_bounded_in_bytes(monkeypatch, tmp_path):
+    monkeypatch.setattr(feed, "MAX_LINE_BYTES", 200_000)
+    path = tmp_path / "lines"
+    path.write_bytes(b"".join(b"z" * 190_000 + b"\n" for _ in range(20)))
+    with path.open("rb") as file:
+        batches = [sum(map(len, batch)) for batch in read_batches(file.fileno())]
+    assert sum(batches) == 20 * 190_000 and max(batches) <= 2 * 200_000
+
+
+def test_messages_and_answers_repeat_only_the_beginning_of_a_bad_line(network):
+    long, bad = "e" * 100_000, {"time": 1.0, "mag": 18.0, "mag_err": -1.0, "m_base": 18.0}
+    lines = [
+        json.dumps({"event": long} | bad),
+        json.dumps({"event": long} | bad | {"mag_err": 0.1}),  # refused for its name alone
+        json.dumps({"event": [long]} | bad),
+        json.dumps({"event": "a"} | bad | {"mag": [1] * 100_000}),
+        json.dumps({"event": long}),
+    ]
+    stream = StreamingClassifier(network)
+    for answer, problem in answer_lines(stream, lines):
+        assert problem and len(problem) < 200 and len(json.dumps(answer)) < 400
+    assert not stream.events
