@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from pybtex.database import parse_file
 
 from lensml.experiments.book import WRITTEN, quotable, quote
 
@@ -35,6 +36,8 @@ READMES = ("README.md", "data/README.md", "figures/README.md")
 MAX_LINE = 140
 VALUES = quotable()
 SENTENCE_END = re.compile(r"""(?<=[\w)\]*`$%"}>])[.!?]["*)_]*\s+(?=[A-Z`$*"\[(])""")
+QUOTE = re.compile(r"(?:\{\{ |<!-- )([a-z]\w*)(?: \}\}| -->)")
+CITED = re.compile(r"\{cite:\w+\}`([^`]*)`")
 ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|vs|et al|cf|Fig|No|[A-Z])\.\s")
 
 
@@ -173,3 +176,35 @@ def test_files_and_modules_named_in_prose_exist(file, text):
         assert (base / target).exists(), f"{file} links to {target}"
     for name in re.findall(r"`((?:lensml|book|benchmarks|tests|notebooks)/[\w/.]+)`", text):
         assert "NN_" in name or (ROOT / name).exists(), f"{file} names {name}"
+
+
+def test_the_readme_quotes_what_the_first_page_of_the_book_quotes():
+    readme, first_page = ((ROOT / n).read_text() for n in ("README.md", "book/index.md"))
+    assert len(QUOTE.findall(readme)) >= 10
+    assert set(QUOTE.findall(readme)) <= set(QUOTE.findall(first_page))
+
+
+def test_the_first_page_and_the_readme_say_what_was_not_run():
+    for name in ("README.md", "book/index.md", "book/status.md"):
+        text = " ".join((ROOT / name).read_text().split())
+        assert re.search(r"`full`.{0,40}has not been run", text), name
+
+
+def test_every_reference_has_an_address_or_is_known_to_have_none():
+    entries = parse_file(ROOT / "book/references.bib").entries
+    bare = {k for k, e in entries.items() if not {"doi", "eprint", "howpublished"} & set(e.fields)}
+    assert bare == {"SchneiderWeiss1986", "ErdlSchneider1993"}  # A&A had no DOI then
+    keys = [key for text in pages().values() for key in CITED.findall(text)]
+    assert {key for listed in keys for key in listed.split(",")} <= set(entries)
+
+
+@pytest.mark.parametrize(
+    "term",
+    "twin,contaminant,refit-limited observer,oracle bound,undetectable,prefix,matched set,"
+    "alert,season,false alarm,onset,premature,lapse rate,anytime table".split(","),
+)
+def test_the_glossary_explains(term):
+    glossary = (ROOT / "book/notation.md").read_text().split("## Glossary")[1]
+    assert re.search(rf"^\| [^|]*\b{term}\b[^|]* \| \w", glossary, re.MULTILINE) or (
+        f"*{term}*" in glossary
+    )
