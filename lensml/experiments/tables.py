@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 NO_BREAK = "\u00a0"
-TARGET = re.compile(r"(>=|<=|<|>) *([\d.,]+)|([\d.]+) *\+- *([\d.]+)")
+TARGET = re.compile(r"(>=|<=|<|>) *([\d.,]+)")
 OBSERVER_COLUMNS = {
     "roc_auc": "ROC AUC",
     "balanced_accuracy": "balanced accuracy",
@@ -223,17 +223,13 @@ def provenance_line(chapter: str, record: Mapping[str, Any] | None) -> str:
 
 
 def target_met(value: float | Mapping[str, float], target: str) -> bool | None:
-    """Whether `value` meets `>= 50`, `< 2` or `1.00 +- 0.05`; None without a target."""
+    """Whether `value` meets `>= 50` or `< 2`; None without a target."""
     if not target:
         return None
     if (found := TARGET.match(target)) is None:
-        raise ValueError(
-            f"`target` is {target!r}, but '>= 50', '< 2' or '1.00 +- 0.05' was expected"
-        )
+        raise ValueError(f"`target` is {target!r}, but '>= 50' or '< 2' was expected")
     value = value["value"] if isinstance(value, Mapping) else value
-    relation, limit, centre, width = found.groups()
-    if centre:
-        return abs(value - float(centre)) <= float(width)
+    relation, limit = found.groups()
     limit = float(limit.replace(",", ""))
     compare = {">=": operator.ge, "<=": operator.le, "<": operator.lt, ">": operator.gt}
     return compare[relation](value, limit)
