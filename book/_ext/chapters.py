@@ -233,12 +233,19 @@ def read(app, docname: str, source: list[str]) -> None:
 PREAMBLE = r"""
 \setcounter{secnumdepth}{-1} % chapters bring their own numbers
 \setcounter{tocdepth}{1}
-\usepackage{caption}
-\captionsetup{labelformat=empty, justification=raggedright, singlelinecheck=false, font=small}
+\DeclareRobustCommand{\DUrole}[2]{#2}
+\AtBeginDocument{\robustify{\hyperlink}} % a caption may cite
+\makeatletter % captions bring their own numbers, too
+\long\def\@makecaption#1#2{\vskip\abovecaptionskip{\small\raggedright #2\par}\vskip\belowcaptionskip}
+\AtBeginDocument{\def\LT@makecaption#1#2#3{\LT@mcol\LT@cols c{\hbox to\z@{\hss
+  \parbox[t]\LTcapwidth{\small\raggedright #3\endgraf\vskip\baselineskip}\hss}}}}
+\makeatother
 \usepackage{etoolbox}
 \AtBeginEnvironment{tabulary}{\footnotesize}
 \AtBeginEnvironment{longtable}{\footnotesize}
 \sloppy
+\newenvironment{sphinxVerbatimInput}{}{}
+\newenvironment{sphinxVerbatimOutput}{\footnotesize}{}
 """
 
 

@@ -75,10 +75,10 @@ def make_book(
     if run:
         run_all(size, {}, workers)
     stage_book()
-    build(["--builder", "latex"] if pdf else [], STAGE.with_name("pdf") if pdf else STAGE)
-    final = STAGE / "_build" / "html" / "index.html"
-    if pdf:
-        final = print_book(STAGE.with_name("pdf") / "_build" / "latex")
+    output = (BUILD / "pdf" if pdf else STAGE) / "_build" / ("latex" if pdf else "html")
+    shutil.rmtree(output, ignore_errors=True)
+    build(output)
+    final = print_book(output) if pdf else output / "index.html"
     print(f"the book is at {final.as_uri()}")
 
 
@@ -87,12 +87,13 @@ def lacks(name: str) -> bool:
     return (find_spec(name) if "." in name else shutil.which(name)) is None
 
 
-def build(options: Sequence[str], output: Path) -> None:
-    """Compile the staging tree by jupyter-book into `output`/_build."""
+def build(output: Path) -> None:
+    """Compile the staging tree by jupyter-book; the output's folder and name say as what."""
     command = ["-c", "from jupyter_book.cli.main import main; main()", "build", str(STAGE)]
     files = ["--toc", str(STAGE / "_toc.yml"), "--config", str(STAGE / "_config.yml")]
-    strict = ["--path-output", str(output), "-W", "-n", "--keep-going"]
-    call([sys.executable, *command, *files, *strict, *options], "WARNING|ERROR|[Ee]xtension")
+    strict = ["--path-output", str(output.parent.parent), "--builder", output.name]
+    command = [sys.executable, *command, *files, *strict, "-W", "-n", "--keep-going"]
+    call(command, r"WARNING|ERROR|sphinx\.errors")
 
 
 def print_book(folder: Path) -> Path:
@@ -128,7 +129,7 @@ def stage_book() -> None:
     """
     if missing := [n for n in chapter_names() if not (EXECUTED / f"{n}.ipynb").exists()]:
         raise InputError(f"not run yet: {', '.join(missing)}; `lensml run all` comes first")
-    for folder in ("book", "figures", "records", "_build/html"):
+    for folder in ("book", "figures", "records"):
         shutil.rmtree(STAGE / folder, ignore_errors=True)
     shutil.copytree(BOOK, STAGE / "book")
     for size in {read_record(name).get("size", "smoke") for name in chapter_names()}:
