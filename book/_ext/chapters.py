@@ -236,7 +236,8 @@ PREAMBLE = r"""
 \DeclareRobustCommand{\DUrole}[2]{#2}
 \AtBeginDocument{\robustify{\hyperlink}} % a caption may cite
 \makeatletter % captions bring their own numbers, too
-\long\def\@makecaption#1#2{\vskip\abovecaptionskip{\small\raggedright #2\par}\vskip\belowcaptionskip}
+\long\def\@makecaption#1#2{\vskip\abovecaptionskip
+  {\small\raggedright #2\par}\vskip\belowcaptionskip}
 \AtBeginDocument{\def\LT@makecaption#1#2#3{\LT@mcol\LT@cols c{\hbox to\z@{\hss
   \parbox[t]\LTcapwidth{\small\raggedright #3\endgraf\vskip\baselineskip}\hss}}}}
 \makeatother
