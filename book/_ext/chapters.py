@@ -6,10 +6,13 @@ and caption, from the committed record where there is one. "Figure 2.1", "Table 
 "chapter 02" in prose become links. Pages `book/figures` and `book/tables` list them all.
 """
 
+import importlib.metadata
 import importlib.util
 import json
 import re
 from pathlib import Path
+
+from lensml.paths import git_commit
 
 CAPTION = re.compile(r"\*\*(Figure \d+\.\d+)\.\*\*")
 # Code, links, roles and maths come first, to be left alone.
@@ -124,6 +127,8 @@ class Book:
         label = self._number("Table", name)
         self.numbered[label] = kept["caption"] or "No caption."
         rows = [kept["headings"], ["---"] * len(kept["headings"]), *kept["rows"]]
+        if self.latex and len(kept["headings"]) > 6:  # too wide for paper, unless intervals break
+            rows = [[cell.replace("\u00a0", " ") for cell in row] for row in rows]
         lines = [f"**{label}.** {kept['caption']}", f":name: {anchor(label)}", ""]
         lines += [f"| {' | '.join(map(cell_text, row))} |" for row in rows]
         return directive("table", lines) + f"\n\n*{kept['note']}*" * bool(kept["note"])
@@ -242,8 +247,9 @@ PREAMBLE = r"""
   \parbox[t]\LTcapwidth{\small\raggedright #3\endgraf\vskip\baselineskip}\hss}}}}
 \makeatother
 \usepackage{etoolbox}
-\AtBeginEnvironment{tabulary}{\footnotesize}
-\AtBeginEnvironment{longtable}{\footnotesize}
+\AtBeginEnvironment{tabulary}{\fontsize{7.5}{9.5}\selectfont\tymin=75pt }
+\AtBeginEnvironment{longtable}{\fontsize{7.5}{9.5}\selectfont}
+\AtBeginDocument{\patchcmd{\thebibliography}{\chapter*{\bibname}}{}{}{}} % the page has a title
 \sloppy
 \newenvironment{sphinxVerbatimInput}{}{}
 \newenvironment{sphinxVerbatimOutput}{\footnotesize}{}
@@ -252,6 +258,8 @@ PREAMBLE = r"""
 
 def print_settings(app, config) -> None:
     """How the book is set in print; nothing of it concerns the pages."""
+    config.release = f"{importlib.metadata.version('lensml')}, commit {git_commit()[:10]}"
+    config.today_fmt = "%d %B %Y"
     config.latex_theme = "manual"
     config.numfig = False
     config.latex_show_pagerefs = True
@@ -260,6 +268,7 @@ def print_settings(app, config) -> None:
     config.jblatex_load_imgconverter = False  # it would make pixels of vectors
     config.latex_elements |= {
         "papersize": "a4paper",
+        "releasename": "Version",
         "pointsize": "10pt",
         "fncychap": "",
         "extraclassoptions": "openany,oneside",
