@@ -12,6 +12,7 @@ import json
 import re
 from pathlib import Path
 
+from lensml.network import weights_hash
 from lensml.paths import git_commit
 
 CAPTION = re.compile(r"\*\*(Figure \d+\.\d+)\.\*\*")
@@ -43,8 +44,13 @@ class Book:
     def page(self, name: str, text: str) -> str:
         """Source of a page as sphinx shall read it."""
         if name not in self.pages:
-            for kind in ("Figure", "Table"):
-                text = text.replace(f"(list of {kind.lower()}s)", self._list_of(kind))
+            made = {
+                "list_of_figures": lambda: self._list_of("Figure"),
+                "list_of_tables": lambda: self._list_of("Table"),
+                "status_table": self._runs,
+                "provenance_table": self._records,
+            }
+            text = re.sub(r"\{\{ ([a-z]\w*) \}\}", lambda m: made[m[1]](), text)
             return self.with_links(text, name)
         notebook = self.pages[name]
         cells = [
@@ -126,11 +132,10 @@ class Book:
         kept = record.get("tables", {}).get(shown["key"], shown)
         label = self._number("Table", name)
         self.numbered[label] = kept["caption"] or "No caption."
-        rows = [kept["headings"], ["---"] * len(kept["headings"]), *kept["rows"]]
+        table = markdown_table(kept["headings"], kept["rows"])
         if self.latex and len(kept["headings"]) > 6:  # too wide for paper, unless intervals break
-            rows = [[cell.replace("\u00a0", " ") for cell in row] for row in rows]
-        lines = [f"**{label}.** {kept['caption']}", f":name: {anchor(label)}", ""]
-        lines += [f"| {' | '.join(map(cell_text, row))} |" for row in rows]
+            table = table.replace("\u00a0", " ")
+        lines = [f"**{label}.** {kept['caption']}", f":name: {anchor(label)}", "", table]
         return directive("table", lines) + f"\n\n*{kept['note']}*" * bool(kept["note"])
 
     def _origin(self, output: dict, name: str, record: dict) -> str:
@@ -138,8 +143,43 @@ class Book:
         line = "".join(output["data"]["text/markdown"])
         if not record or self.latex:
             return line
-        files = [f"[{e.upper()}](../records/{name}.{e})" for e in ("json", "csv")]
-        return f"{line}\nThe full record: {', '.join(files)}."
+        return f"{line}\nThe full record: {links(name)}."
+
+    def _read(self, folder: str) -> dict[str, dict]:
+        """JSON of all chapters in a folder of the tree, by chapter."""
+        paths = {name: self.root / folder / f"{name}.json" for name in self.chapters.values()}
+        return {n: json.loads(p.read_text()) for n, p in paths.items() if p.exists()}
+
+    def _records(self) -> str:
+        """Table of the committed records: size, code, machine, time, and their files."""
+        rows, records = [], self._read("records")
+        for name in self.chapters.values():
+            if name not in records:
+                rows.append([name, "none", *[""] * 5])
+                continue
+            p = records[name]["provenance"]
+            time = f"{p['wall_time_s']:,.0f}"
+            rows.append([name, p["size"], commit(p), p["date"], time, p["device"], links(name)])
+        headings = ["chapter", "size", "commit", "date", "time [s]", "device", "record"]
+        table = markdown_table(headings, rows)
+        return f"{table}\n\nSHA-256 of the shipped weights: `{weights_hash()}`."
+
+    def _runs(self) -> str:
+        """Table of how each chapter in this copy was run, and with which versions."""
+        rows, versions, runs = [], {}, self._read("runs")
+        for name, p in runs.items():
+            time = f"{p['wall_time_s']:,.0f}"
+            rows.append([name, p["size"], commit(p), p["date"], time, p["device"]])
+            used = ", ".join(
+                f"{k} {v}" for k, v in ({"Python": p["python"]} | p["versions"]).items()
+            )
+            versions.setdefault(used, []).append(name)
+        lines = [
+            f"{'All' if names == list(runs) else ', '.join(names)}: {used}."
+            for used, names in versions.items()
+        ]
+        headings = ["chapter", "size", "commit", "date", "time [s]", "device"]
+        return "\n\n".join([markdown_table(headings, rows), *lines])
 
     def _list_of(self, kind: str) -> str:
         """All figures or tables, a line each, by chapter."""
@@ -198,6 +238,22 @@ def anchor(label: str) -> str:
     return label.lower().replace(" ", "-").replace(".", "-")
 
 
+def links(name: str) -> str:
+    """Where to download a chapter's record."""
+    return ", ".join(f"[{e.upper()}](../records/{name}.{e})" for e in ("json", "csv"))
+
+
+def commit(provenance: dict) -> str:
+    """Commit of a run, and whether its work tree had changes."""
+    return provenance["commit"][:10] + " (modified)" * provenance["modified"]
+
+
+def markdown_table(headings: list[str], rows: list[list[str]]) -> str:
+    """Headings and rows as a Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(map(cell_text, line))} |" for line in lines)
+
+
 def cell_text(text: str) -> str:
     """A cell of a Markdown table: on one line, no bar or tag outside of maths."""
     text = text.replace("\n", " ")
@@ -249,7 +305,9 @@ PREAMBLE = r"""
 \usepackage{etoolbox}
 \AtBeginEnvironment{tabulary}{\fontsize{7.5}{9.5}\selectfont\tymin=75pt }
 \AtBeginEnvironment{longtable}{\fontsize{7.5}{9.5}\selectfont}
-\AtBeginDocument{\patchcmd{\thebibliography}{\chapter*{\bibname}}{}{}{}} % the page has a title
+\AtBeginDocument{\patchcmd{\thebibliography}{\chapter*{\bibname}}{}{}{} % its page has a title
+  \renewenvironment{sphinxthebibliography}{\begin{thebibliography}}{\end{thebibliography}}
+  \newcolumntype{T}{L}}
 \sloppy
 \newenvironment{sphinxVerbatimInput}{}{}
 \newenvironment{sphinxVerbatimOutput}{\footnotesize}{}

@@ -12,7 +12,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lensml.experiments.notebooks import EXECUTED, LOGS, chapter_names, read_record, run_all
+from lensml.experiments.notebooks import (
+    EXECUTED,
+    LOGS,
+    RECORDS,
+    chapter_names,
+    read_record,
+    run_all,
+)
 from lensml.experiments.results import (
     PERFORMANCE,
     STUDIES,
@@ -22,12 +29,10 @@ from lensml.experiments.results import (
 )
 from lensml.experiments.tables import (
     NO_BREAK,
-    ResultsTable,
     flatten,
     format_number,
     is_interval,
 )
-from lensml.network import weights_hash
 from lensml.paths import (
     BOOK,
     BUILD,
@@ -43,6 +48,7 @@ STAGE = BUILD / "book"  # mirrors the repository, so that launch buttons point a
 QUOTED = re.compile(r"\{\{ ([a-z]\w*) \}\}")  # with the blanks, which LaTeX does not have
 # The other form, ``0.75<!-- r02_roc_auc -->``: a value has no blank but no-break ones.
 WRITTEN = re.compile(r"(?:>\u00a0)?[\w.,:/+-]+(?:\u00a0[\w.,:/+()-]+)*<!-- ([a-z]\w*) -->")
+MADE = ("status_table", "provenance_table", "list_of_figures", "list_of_tables")  # by sphinx
 BENCHMARKED = PERFORMANCE + STUDIES
 SOURCE = re.compile(rf"(r\d\d|b_(?:{'|'.join(BENCHMARKED)}))_")
 
@@ -129,9 +135,10 @@ def stage_book() -> None:
     """
     if missing := [n for n in chapter_names() if not (EXECUTED / f"{n}.ipynb").exists()]:
         raise InputError(f"not run yet: {', '.join(missing)}; `lensml run all` comes first")
-    for folder in ("book", "figures", "records"):
+    for folder in ("book", "figures", "records", "runs"):
         shutil.rmtree(STAGE / folder, ignore_errors=True)
     shutil.copytree(BOOK, STAGE / "book")
+    shutil.copytree(RECORDS, STAGE / "runs")
     for size in {read_record(name).get("size", "smoke") for name in chapter_names()}:
         if (mine := BUILD / "figures" / size).exists():  # for want of a committed one
             shutil.copytree(mine, STAGE / "figures", dirs_exist_ok=True)
@@ -172,9 +179,9 @@ def quotable() -> dict[str, str]:
     """What prose may quote as ``{{ name }}``.
 
     r02_<number> from the results of chapter 02 and r02_size, b_stream_<number> from the newest
-    benchmark of that name on any device, and tables made at build.
+    benchmark of that name on any device; what sphinx fills in stays as it is.
     """
-    values = {"status_table": status_table(), "provenance_table": provenance_table()}
+    values = {name: f"{{{{ {name} }}}}" for name in MADE}
     for name in chapter_names():
         if found := load_results(name):
             values[f"r{name[:2]}"] = name  # says that this chapter has a committed result
@@ -280,39 +287,3 @@ def edit_markdown(text: str, change: Callable[..., str], *arguments: Any) -> str
             new = change("".join(cell["source"]), *arguments)
             cell["source"] = new.splitlines(keepends=True)
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-
-
-def status_table() -> str:
-    """Markdown table of how each chapter in this book was run, and with which versions."""
-    records = {name: line for name in chapter_names() if (line := read_record(name))}
-    rows, versions = [], {}
-    for name, line in records.items():
-        commit = line["commit"][:10] + (" (modified)" if line["modified"] else "")
-        run_time = f"{line['wall_time_s']:.0f} s"
-        rows.append([name, line["size"], run_time, line["device"], commit, line["date"]])
-        used = {"Python": line["python"], **line["versions"]}
-        versions.setdefault(", ".join(f"{k} {v}" for k, v in used.items()), []).append(name)
-    table = ResultsTable(["chapter", "size", "run time", "device", "commit", "date"], rows)
-    return table.markdown() + "".join(
-        f"\n{'All' if names == list(records) else ', '.join(names)}: {used}.\n"
-        for used, names in versions.items()
-    )
-
-
-def provenance_table() -> str:
-    """Markdown table of the committed records: size, code, machine, time, and their files."""
-    rows = []
-    for name in chapter_names():
-        if not (record := load_results(name)):
-            rows.append([name, "none", *["-"] * 5])
-            continue
-        p = record["provenance"]
-        commit = p["commit"][:10] + (" (modified)" if p["modified"] else "")
-        time = f"{p['wall_time_s']:,.0f}"
-        links = ", ".join(f"[{e.upper()}](../records/{name}.{e})" for e in ("json", "csv"))
-        rows.append([name, p["size"], commit, p["date"], time, p["device"], links])
-    headings = ["chapter", "size", "commit", "date", "time [s]", "device", "record"]
-    return (
-        ResultsTable(headings, rows).markdown()
-        + f"\nSHA-256 of the shipped weights: `{weights_hash()}`."
-    )

@@ -154,24 +154,11 @@ class ResultsTable:
             + f"<p><em>{note}</em></p>" * bool(note)
         )
 
-    def markdown(self) -> str:
-        """The rows as a Markdown table, without note and caption; empty if there is no row."""
-        if not self.rows:
-            return ""
-        lines = [self.headings, ["---"] * len(self.headings), *self.rows]
-        return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
-
 
 def _inline_html(text: str) -> str:
     """A sentence as HTML: its code and bold words, all else as it stands."""
     text = re.sub("`(.+?)`", r"<code>\1</code>", html.escape(text))
     return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text)
-
-
-def _cell(text: str) -> str:
-    """A cell of a Markdown table: on one line, no bar or tag outside of maths."""
-    text = text.replace("\n", " ")
-    return re.sub(r"\$[^$]+\$|[|<]", lambda m: m[0] if m[0][0] == "$" else "\\" + m[0], text)
 
 
 def results_table(

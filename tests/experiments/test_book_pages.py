@@ -127,10 +127,12 @@ def test_references_become_links_outside_captions_headings_and_code(tree):
 
 def test_the_lists_name_every_figure_and_table(tree):
     book = extension.Book(tree)
-    text = book.page("book/figures", "(list of figures)")
+    text = book.page("book/figures", "{{ list_of_figures }}")
     assert "- {ref}`Figure 2.1 <figure-2-1>`. Recall against $\\Delta\\chi^2$, see [chapter" in text
     assert "Dashed" not in text
-    assert "{ref}`Table 2.1 <table-2-1>`. Scores." in book.page("book/tables", "(list of tables)")
+    assert "{ref}`Table 2.1 <table-2-1>`. Scores." in book.page(
+        "book/tables", "{{ list_of_tables }}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,3 +157,23 @@ def test_a_figure_without_a_file_is_named(tree):
     (tree / "figures" / "02_roc.svg").unlink()
     with pytest.raises(extension.ChapterError, match="no file of figure 02_roc"):
         page(tree)
+
+
+def test_tables_of_origin_have_a_row_a_chapter(tree):
+    p = {"size": "desk", "commit": "0123456789abc", "modified": True, "date": "2026-11-27"}
+    p |= {"wall_time_s": 1234.5, "device": "CPU", "python": "3.11", "versions": {"torch": "2"}}
+    (tree / "records" / "02_baseline.json").write_text(json.dumps({"provenance": p}))
+    (tree / "runs").mkdir()
+    (tree / "runs" / "02_baseline.json").write_text(json.dumps(p))
+    book = extension.Book(tree)
+    row = "| 02_baseline | desk | 0123456789 (modified) | 2026-11-27 | 1,234 | CPU |"
+    text = book.page("book/results", "{{ provenance_table }}")
+    assert row + " [JSON](../records/02_baseline.json)" in text
+    assert "| 03_distinct | none |" in text and "SHA-256 of the shipped weights: `" in text
+    text = book.page("book/status", "{{ status_table }}")
+    assert row in text and "All: Python 3.11, torch 2." in text
+
+
+def test_text_of_a_table_is_neither_tag_nor_column():
+    table = extension.markdown_table(["$q < 1$"], [["<b>|"]])
+    assert table == "| $q < 1$ |\n| --- |\n| \\<b>\\| |"
