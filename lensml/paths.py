@@ -3,7 +3,7 @@
 import ctypes
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -85,3 +85,12 @@ def git(*arguments: str) -> str:
 def git_commit() -> str:
     """Commit of that checkout when it was first asked for; `unknown` outside of one."""
     return git("rev-parse", "HEAD") or "unknown"
+
+
+def progress_bar(items: Iterable | None, label: str, **options):
+    """`items` with a bar, a widget in Lab, from the first second on; none in a chapter's copy."""
+    from tqdm.auto import tqdm  # late: it looks for a notebook
+
+    options = {"delay": 1, "leave": False} | options
+    options["disable"] = options.get("disable", False) or "TQDM_DISABLE" in os.environ
+    return tqdm(items, label, **options)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lensml.evaluation import metrics
 from lensml.lensing import fit_prefixes, pspl_delta_mag
 from lensml.network import BIN
-from lensml.paths import InputError
+from lensml.paths import InputError, progress_bar
 from lensml.simulation import FRACTIONS, LightCurves, until_fraction
 
 CHUNK = 256  # rows fitted and scanned together
@@ -94,7 +94,7 @@ def fit_curves(curves: LightCurves, fractions: Sequence[float] = FRACTIONS) -> P
     """
     blended = bool((curves.param("f_s") < 1).any())
     parameters, chi2, dof = [], [], []
-    for start in range(0, len(curves), CHUNK):
+    for start in progress_bar(range(0, len(curves), CHUNK), "fit prefixes"):
         times, delta, sigma = observed(curves.rows(slice(start, start + CHUNK)))
         weight = np.where(np.isfinite(delta), sigma**-2.0, 0.0)
         prefixes = [until_fraction(times, fraction) for fraction in fractions]
@@ -191,7 +191,8 @@ def anomaly_scan(curves: LightCurves, residual: NDArray) -> AnomalyScan:
     """
     one_grid = curves.time.ndim == 1
     result = np.zeros((3, len(curves), len(DURATIONS)))
-    for start in range(0, len(curves), CHUNK if one_grid else 1):
+    starts = range(0, len(curves), CHUNK if one_grid else 1)
+    for start in progress_bar(starts, "scan for anomalies"):
         rows = slice(start, start + CHUNK if one_grid else start + 1)
         if start == 0 or not one_grid:
             groups = template_groups(curves.time if one_grid else curves.time[start])
@@ -224,7 +225,7 @@ def template_series(curves: LightCurves, refits: NDArray) -> NDArray:
     if curves.time.ndim != 1:
         raise InputError("`time` is (n, T), but one grid for all rows was expected, shape (T,)")
     result, groups = np.full(curves.X.shape, np.nan), template_groups(curves.time)
-    for start in range(0, len(curves), CHUNK):
+    for start in progress_bar(range(0, len(curves), CHUNK), "template search"):
         rows = curves.rows(slice(start, start + CHUNK))
         times, delta, sigma = observed(rows)
         count = np.isfinite(delta).cumsum(axis=1)

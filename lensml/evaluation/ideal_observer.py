@@ -18,7 +18,7 @@ from torch import Tensor
 from lensml.evaluation import metrics
 from lensml.lensing import pspl_delta_mag
 from lensml.network import BIN, PackedCurves, observed_epochs, prior_fits, update_fits
-from lensml.paths import InputError
+from lensml.paths import InputError, progress_bar
 from lensml.simulation import LightCurves, Survey, error_bars, partner_rows, until_fraction
 
 CHUNK = 1024  # rows held as float64 at a time
@@ -38,7 +38,7 @@ def paired_rows(
     """
     partner = partner_rows(lightcurves)
     matched = np.flatnonzero((partner >= 0) & chosen)
-    for start in range(0, matched.size, chunk):
+    for start in progress_bar(range(0, matched.size, chunk), "pairs"):
         rows = matched[start : start + chunk]
         own, other = lightcurves.rows(rows), lightcurves.rows(partner[rows])
         if not np.array_equal(own.times(), other.times()):
@@ -220,7 +220,7 @@ def causal_refits(curves: LightCurves) -> NDArray:
     """
     num = int(np.isfinite(curves.X).sum(axis=1).max(initial=0)) // BIN
     result = np.full((len(curves), num, 2, 4), np.nan)
-    for start in range(0, len(curves), REFIT_ROWS):
+    for start in progress_bar(range(0, len(curves), REFIT_ROWS), "refit"):
         own = curves.rows(slice(start, start + REFIT_ROWS))
         observed = observed_epochs(own.X, own.sigmas(), own.times(), own.m_base)
         times, bright, root = weighted_epochs(observed)

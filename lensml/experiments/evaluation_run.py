@@ -35,7 +35,7 @@ from lensml.network import (
     predict,
     weights_hash,
 )
-from lensml.paths import DATA, PACKAGE, InputError, atomic_path
+from lensml.paths import DATA, PACKAGE, InputError, atomic_path, progress_bar
 from lensml.simulation import LightCurves, load
 
 SEARCHES = ("evaluation/anomaly_finder.py", "evaluation/baselines.py", "lensing/*.py")
@@ -189,7 +189,9 @@ def predictions(
                 found = Predictions(**kept)
                 return replace(found, season=found.season[:season_rows])
     network, _ = load_network(run, device)
-    found = predict(network, curves, season_rows=season_rows)
+    with progress_bar(None, "classify", total=-(-len(curves) // 256)) as bar:
+        network.register_forward_hook(lambda *_: [bar.update()] and None)  # None: as it was
+        found = predict(network, curves, season_rows=season_rows)
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, **asdict(found))
     return found

@@ -145,8 +145,10 @@ def run_chapter(
     failed = LOGS / f"{name}.failed.ipynb"
     started, key = time.time(), fingerprint(name, size, parameters)
     LOGS.mkdir(parents=True, exist_ok=True)
-    elsewhere = {OUTPUT_VARIABLE: str(BUILD / "custom")} if parameters else {}
-    with logged(log), environment(elsewhere):
+    changes = {"TQDM_DISABLE": "1"}  # of the kernel's own bars
+    if parameters:
+        changes[OUTPUT_VARIABLE] = str(BUILD / "custom")
+    with logged(log), environment(changes):
         try:
             with atomic_path(final) as temporary:
                 execute_notebook(

@@ -25,7 +25,14 @@ from lensml.lensing import (
     fit_pspl,
     point_lens_magnification,
 )
-from lensml.paths import InputError, atomic_path, available_cores, git_commit, tune_allocator
+from lensml.paths import (
+    InputError,
+    atomic_path,
+    available_cores,
+    git_commit,
+    progress_bar,
+    tune_allocator,
+)
 from lensml.seeds import check_seed, event_generator
 from lensml.simulation.lightcurves import (
     PARAM_NAMES,
@@ -262,7 +269,8 @@ def _write_shards(sim: Simulation, folder: Path, workers: int, progress: bool) -
     tasks = [(sim, block) for _, events in todo for block in _blocks(events)]
     workers = min(workers, len(tasks))
     label = f"simulate {sim.preset}"
-    bar = tqdm(total=sim.num_pairs, desc=label, unit="event", disable=not progress)
+    options = {"total": sim.num_pairs, "unit": "event", "leave": True}
+    bar = progress_bar(None, label, disable=not progress, **options)
     bar.update(sim.num_pairs - sum(len(events) for _, events in todo))
     if workers <= 1:
         threads = torch.get_num_threads()

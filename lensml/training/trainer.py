@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from lensml.network import (
     Network,
@@ -29,7 +28,7 @@ from lensml.network import (
     save_network,
     save_tensors,
 )
-from lensml.paths import WEIGHTS, atomic_path
+from lensml.paths import WEIGHTS, atomic_path, progress_bar
 from lensml.seeds import derived_seed
 from lensml.training.data import TrainingData
 from lensml.training.sampler import BatchPlan, BatchSampler, TrainingConfig
@@ -170,7 +169,7 @@ class Trainer:
         order = torch.from_numpy(chooser.permutation(self.data.train_pairs)).to(self.device)
         self.model.train()
         label = f"epoch {epoch + 1}/{config.epochs}"
-        bar = tqdm(range(sampler.steps), label, disable=sampler.rank > 0)
+        bar = progress_bar(range(sampler.steps), label, disable=sampler.rank > 0, leave=True)
         waiting: list[tuple] = []
         for step in bar:
             if not waiting:

@@ -33,9 +33,10 @@ def tree(tmp_path, monkeypatch):
     for name, folder in folders.items():
         monkeypatch.setattr(chapters, name, folder)
     folders["NOTEBOOKS"].mkdir()
-    write_chapter(
-        tmp_path, "02_baseline", "import os\nprint(size, seed, os.environ.get('LENSML_OUTPUT'))"
-    )
+    code = "import os\nfrom lensml.paths import progress_bar\n"
+    code += "list(progress_bar([1, 2], 'two', delay=0))\n"
+    code += "print(size, seed, os.environ.get('LENSML_OUTPUT'))"
+    write_chapter(tmp_path, "02_baseline", code)
     return tmp_path
 
 
@@ -68,6 +69,13 @@ def test_a_chapter_runs_with_its_size_and_leaves_a_record(tree):
     assert not chapters.is_current("02_baseline", "smoke", {})
     write_chapter(tree, "02_baseline", "print('changed')")
     assert not chapters.is_current("02_baseline", "desk", {})
+
+
+def test_a_copy_holds_no_progress_bar(tree):
+    chapters.run("2")
+    cells = json.loads(executed(tree).read_text())["cells"]
+    (output,) = [output for cell in cells for output in cell.get("outputs", [])]
+    assert output["name"] == "stdout"
 
 
 def test_changed_parameters_are_passed_and_keep_out_of_the_committed_results(tree):
