@@ -1,4 +1,4 @@
-"""Calibration of P(binary): its error with an upper limit, alerts at any epoch, prior shift.
+"""Calibration of P(binary): its error, an upper limit, the anytime table, prior shift.
 
 Of the probabilities as the verbs print them: no map is fitted to them. Axes: n rows, F = 7
 fractions `FRACTIONS` of the window.
