@@ -3,7 +3,7 @@
     python -m benchmarks.studies.half_recall scores FOLDER [--part K/N] [--only CONDITION ...]
     python -m benchmarks.studies.half_recall record FOLDER
 
-`scores` writes one file a condition below FOLDER, per row: P(binary) of the shipped network and of
+`scores` writes one file a condition below FOLDER, per row: P(binary) of the shipped network or of
 the runs that repeat its recipe, the ideal observer's log-likelihood ratio, the classical searches,
 delta-chi2. A condition that is there is kept, so a killed run goes on; `--part` lets several
 processes divide the conditions. `record` reads them all and writes the numbers that the book
@@ -16,33 +16,23 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks.record import save_record
+from benchmarks.studies.seeds import last_calls
 from lensml import evaluation
-from lensml.experiments.evaluation_run import code_digest
-from lensml.experiments.results import write_json
-from lensml.experiments.tables import plain
-from lensml.network import (
-    check_unseen,
-    encode,
-    load_network,
-    observed_epochs,
-    residual_inputs,
-    weights_hash,
-)
-from lensml.network.inference import at_fractions, by_phase, max_probability
+from lensml.network import check_unseen, load_network, predict, weights_hash
 from lensml.paths import RESULTS, atomic_path, tune_allocator
 from lensml.simulation import LightCurves, Simulation, Survey, load, reobserve, simulate
 
-PAIRS, SEED, OBSERVED_WITH, BATCH = 6000, 7900, 0, 256
+PAIRS, SEED, OBSERVED_WITH = 6000, 7900, 0
 SEEDS = RESULTS / "records" / "h200-2026-11-27" / "seeds"  # the shipped recipe, run again
 DENSE = {"missing_fraction": 0.05}
 # Name to parameter set, survey, seed of the events, and what beside the network is run.
@@ -89,29 +79,6 @@ def events(folder: Path, preset: str, seed: int, blended: bool) -> LightCurves:
     return load(simulate(folder / "sets" / stem, simulation, workers=1, progress=False))
 
 
-@torch.no_grad()
-def probabilities(networks: list, curves: LightCurves, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """P(binary) of the first network at every epoch (n, T), of all at the end (networks, n)."""
-    every = np.full(curves.X.shape, np.nan, dtype=np.float32)
-    last = np.full((len(networks), len(curves)), 0.5)
-    times, sigmas = curves.times(), curves.sigmas()
-    for first in tqdm(range(0, len(curves), BATCH), name, mininterval=30):
-        rows = slice(first, first + BATCH)
-        epochs = (x[rows] for x in (curves.X, sigmas, times, curves.m_base))
-        observed = observed_epochs(*epochs)
-        inputs = encode(observed)
-        refits = residual_inputs(observed, blended=curves.blended)
-        end = observed.valid.sum(dim=1) - 1
-        row, column = np.nonzero(observed.valid.numpy())
-        for k, network in enumerate(networks):
-            p = torch.sigmoid(network(inputs, refits))
-            of_last = p.gather(1, end.clamp_min(0)[:, None])[:, 0]
-            last[k, rows] = torch.where(end >= 0, of_last, 0.5).numpy()
-            if k == 0:
-                every[first + row, observed.index.numpy()[row, column]] = p.numpy()[row, column]
-    return every, last
-
-
 @cache
 def training_search(folder: Path, sigma: float):
     """What gradient boosting learns from: other events of the baseline set at this error."""
@@ -123,17 +90,17 @@ def scores_of(folder: Path, name: str) -> dict[str, np.ndarray]:
     """Everything kept of a condition, each (n,) or (networks, n)."""
     preset, survey, seed, beside = CONDITIONS[name]
     curves = reobserve(events(folder, preset, seed, "blended" in beside), survey, OBSERVED_WITH)
-    runs = sorted(SEEDS.glob("seed*")) if "seeds" in beside else [None]
-    loaded = [load_network(run) for run in runs]
-    for _, config in loaded:
-        check_unseen(curves, config, Path(name))
-    every, last = probabilities([network for network, _ in loaded], curves, name)
-    times, t0, tE = curves.times(), curves.param("t0"), curves.param("tE")
-    kept = {"y": curves.y, "pair": curves.pair, "dchi2": curves.dchi2, "p_end": last}
-    kept |= {"p": at_fractions(every, times), "by_phase": by_phase(every, times, t0, tE)}
-    kept |= {"max_probability": max_probability(every), "season": every[:4000]}
-    kept["ideal"] = evaluation.ideal_log_ratio(curves)
+    kept = {"y": curves.y, "pair": curves.pair, "dchi2": curves.dchi2}
     kept |= {key: curves.param(key) for key in ("s", "q", "u0")}
+    kept["ideal"] = evaluation.ideal_log_ratio(curves)
+    runs = sorted(SEEDS.glob("seed*")) if "seeds" in beside else [None]
+    networks, configs = zip(*map(load_network, runs), strict=True)
+    for config in configs:
+        check_unseen(curves, config, Path(name))
+    if "seeds" in beside:
+        return kept | {"p_end": last_calls(networks, curves, name)}
+    kept |= asdict(predict(networks[0], curves, season_rows=4000))
+    kept["p_end"] = kept["p"][None, :, -1]
     if "classical" in beside:
         searched = evaluation.search_prefixes(curves, (1.0,))
         learned = training_search(folder, survey.sigma)
@@ -174,18 +141,24 @@ def names_of(observer: str) -> tuple[str, ...]:
 def interval(task: tuple) -> tuple[str, dict | None]:
     """Key, and one statistic with its 95 % interval over pairs; None where it is not defined.
 
-    What was computed for these columns by this code is kept beside the scores.
+    It is kept below the folder of scores; delete `intervals` there if a statistic is redefined.
     """
     key, name, columns, pair, folder = task
-    digest = hashlib.sha256(f"{name} {code_digest(['evaluation/metrics.py'])}".encode())
+    digest = hashlib.sha256(name.encode())
     for column in (*columns, pair):
         digest.update(np.ascontiguousarray(column).tobytes())
     path = folder / "intervals" / f"{digest.hexdigest()[:24]}.json"
     if not path.exists():
         found = evaluation.score_table(columns, pair, [name], **RESAMPLING)[name]
-        write_json(plain(found), path)
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(finite(found)))
     found = json.loads(path.read_text())
     return key, None if found["value"] is None else found
+
+
+def finite(number: Mapping) -> dict[str, float | None]:
+    """Plain numbers for JSON, None for what is not finite."""
+    return {k: float(v) if np.isfinite(v) else None for k, v in number.items()}
 
 
 def pooled(parts: list[Scores]) -> dict[str, NDArray]:
@@ -217,7 +190,7 @@ def key(observer: str) -> str:
 
 
 def of_runs(scores: Scores, name: str) -> list[float]:
-    """One statistic of the shipped network and of each run that repeats its recipe."""
+    """One statistic of each run that repeats the shipped recipe."""
     of = evaluation.STATISTICS[name]
     return [float(of(*columns_of(scores, "network", p))) for p in scores["p_end"]]
 
@@ -229,13 +202,13 @@ def over_seeds(condition: str, scores: Scores, found: Mapping) -> dict[str, floa
     """
     numbers = {}
     for name in STATISTICS:
-        each = of_runs(scores, name)[1:]
+        each = of_runs(scores, name)
         shipped = found.get(f"{condition}_network_{name}")
         if not np.isfinite(each).all() or not shipped or None in shipped.values():
             continue
         quantity = f"seeds_{condition}_{name}"
         numbers[quantity] = {"value": np.mean(each), "low": np.min(each), "high": np.max(each)}
-        numbers[f"{quantity}_sd"] = np.std(each, ddof=1)
+        numbers[f"{quantity}_sd"] = float(np.std(each, ddof=1))
         numbers[f"{quantity}_estimator_sd"] = (shipped["high"] - shipped["low"]) / 3.92
     return numbers
 
@@ -250,8 +223,8 @@ def over_sets(parts: list[Scores]) -> dict[str, float]:
             if np.isfinite(each).all():
                 quantity = f"sets_{key(observer)}_{name}"
                 numbers |= {f"{quantity}_set_{k}": x for k, x in enumerate(each, 1)}
-                numbers[f"{quantity}_mean"] = np.mean(each)
-                numbers[f"{quantity}_sd"] = np.std(each, ddof=1)
+                numbers[f"{quantity}_mean"] = float(np.mean(each))
+                numbers[f"{quantity}_sd"] = float(np.std(each, ddof=1))
     return numbers
 
 
@@ -287,7 +260,7 @@ def write_record(folder: Path, origin: Mapping, started: float, workers: int) ->
         numbers |= {f"{condition}_network_{k}": errors[k] for k in ("ece", "ece_at_most")}
     for condition, s in seeds.items():
         numbers |= over_seeds(condition, s, found)
-        numbers["seeds_runs"] = len(s["p_end"]) - 1
+        numbers["seeds_runs"] = len(s["p_end"])
     numbers |= over_sets(sets)
     numbers["all_sets_pairs"] = int((together["y"] == 1).sum())
     for name, conditions in ANYTIME.items():
@@ -299,7 +272,8 @@ def write_record(folder: Path, origin: Mapping, started: float, workers: int) ->
     }
     origin = dict(origin) | {"weights_sha256": weights_hash(None)}
     more = {"by_run": by_run, "scores": origin}
-    save_record("half_recall", plain(numbers), TARGETS, seed=SEED, started=started, **more)
+    plain = {k: finite(v) if isinstance(v, dict) else v for k, v in numbers.items()}
+    save_record("half_recall", plain, TARGETS, seed=SEED, started=started, **more)
 
 
 def main() -> None:

@@ -175,7 +175,7 @@ def kept_path(how: str, *sets: LightCurves) -> Path:
 def predictions(
     curves: LightCurves, run: Path | str | None = None, *, season_rows: int = 0
 ) -> Predictions:
-    """`predict`, or what it returned before for the same curves, weights, code and kind of device.
+    """`predict`, or what it returned for the same curves, weights, code and kind of device.
 
     Kept below ``data/scores`` under a digest of all of these, so that chapters which look at the
     same events share the work. Arguments as in `predict`; `run` as in `load_network`.
