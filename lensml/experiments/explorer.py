@@ -1,7 +1,7 @@
 """One binary lens with sliders: caustics, track, light curve and P(binary) along it."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,8 @@ PRESETS = {
     "planetary": {"s": 1.3, "q": 0.005, "u0": 0.3, "alpha": 0.7},
 }
 PREVIEW, CRISP = 96, 192  # dots per inch, one and two a pixel of the page
-DELAY, REST = 0.02, 0.4  # of a preview, and of P(binary) after the last change [s]
+REST = 0.5  # from the last change to P(binary) [s]
+WIDTH = {"width": "682px", "max_width": "100%"}
 
 
 @dataclass(frozen=True)
@@ -163,14 +164,11 @@ def explore(**parameters: float) -> "HBox":
     """Sliders, and beside them a figure that follows; needs a running kernel.
 
     While a slider moves, caustic and light curve follow; P(binary) is computed once all rest.
-
-    Args:
-        **parameters: Where the sliders start, if not at `DEFAULTS`.
+    `parameters` are where the sliders start, if not at `DEFAULTS`.
     """
     from ipywidgets import HTML, Button, FloatLogSlider, FloatSlider, HBox, Image, Layout, VBox
 
-    sliders = {}
-    start = DEFAULTS | parameters
+    sliders, start, timer, held = {}, DEFAULTS | parameters, None, False
     for name, value in start.items():
         label, low, high = SLIDERS[name]
         kind, form = (FloatSlider, ".3f") if name in ("u0", "alpha") else (FloatLogSlider, ".4g")
@@ -179,47 +177,43 @@ def explore(**parameters: float) -> "HBox":
         look = {"layout": Layout(width="25em"), "style": {"description_width": "11em"}}
         look |= {"description": label, "readout_format": form}
         sliders[name] = kind(value, min=low, max=high, step=(high - low) / 500, **look)
-    sign, image = HTML(), Image(format="png", layout=Layout(width="682px", max_width="100%"))
-    due: dict[str, asyncio.TimerHandle | None] = {}
-
-    def later(name: str, delay: float, call: Callable[[], None]) -> None:
-        """Call once after `delay`, or at once where no event loop runs."""
-        try:
-            due[name] = asyncio.get_running_loop().call_later(delay, call)
-        except RuntimeError:
-            call()
+    sign, image = HTML(), Image(format="png", layout=Layout(**WIDTH))
 
     def show(classified: bool) -> None:
-        due.clear()
         sign.value = "" if classified else "<em>computing P(binary) ...</em>"
         position = {name: slider.value for name, slider in sliders.items()}
         example = observe_example(**position, classified=classified)
         image.value = png(draw(example), dpi=CRISP if classified else PREVIEW)
-        if not classified:
-            later("all", REST, lambda: show(True))
 
     def follow(_: object = None) -> None:
-        if "preview" not in due:  # one that is due will take the newest positions
-            if (waiting := due.pop("all", None)) is not None:
-                waiting.cancel()
-            later("preview", DELAY, lambda: show(False))
+        nonlocal timer
+        if held:
+            return
+        if timer is not None:
+            timer.cancel()
+        show(False)
+        try:  # P once the sliders rest; at once where no event loop runs
+            timer = asyncio.get_running_loop().call_later(REST, show, True)
+        except RuntimeError:
+            show(True)
 
     def move(positions: Mapping[str, float]) -> None:
-        due["preview"] = None  # not once for every slider
+        nonlocal held
+        held = True  # so as not to draw once a slider
         for name, slider in sliders.items():
-            slider.value = (DEFAULTS | positions)[name]
-        del due["preview"]
+            slider.value = positions[name]
+        held = False
         follow()
 
-    buttons = [Button(description=name, layout=Layout(width="7.5em")) for name in PRESETS]
-    buttons.append(Button(description="reset", icon="undo", layout=Layout(width="7.5em")))
-    for button, positions in zip(buttons, [*PRESETS.values(), start], strict=True):
-        button.on_click(lambda _, positions=positions: move(positions))
+    buttons = []
+    for name, positions in {**PRESETS, "reset": start}.items():
+        buttons.append(Button(description=name, layout=Layout(width="7.5em")))
+        buttons[-1].on_click(lambda _, positions=DEFAULTS | positions: move(positions))
     for slider in sliders.values():
         slider.observe(follow, names="value")
     show(True)
-    rows = Layout(flex_flow="row wrap", width="26em")
-    left = VBox([*sliders.values(), HBox(buttons, layout=rows), sign])
+    rows = HBox(buttons, layout=Layout(flex_flow="row wrap", width="26em"))
+    left = VBox([*sliders.values(), rows, sign])
     return HBox([left, image], layout=Layout(flex_flow="row wrap", align_items="center"))
 
 
@@ -235,17 +229,15 @@ def frames(name: str, values: NDArray, **fixed: float) -> "VBox":
 
     if name not in DEFAULTS:
         raise ValueError(f"`name` is {name!r}, but one of {', '.join(DEFAULTS)} was expected")
-    images = [png(snapshot(**fixed, **{name: float(value)}), dpi=CRISP) for value in values]
-    look = {"format": "png", "layout": Layout(width="682px", max_width="100%")}
-    stack = Stack([Image(value=png, **look) for png in images], selected_index=0)
-    slider = IntSlider(
-        0,
-        min=0,
-        max=len(images) - 1,
-        description=f"{SLIDERS[name][0]}, {values[0]:.3g} to {values[-1]:.3g}",
-        readout=False,
-        layout=Layout(width="40em"),
-        style={"description_width": "20em"},
-    )
+    images = [png(snapshot(**(fixed | {name: float(value)})), dpi=CRISP) for value in values]
+    stack = Stack([Image(value=x, format="png", layout=Layout(**WIDTH)) for x in images])
+    stack.selected_index = 0
+    look = {
+        "readout": False,
+        "layout": Layout(width="42em"),
+        "style": {"description_width": "22em"},
+    }
+    look["description"] = f"{SLIDERS[name][0]}, {values[0]:.3g} to {values[-1]:.3g}"
+    slider = IntSlider(0, min=0, max=len(images) - 1, **look)
     jslink((slider, "value"), (stack, "selected_index"))
     return VBox([slider, stack])

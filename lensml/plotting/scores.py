@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import norm
 
 from lensml import evaluation
@@ -120,33 +120,16 @@ def recall_by_dchi2(
     return figure
 
 
-def merged(curve: Mapping[str, ArrayLike], least: int = 10) -> tuple[NDArray, NDArray, NDArray]:
-    """Delta-chi2, recall and count of `evaluation.completeness`, bins joined to `least` binaries.
-
-    From the strongest on, where bins are emptiest.
-    """
-    names = ("dchi2", "recall", "count")
-    x, recall, n = (np.asarray(curve[key], dtype=float)[::-1] for key in names)
-    index, held = [0], n[0]
-    for count in n[1:]:
-        index.append(index[-1] + (held >= least))
-        held = count + held * (held < least)
-    total = np.bincount(index, n)
-    x, recall = np.bincount(index, n * np.log(x)) / total, np.bincount(index, n * recall) / total
-    return np.exp(x)[::-1], recall[::-1], total[::-1]
-
-
 @style.styled
 def completeness_curve(
     curves: Mapping[str, Mapping], thresholds: Mapping = style.PUBLISHED, rate: float = 0.01
 ) -> Figure:
     """Recall over delta-chi2, outputs of `evaluation.completeness` by name, with 95 % bands."""
     figure, ((axes,),) = style.canvas(3.7)
-    for name, curve, look in style.looks(curves):
-        x, recall, n = merged(curve)
-        axes.plot(x, recall, label=name, **look)
-        band = evaluation.wilson_interval(recall, n)
-        axes.fill_between(x, *band, color=look["color"], alpha=0.15, lw=0)
+    for name, c, look in style.looks(curves):
+        axes.plot(c["dchi2"], c["recall"], label=name, **look)
+        band = {"color": look["color"], "alpha": 0.15, "lw": 0}
+        axes.fill_between(c["dchi2"], c["low"], c["high"], **band)
     axes.axhline(0.5, **style.DOTTED)
     dchi2_axis(axes, thresholds, rate)
     return figure

@@ -124,14 +124,6 @@ def test_ideal_observer_is_the_closed_form_and_published_thresholds_are_marked(f
         assert any(np.allclose(x.get_xdata(), value) for x in axes.lines)
 
 
-def test_bins_of_a_completeness_curve_hold_ten_binaries():
-    curve = {"dchi2": 10.0 ** np.arange(5), "recall": [0, 0.5, 1, 1, 0], "count": [50, 6, 4, 9, 2]}
-    x, recall, n = plots.merged(curve)
-    np.testing.assert_array_equal(n, [50, 10, 11])
-    np.testing.assert_allclose(recall, [0, 0.7, 9 / 11])
-    assert 10 < x[1] < 100 and 1e3 < x[2] < 1e4
-
-
 def test_conditions_are_read_from_top_to_bottom_and_an_auc_is_drawn_about_chance():
     long = "one epoch in three days, but only in the nights of the first season"
     auc = {"value": 0.6, "low": 0.55, "high": 0.65}
