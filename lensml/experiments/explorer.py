@@ -102,17 +102,15 @@ def draw(example: ExampleEvent) -> Figure:
     axes["light"].plot(TIMES, example.observed, **look)
     axes["light"].plot(TIMES, example.twin, "--", color=SINGLE, lw=1, label="twin")
     axes["light"].plot(TIMES, example.binary, color=BINARY, lw=1, label="binary")
-    axes["light"].set(ylabel="magnitude")
     axes["residual"].plot(TIMES, example.observed - example.twin, **look)
     axes["residual"].plot(TIMES, example.binary - example.twin, color=BINARY, lw=1)
-    axes["residual"].set(ylabel="minus twin\n[mag]")
     if example.p is None:
         axes["call"].text(0.5, 0.5, "computing ...", ha="center", transform=axes["call"].transAxes)
     else:
         axes["call"].plot(TIMES, example.p, color=BINARY)
     axes["call"].set(ylim=(-0.03, 1.03), ylabel="P(binary)", xlabel="time [d]")
-    for name in ("light", "residual"):
-        axes[name].invert_yaxis()
+    for name, label in (("light", "magnitude"), ("residual", "minus twin\n[mag]")):
+        axes[name].set(ylabel=label), axes[name].invert_yaxis()
         axes[name].tick_params(labelbottom=False)
     for name in ("light", "residual", "call"):
         axes[name].set_xlim(TIMES[0], TIMES[-1])
@@ -130,10 +128,7 @@ def plot_caustics(events: Sequence[BinaryLens], titles: Sequence[str] = ()) -> F
         axes.set_visible(k < len(events))
         if k < len(events):
             _draw_caustics(axes, events[k], tall=1.0)
-            axes.set(xlabel="", ylabel="")
             axes.set_title(titles[k] if k < len(titles) else "", fontsize=8.5)
-    figure.supxlabel(r"$x$ [$\theta_\mathrm{E}$]", fontsize=9)
-    figure.supylabel(r"$y$ [$\theta_\mathrm{E}$]", fontsize=9)
     return figure
 
 
@@ -220,10 +215,7 @@ def explore(**parameters: float) -> "HBox":
 def frames(name: str, values: NDArray, **fixed: float) -> "VBox":
     """One slider over figures drawn beforehand, for published pages without a kernel.
 
-    Args:
-        name: Parameter that the slider changes, one of s, q, u0, alpha, sigma.
-        values: Its positions, (K,).
-        fixed: The other parameters, where they differ from the defaults.
+    It changes `name` (one of s, q, u0, alpha, sigma) to `values` (K,); `fixed` are the others.
     """
     from ipywidgets import Image, IntSlider, Layout, Stack, VBox, jslink
 
@@ -232,12 +224,8 @@ def frames(name: str, values: NDArray, **fixed: float) -> "VBox":
     images = [png(snapshot(**(fixed | {name: float(value)})), dpi=CRISP) for value in values]
     stack = Stack([Image(value=x, format="png", layout=Layout(**WIDTH)) for x in images])
     stack.selected_index = 0
-    look = {
-        "readout": False,
-        "layout": Layout(width="42em"),
-        "style": {"description_width": "22em"},
-    }
+    look = {"readout": False, "style": {"description_width": "22em"}}
     look["description"] = f"{SLIDERS[name][0]}, {values[0]:.3g} to {values[-1]:.3g}"
-    slider = IntSlider(0, min=0, max=len(images) - 1, **look)
+    slider = IntSlider(0, min=0, max=len(images) - 1, layout=Layout(width="42em"), **look)
     jslink((slider, "value"), (stack, "selected_index"))
     return VBox([slider, stack])

@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = exports(
     style="BINARY COLOURS DOTTED IDEAL SINGLE canvas few_ticks legend_below looks styled",
     scores=(
         "bars completeness_curve confusion early_detection history recall_by_dchi2 "
-        "recall_by_method recall_by_u0 recall_map roc_and_pr scores_by_fraction scores_by_phase"
+        "recall_by_method recall_by_u0 recall_map roc_and_pr scores_by_phase"
     ),
     alerts=(
         "alert_latency alerts_by_phase purity_by_prevalence reliability reliability_at_fractions"

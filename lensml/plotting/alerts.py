@@ -99,14 +99,12 @@ def reliability_line(axes: Axes, bins: Mapping, **look) -> None:
 def reliability(bins: Mapping) -> Figure:
     """Observed against predicted frequency (`evaluation.reliability`), by name, and counts."""
     several = {"network": bins} if "predicted" in bins else bins
-    figure, ((top,), (bottom,)) = style.canvas(
-        4.7, 2, 1, width=4.6, sharex=True, height_ratios=[3, 1]
-    )
+    figure, ((top,), (bottom,)) = style.canvas(4.7, 2, 1, width=4.6, height_ratios=[3, 1])
     top.plot([0, 1], [0, 1], label="perfect calibration", **style.IDEAL)
     for name, r, look in style.looks(several):
         reliability_line(top, r, label=name, **look)
         bottom.plot(r["predicted"], r["count"], ms=3, **look)
-    top.set(ylabel="fraction that are binaries", ylim=(-0.02, 1.02))
+    top.set(ylabel="fraction that are binaries", xlim=(0, 1), ylim=(-0.02, 1.02))
     bottom.set(xlabel="P(binary)", ylabel="light curves", yscale="log", xlim=(0, 1))
     style.few_ticks(bottom.yaxis)
     return figure

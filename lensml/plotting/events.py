@@ -119,7 +119,7 @@ def real_event(
             for axes in grid[:, 0]:
                 axes.axvline(time[above[0]] - zero, label=label if axes is call else None, **first)
     if threshold is not None:
-        call.axhline(threshold, label=f"alert threshold {threshold:.3f}", **style.THRESHOLD)
+        call.axhline(threshold, label=f"alert threshold {threshold:.3f}", ls="-.", c="0.3", lw=1)
     call.set(ylim=(-0.03, 1.03), xlim=(x[0] - 0.01 * np.ptp(x), x[-1] + 0.01 * np.ptp(x)))
     call.set(ylabel="P(binary)", xlabel="HJD \N{MINUS SIGN} 2450000 [d]" if full else "time [d]")
     call.ticklabel_format(axis="x", useOffset=False, style="plain")

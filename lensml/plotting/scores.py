@@ -80,29 +80,29 @@ def dchi2_axis(axes: Axes, thresholds: Mapping[str, float], rate: float) -> None
     """Logarithmic axis of delta-chi2 with the ideal recall in closed form and thresholds."""
     lowest = min(1.0, *(0.7 * x for line in axes.lines for x in line.get_xdata() if x > 0))
     x = np.geomspace(lowest, 1e5, 300)
-    axes.plot(
-        x, evaluation.ideal_recall(x, rate), label="ideal observer (closed form)", **style.IDEAL
-    )
+    ideal = evaluation.ideal_recall(x, rate)
+    axes.plot(x, ideal, label="ideal observer (closed form)", **style.IDEAL)
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
     for k, (name, value) in enumerate(thresholds.items()):
         axes.axvline(value, **style.DOTTED)
         axes.text(value * 1.06, 0.02 + 0.075 * k, name, fontsize=8, color="0.35", bbox=box)
     axes.set(xscale="log", xlim=(lowest, 1e5), ylim=(0, 1.02))
+    axes.set(xlabel=f"{DCHI2} of the binary against its twin")
     axes.set(ylabel=f"recall at {100 * rate:g} % false positives")
-    axes.set_xlabel(f"{DCHI2} of the binary against its twin")
 
 
 def recall_points(axes: Axes, rows: Sequence[Mapping], label: str, **look) -> None:
-    """Recall of each filled bin at the median delta-chi2 of its binaries, if it is known.
+    """Recall of each filled bin at the median delta-chi2 of its binaries.
 
     The first bin begins at zero and spans decades, so it is not joined with the others.
     """
-    for part in ([r for r in rows if r["low"] > 0], [r for r in rows if r["low"] <= 0]):
-        filled = [r for r in part if r["binaries"]]
-        middle = [np.sqrt(max(r["low"], 1) * min(r["high"] or 1e5, 1e5)) for r in filled]
-        x = [max(r.get("median") or m, 1e-2) for r, m in zip(filled, middle, strict=True)]
-        y, n = style.numbers([r["recall"] for r in filled]), [r["binaries"] for r in filled]
-        style.wilson_points(axes, x, y, n, label=label if part[0]["low"] > 0 else None, **look)
+    for joined in (True, False):
+        part = [r for r in rows if r["binaries"] and (r["low"] > 0) == joined]
+        x, n, y = (
+            style.numbers([r[key] for r in part]) for key in ("median", "binaries", "recall")
+        )
+        named = {"label": label} if joined else {}
+        style.wilson_points(axes, np.maximum(x, 1e-2), y, n, **named, **look)
 
 
 @style.styled
@@ -154,25 +154,6 @@ def recall_by_method(compared: Mapping[str, Mapping], rate: float = 0.01) -> Fig
     right.set(xscale="log", xlabel=f"{DCHI2} at 50 % recall", ylim=(0.5 - len(methods), 0.5))
     right.set(yticks=-np.arange(len(methods)), yticklabels=[fill(name, 18) for name in methods])
     style.few_ticks(right.xaxis)
-    return figure
-
-
-@style.styled
-def scores_by_fraction(
-    scores: Mapping[str, ArrayLike], y: ArrayLike, fractions: Sequence[float], rate: float = 0.01
-) -> Figure:
-    """ROC AUC and recall at pooled false positives of scores (n, F), by method."""
-    figure, ((left, right),) = style.canvas(3.2, 1, 2)
-    x = [100 * f for f in fractions]
-    for name, columns, look in style.looks(scores):
-        columns = np.asarray(columns, dtype=float).T
-        look = look if name != "ideal observer" else style.IDEAL
-        left.plot(x, [evaluation.roc_auc(y, p) for p in columns], label=name, **look)
-        right.plot(x, [evaluation.recall_at_fpr(y, p, rate) for p in columns], **look)
-    left.set(ylabel="ROC AUC")
-    right.set(ylabel=f"recall at {100 * rate:g} % false positives", ylim=(0, None))
-    for axes in (left, right):
-        axes.set(xlabel="fraction of the window [%]", xlim=(0, 103))
     return figure
 
 

@@ -8,6 +8,7 @@ drawn. "By name" is a mapping from the label in the legend.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from itertools import cycle
 from typing import Any
 
 import matplotlib
@@ -25,7 +26,6 @@ MARKERS, STROKES = "osD^vP", ("-", (0, (5, 1.2)), "-.", (0, (1, 1)), (0, (6, 1, 
 SINGLE, BINARY = COLOURS[:2]
 IDEAL = {"color": "black", "linestyle": "--", "linewidth": 1.3}
 DOTTED = {"color": "0.6", "linestyle": ":", "linewidth": 1.0}
-THRESHOLD = {"color": "0.3", "linestyle": "-.", "linewidth": 1.0}
 # Delta-chi2 above which published searches call an event anomalous; see book/references.bib.
 PUBLISHED = {"RTModel": 36.0, "AnomalyFinder": 75.0, "easyAnomalyFinder": 80.0}
 FEWEST = 20  # events behind an interval
@@ -68,10 +68,11 @@ def canvas(height: float, *shape: int, width: float = WIDTH, **options) -> tuple
 
 def looks(by_name: Mapping[str, Any]) -> list[tuple[str, Any, dict]]:
     """Name, value and look of each entry; after the last colour they repeat."""
-    kinds = [{"color": c, "marker": m} for c, m in zip(COLOURS, MARKERS, strict=True)]
     return [
-        (name, x, kinds[k % len(kinds)] | {"linestyle": STROKES[k % len(STROKES)]})
-        for k, (name, x) in enumerate(by_name.items())
+        (*item, {"color": colour, "marker": marker, "linestyle": stroke})
+        for item, colour, marker, stroke in zip(
+            by_name.items(), cycle(COLOURS), cycle(MARKERS), cycle(STROKES), strict=False
+        )
     ]
 
 

@@ -11,7 +11,6 @@ from sklearn.metrics import roc_curve
 from lensml import evaluation
 from lensml.plotting import scores as plots
 from lensml.plotting.style import PUBLISHED
-from lensml.simulation import FRACTIONS
 
 RNG = np.random.default_rng(0)
 Y = np.tile([0, 1], 60)
@@ -184,10 +183,3 @@ def test_half_recall_that_is_never_reached_leaves_its_line_empty(compared):
     never["network"]["dchi2_at_half_recall"] = dict.fromkeys(("value", "low", "high"), np.inf)
     right = plots.recall_by_method(never).axes[1]
     assert len(right.lines) == 2  # the templates and the ideal observer
-
-
-def test_scores_over_the_window_are_drawn_by_method():
-    y, _, _, good, bad = planted()
-    scores = {"network": np.tile(bad[:, None], 7), "ideal observer": np.tile(good[:, None], 7)}
-    auc, recall = plots.scores_by_fraction(scores, y, FRACTIONS).axes
-    assert [len(axes.lines) for axes in (auc, recall)] == [2, 2]
