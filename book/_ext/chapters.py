@@ -159,7 +159,8 @@ class Book:
                 continue
             p = records[name]["provenance"]
             time = f"{p['wall_time_s']:,.0f}"
-            rows.append([name, p["size"], commit(p), p["date"], time, p["device"], links(name)])
+            page = f"[{name}](../notebooks/{name}.ipynb)"
+            rows.append([page, p["size"], commit(p), p["date"], time, p["device"], links(name)])
         headings = ["chapter", "size", "commit", "date", "time [s]", "device", "record"]
         table = markdown_table(headings, rows)
         return f"{table}\n\nSHA-256 of the shipped weights: `{weights_hash()}`."
@@ -335,6 +336,12 @@ def print_settings(app, config) -> None:
     }
 
 
+def scripts_once(app, page, template, context, doctree) -> None:
+    """Leave out scripts that two extensions have asked for."""
+    unique = {(str(s), s.attributes.get("body")): s for s in context["script_files"]}
+    context["script_files"] = list(unique.values())
+
+
 def setup(app) -> dict:
     """Called by sphinx."""
     if importlib.util.find_spec("sphinxcontrib.rsvgconverter"):
@@ -342,4 +349,5 @@ def setup(app) -> dict:
     app.connect("config-inited", print_settings, priority=900)
     app.connect("env-get-outdated", lambda app, env, *_: begin(app, env))
     app.connect("source-read", read)
+    app.connect("html-page-context", scripts_once, priority=900)
     return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}

@@ -358,7 +358,7 @@ class Chapter:
         head = f"This copy's own run: size {self.size}, {p['wall_time_s']:,.0f} s, {p['device']}"
         head += f"; {self.mark.partition(': ')[2]}" * bool(self.mark)
         images = "".join(
-            '<figure style="display: inline-block; margin: 4px"><img width="360" '
+            '<figure style="display: inline-block; margin: 4px"><img width="320" '
             f'alt="{stem.replace("_", " ")}, size {self.size}" '
             f'src="data:image/png;base64,{base64.b64encode(image).decode()}">'
             f"<figcaption>{stem}</figcaption></figure>"

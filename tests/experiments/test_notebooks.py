@@ -329,6 +329,30 @@ def test_a_page_loads_nothing_from_the_network(built_book):
 
 
 @pytest.mark.book
+def test_every_image_has_words_for_those_who_do_not_see_it(built_book):
+    for page in built_book.html.rglob("*.html"):
+        article = page.read_text().partition("<article")[2]
+        for image in re.findall(r"<img\b[^>]*>", article):
+            words = re.search(r'alt="([^"]*)"', image)
+            assert words and len(words[1].split()) >= 3, f"{page.name}: {image[:120]}"
+
+
+@pytest.mark.book
+def test_no_placeholder_or_comment_reaches_a_page(built_book):
+    for page in built_book.html.rglob("*.html"):
+        article = page.read_text().partition("<article")[2]
+        assert not re.search(r"\{\{ \w+ \}\}|\{(?:glue|cite|ref)\b|&lt;!-- \w", article), page.name
+
+
+@pytest.mark.book
+@pytest.mark.parametrize("name", book_names())
+def test_a_chapter_has_a_number_and_its_own_run_in_one_block(built_book, name):
+    page = (built_book.html / "notebooks" / f"{name}.html").read_text()
+    assert re.search(rf"<h1>{int(name[:2])}\. ", page)
+    assert page.count("own-run") == (results.load_results(name) is not None)
+
+
+@pytest.mark.book
 def test_launch_buttons_point_at_committed_sources(built_book):
     page = (built_book.html / "notebooks" / f"{book_names()[0]}.html").read_text()
     assert (
