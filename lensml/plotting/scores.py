@@ -91,18 +91,17 @@ def dchi2_axis(axes: Axes, thresholds: Mapping[str, float], rate: float) -> None
     axes.set(ylabel=f"recall at {100 * rate:g} % false positives")
 
 
-def recall_points(axes: Axes, rows: Sequence[Mapping], label: str, **look) -> None:
+def recall_points(axes: Axes, rows: Sequence[Mapping], rate: float, label: str, **look) -> None:
     """Recall of each filled bin at the median delta-chi2 of its binaries.
 
-    The first bin begins at zero and spans decades, so it is not joined with the others.
+    The bin from zero spans decades: it stands alone, where the closed form is its mean `ideal`.
     """
     for joined in (True, False):
         part = [r for r in rows if r["binaries"] and (r["low"] > 0) == joined]
-        x, n, y = (
-            style.numbers([r[key] for r in part]) for key in ("median", "binaries", "recall")
-        )
-        named = {"label": label} if joined else {}
-        style.wilson_points(axes, np.maximum(x, 1e-2), y, n, **named, **look)
+        keys = ("median", "binaries", "recall", "ideal")
+        x, n, y, ideal = (style.numbers([r[key] for r in part]) for key in keys)
+        x = x if joined else (norm.isf(rate) - norm.isf(ideal)) ** 2
+        style.wilson_points(axes, x, y, n, label=label if joined else "_", **look)
 
 
 @style.styled
@@ -115,7 +114,7 @@ def recall_by_dchi2(
     """
     figure, ((axes,),) = style.canvas(3.7)
     for name, rows, look in style.looks(tables):
-        recall_points(axes, rows, name, **look)
+        recall_points(axes, rows, rate, name, **look)
     dchi2_axis(axes, thresholds, rate)
     return figure
 
@@ -144,7 +143,7 @@ def recall_by_method(compared: Mapping[str, Mapping], rate: float = 0.01) -> Fig
     figure, ((left, right),) = style.canvas(3.8, 1, 2, width_ratios=[2.2, 1])
     methods = {name: c for name, c in compared.items() if name != "ideal observer"}
     for k, (name, c, look) in enumerate(style.looks(methods)):
-        recall_points(left, c["recall_by_dchi2"], name, **look)
+        recall_points(left, c["recall_by_dchi2"], rate, name, **look)
         half = c["dchi2_at_half_recall"]
         if np.isfinite(value := style.numbers([half])).all():
             bar = style.lengths(value, np.nan_to_num(style.ends([half]), nan=value[0], posinf=1e5))

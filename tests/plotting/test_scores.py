@@ -89,10 +89,10 @@ def test_early_detection_draws_oracle_and_refit_limited_bounds(figures):
 
 
 ROWS = [
-    {"low": low, "high": high, "binaries": n, "median": median, "recall": recall}
-    for low, high, n, median, recall in (
-        (0.0, 9.0, 900, 0.3, 0.02), (9.0, 25.0, 100, 14.0, 0.5), (25.0, 75.0, 48, 40.0, 1.0),
-        (75.0, np.inf, 5, 200.0, 1.0),
+    {"low": low, "high": high, "binaries": n, "median": median, "recall": recall, "ideal": ideal}
+    for low, high, n, median, recall, ideal in (
+        (0.0, 9.0, 900, 0.02, 0.03, 0.07), (9.0, 25.0, 100, 14.0, 0.5, 0.9),
+        (25.0, 75.0, 48, 40.0, 1.0, 1.0), (75.0, np.inf, 5, 200.0, 1.0, 1.0),
     )
 ]  # fmt: skip
 
@@ -108,10 +108,12 @@ def test_recall_stands_at_the_median_of_its_bin_with_a_wilson_bar():
     assert [x.get_xdata().tolist() for x in hollow] == [[200.0]]
 
 
-def test_the_bin_from_zero_is_not_joined_so_no_line_crosses_the_ideal():
+def test_the_bin_from_zero_stands_alone_as_far_below_the_ideal_as_it_is():
     axes = plots.recall_by_dchi2({"network": ROWS}).axes[0]
     joined = [x for x in axes.lines if len(x.get_xdata()) > 1 and x.get_marker() == "o"]
-    assert [x.get_xdata().min() for x in joined] == [14]
+    assert [x.get_xdata().min() for x in joined] == [14]  # so no line crosses the ideal
+    alone = next(x for x in axes.lines if len(x.get_xdata()) == 1 and x.get_ydata() == 0.03)
+    assert evaluation.ideal_recall(alone.get_xdata(), 0.01) == pytest.approx(0.07)
 
 
 def test_ideal_observer_is_the_closed_form_and_published_thresholds_are_marked(figures):
