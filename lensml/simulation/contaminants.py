@@ -132,10 +132,8 @@ def _sun(days: NDArray) -> tuple[NDArray, NDArray]:
 
 def contaminant_magnification(events: list[Contaminant], times: NDArray) -> NDArray[np.float64]:
     """Flux of each event over its baseline's, everything included, at `times` (T,): (n, T)."""
-    columns = {
-        f.name: np.array([[getattr(e, f.name)] for e in events], dtype=float)
-        for f in fields(Contaminant)
-    }
+    names = [f.name for f in fields(Contaminant)]
+    columns = {k: np.array([[getattr(e, k)] for e in events], dtype=float) for k in names}
     u = _separation(columns, times)
     flux = point_lens_magnification(np.maximum(u, 1e-12))
     for k in np.flatnonzero(columns["rho"]):
@@ -162,10 +160,7 @@ def _separation(columns: dict[str, NDArray], times: NDArray) -> NDArray:
 
 
 def _blocks(kind: str, num_events: int, seed: int) -> Iterator[tuple[list[int], list[Contaminant]]]:
-    """Indices and events of each block, the last one padded with copies of the last event.
-
-    The last bits of a curve then do not depend on the number of events.
-    """
+    """Indices and events of each block, the last one filled up so that bits do not depend on it."""
     if num_events < 1:
         raise InputError(f"`num_events` is {num_events}, but at least 1 was expected")
     for first in range(0, num_events, BLOCK):
@@ -178,15 +173,13 @@ def contaminant_set(
 ) -> LightCurves:
     """One kind of contaminant as a test set: every row class 0, no twins, `dchi2` NaN.
 
+    Row i is the same in a set of any size; events and noise have random streams of the kind's own.
+    `magnification` is the noise-free flux over that of the constant baseline, the `u0` of `params`
+    its size; `draw_contaminant(kind, seed, i)` has all other parameters.
+
     Args:
         kind: One of `KINDS`.
-        num_events: Number of rows; event i is the same in a set of any size.
-        seed: Of events and noise, in random streams of the kind's own.
         survey: How they are observed; None = the default, sigma = 0.1 mag.
-
-    Returns:
-        A set whose `magnification` is the noise-free flux over that of the constant baseline; the
-        `u0` of `params` is its size. All other parameters: `draw_contaminant(kind, seed, i)`.
 
     Raises:
         InputError: If the kind is unknown or `num_events` below 1.
@@ -201,14 +194,8 @@ def contaminant_set(
         y=np.zeros(num_events, dtype=np.int8),
         time=survey.times,
         pair=np.full(num_events, -1),
-        meta={
-            "preset": preset,
-            "seed": seed,
-            "survey": survey.describe(),
-            "first_event": 0,
-            "num_events": num_events,
-            "num_rows": num_events,
-        },
+        meta={"preset": preset, "seed": seed, "survey": survey.describe(), "first_event": 0}
+        | dict.fromkeys(("num_events", "num_rows"), num_events),
     )
 
 
@@ -221,18 +208,13 @@ def _observed_rows(
     m_base = np.array([g.uniform(*BASELINE_MAG) for g in sides], dtype=np.float32)
     noise = [event_generator(seed, preset, i, "noise") for i in indices]
     # A survey observes pairs: each event is observed twice, and the second row is dropped.
-    noise_free = (-2.5 * np.log10(flux)).repeat(2, axis=0)
-    observed = observe_pairs(
-        noise_free, m_base.repeat(2), noise, survey, survey.times, matched=False
-    )
+    twice = (-2.5 * np.log10(flux)).repeat(2, axis=0), m_base.repeat(2)
+    observed = observe_pairs(*twice, noise, survey, survey.times, matched=False)
     params = np.full((len(events), len(PARAM_NAMES)), np.nan)
     params[:, :4] = [(e.t0, abs(e.u0), e.tE, e.rho or np.nan) for e in events]
     params[:, 7] = 1.0  # not blended
-    return {key: value[::2] for key, value in observed.items()} | {
-        "m_base": m_base,
-        "params": params,
-        "magnification": flux.astype(np.float32),
-    }
+    own = {"m_base": m_base, "params": params, "magnification": flux.astype(np.float32)}
+    return {key: value[::2] for key, value in observed.items()} | own
 
 
 def contaminant_training_set(kind: str, num_events: int, seed: int) -> LightCurves:

@@ -137,7 +137,6 @@ def _read(path: Path) -> LightCurves:
 
 
 def _check_shapes(path: Path, members: dict[str, NDArray]) -> None:
-    """Reject members that do not fit each other."""
     shape = members["X"].shape
     if len(shape) != 2:
         raise InputError(f"{path}: X has shape {shape}, but (curves, epochs) was expected")
@@ -262,11 +261,8 @@ def dchi2_at_fractions(
 ) -> NDArray[np.float64]:
     """Delta-chi2 of P pairs up to each of FRACTIONS of the window, shape (P, 7).
 
-    Args:
-        noise_free: Magnitudes, rows twin, binary, twin, ..., (2 P, T) [mag].
-        observed: Observed epochs, (2 P, T); those of the binary count.
-        sigma: 1-sigma errors, (2 P, T) [mag].
-        time: Grid epochs, (T,) [day].
+    Noise-free magnitudes, which epochs were observed and 1-sigma errors are (2 P, T), rows twin,
+    binary, twin, ...; the binary's epochs count. `time` is the grid (T,) [day].
     """
     difference = noise_free[1::2] - noise_free[::2]
     terms = np.where(observed[1::2], (difference / sigma[1::2]) ** 2, 0.0)
@@ -314,15 +310,9 @@ def concatenate(parts: list[dict[str, NDArray]]) -> dict[str, NDArray]:
 
 
 def reobserve(curves: LightCurves, survey: Survey, seed: int) -> LightCurves:
-    """The same events observed with another survey.
+    """A matched set with `magnification`, in simulated order, through another survey of its grid.
 
-    Args:
-        curves: A matched set with `magnification`, rows in simulated order.
-        survey: The new survey, on the same grid.
-        seed: Seed of noise and gaps, independent of the events' own.
-
-    Returns:
-        The set with `X`, `sigma`, `dchi2`, `dchi2_at` drawn and computed anew.
+    `X`, `sigma`, `dchi2` and `dchi2_at` are new; `seed` of noise and gaps is not the events' own.
     """
     preset, event_seed, events = curves.events()
     generators = [event_generator(seed, f"{preset}/{event_seed}", i, "observe") for i in events]

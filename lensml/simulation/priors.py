@@ -64,12 +64,9 @@ def _timing(generator: np.random.Generator) -> tuple[float, float]:
 def draw_binary(
     parameters: ParameterSet, generator: np.random.Generator, window: tuple[float, float]
 ) -> BinaryLens:
-    """One binary from its priors; the whole event is redrawn until it keeps the set's rules.
+    """One binary from its priors, drawn anew until it keeps the set's rules.
 
-    Args:
-        parameters: Ranges of the set.
-        generator: The event's own stream; further draws continue it.
-        window: First and last epoch of the grid [day].
+    `window` is first and last epoch of the grid [day]; further draws of `generator` continue.
     """
     while True:
         t0, tE = _timing(generator)

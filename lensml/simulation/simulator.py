@@ -1,5 +1,6 @@
 """Simulate light-curve sets: binaries and their twins on all cores, sharded and resumable."""
 
+import itertools
 import json
 import logging
 import multiprocessing
@@ -8,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -82,16 +83,8 @@ class Simulation:
 
     def describe(self) -> dict:
         """Plain values for JSON; two sets with the same description have the same bits."""
-        described = {
-            "preset": self.preset,
-            "seed": self.seed,
-            "population": self.population,
-            "blending": self.blending,
-            "survey": self.survey.describe(),
-            "num_events": self.num_pairs,
-            "shard_size": self.shard_size,
-            "recipe": FORMAT_VERSION,
-        }
+        described = asdict(self) | {"num_events": self.num_pairs, "recipe": FORMAT_VERSION}
+        del described["num_pairs"]
         return json.loads(json.dumps(described))  # lists in place of tuples
 
 
@@ -120,12 +113,9 @@ def fit_twins(
 ) -> tuple[np.ndarray, np.ndarray]:
     """PSPL twin of each binary: parameters (n, 8) and unblended magnification (n, T).
 
-    Args:
-        events: Binaries; their `t0`, `u0`, `tE` are one starting point of each fit.
-        curves: Their noise-free magnification, (n, T).
-        f_s: Fraction of the baseline flux that is lensed, (n,).
-        times: Epochs, (T,) [day].
-        blended: Whether f_s is free in the fit.
+    `t0`, `u0`, `tE` of the events are one starting point of each fit. `curves` (n, T) are their
+    noise-free magnifications at `times` (T,) [day], `f_s` (n,) the lensed fraction of the baseline
+    flux, free in the fit if `blended`.
     """
     delta = _noise_free(curves, f_s)
     starts = torch.tensor([[[e.t0, e.u0, e.tE]] for e in events], dtype=torch.float64)
@@ -155,9 +145,8 @@ def make_block(task: tuple[Simulation, range]) -> dict[str, np.ndarray]:
     rows = _pair_up(sim, indices, [e for e, _, _ in padded], np.stack([c for _, c, _ in padded]))
     noise_free = _noise_free(rows["magnification"], rows["params"][:, PARAM_NAMES.index("f_s")])
     noise = [event_generator(sim.seed, sim.preset, i, "noise") for i in indices]
-    rows |= observe_pairs(
-        noise_free, rows["m_base"], noise, sim.survey, times, matched=not sim.population
-    )
+    seen = noise_free, rows["m_base"], noise, sim.survey, times
+    rows |= observe_pairs(*seen, matched=not sim.population)
     rows["magnification"] = rows["magnification"].astype(np.float32)
     keep = np.stack([2 * slot, 2 * slot + 1], axis=1).ravel()
     rows = {key: value[keep] for key, value in rows.items()}
@@ -197,12 +186,9 @@ def _interleave(single: np.ndarray, binary: np.ndarray) -> np.ndarray:
     return np.stack([single, binary], axis=1).reshape(-1, single.shape[1])
 
 
-def _blocks(events: range) -> Iterator[range]:
-    first = events.start
-    while first < events.stop:
-        stop = min((first // BLOCK + 1) * BLOCK, events.stop)
-        yield range(first, stop)
-        first = stop
+def _blocks(events: range) -> list[range]:
+    edges = [*range(events.start - events.start % BLOCK, events.stop, BLOCK), events.stop]
+    return [range(max(a, events.start), b) for a, b in itertools.pairwise(edges)]
 
 
 def _start_worker() -> None:
@@ -321,14 +307,8 @@ def simulate(
 ) -> Path:
     """Simulate a set into one `.npz`, or a folder of shards if `output` has no suffix.
 
-    Args:
-        output: File or folder; an unfinished one is resumed, a finished one is left alone.
-        simulation: What to simulate.
-        workers: Processes; None = one per core.
-        progress: Whether to show a bar.
-
-    Returns:
-        `output`.
+    An unfinished `output` is resumed, a finished one is left alone; it is returned. `workers` are
+    processes, None = one a core.
 
     Raises:
         InputError: If `output` holds a set made with other arguments.

@@ -18,6 +18,8 @@ from lensml.paths import InputError
 
 Range = float | tuple[float, float]
 NUM_PAIR_DRAWS = 8
+ALLOWED = {"missing_fraction": (0, 0.999), "sigma": (1e-5, 10), "night": (0.01, 1)}
+ALLOWED |= {"season_gap": (0, 1e4), "outlier_fraction": (0, 0.5)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +39,7 @@ class Survey:
     baseline_error: float = 0.0  # scatter of the adopted baseline [units of sigma]
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("missing_fraction", 0, 0.999),
-            ("sigma", 1e-5, 10),
-            ("night", 0.01, 1),
-            ("season_gap", 0, 1e4),
-            ("outlier_fraction", 0, 0.5),
-        ):
+        for name, (low, high) in ALLOWED.items():
             for value in np.atleast_1d(getattr(self, name)):
                 if not low <= value <= high:
                     raise InputError(f"`{name}` is {value:g}, but {low:g} to {high:g} was expected")

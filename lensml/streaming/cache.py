@@ -63,20 +63,13 @@ class RingLayout:
         starts = np.cumsum([0, *pasts])
         self.tokens = int(starts[-1]) + singles
         own = range(int(starts[-1]), self.tokens)
-        rings = list(zip(pasts, starts, strict=False))
-        self.read = np.array(
-            [
-                [s + (phase + half) % past for past, s in rings for half in (0, past // 2)] + [*own]
-                for phase in range(phases)
-            ]
-        )
-        self.write = np.array(
-            [
-                [s + phase % past for past, s in rings]
-                + ([own[phase % rotating]] if rotating else [])
-                for phase in range(phases)
-            ]
-        )
+        rings, read, write = list(zip(pasts, starts, strict=False)), [], []
+        for phase in range(phases):
+            old = [s + (phase + half) % past for past, s in rings for half in (0, past // 2)]
+            new = [s + phase % past for past, s in rings]
+            read.append([*old, *own])
+            write.append([*new, own[phase % rotating]] if rotating else new)
+        self.read, self.write = np.array(read), np.array(write)
 
 
 class EventCache:
@@ -166,16 +159,10 @@ class EventCache:
     def advance(
         self, slots: NDArray, times: NDArray, bright: NDArray, sigma: NDArray
     ) -> NDArray[np.float64]:
-        """Take one epoch of each of these events.
+        """Take one epoch of the events in these slots (B,), none twice; P(binary), (B,).
 
-        Args:
-            slots: Their slots, (B,) int64, none twice.
-            times: Epochs, later than the ones before, (B,) float64 [day].
-            bright: Baseline minus magnitude, (B,) [mag].
-            sigma: 1-sigma errors, (B,) [mag].
-
-        Returns:
-            P(binary), (B,).
+        `times` (B,) [day] are later than the ones before, `bright` is baseline minus magnitude and
+        `sigma` its error, each (B,) [mag].
         """
         count = self.count[slots] = self.count[slots] + 1
         photometry = np.stack([np.clip(bright, -MAX_MAG, MAX_MAG), sigma], axis=1, dtype=np.float32)
@@ -324,12 +311,10 @@ class EventCache:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that is kept, by name; views of the buffers, not copies."""
-        kept = {
-            name: buffer[: self.used * self.shapes[name][0]]
-            for name, buffer in self.buffers.items()
-        }
+        used = self.used
+        kept = {name: x[: used * self.shapes[name][0]] for name, x in self.buffers.items()}
         host = {"count": self.count, "first": self.first}
-        return kept | {name: torch.from_numpy(x[: self.used]) for name, x in host.items()}
+        return kept | {name: torch.from_numpy(x[:used]) for name, x in host.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up what `tensors` gave in place of all that is kept."""

@@ -234,26 +234,18 @@ class StreamingClassifier:
     def save(self, path: Path) -> None:
         """Snapshot of all events, atomically; the buffers are written from where they lie."""
         names = [name.encode("utf-8", "surrogatepass") for name in self.events]
-        estimators = self._estimators
+        kept = self._estimators.values()
+        lengths = [[k, len(v.mags), len(v.waiting)] for k, v in self._estimators.items()]
         tensors = self.cache.tensors() | {
             "records": self._records[: len(names)],
             "names": np.frombuffer(bytearray(b"".join(names)), np.uint8),
             "name_lengths": np.array([len(name) for name in names], np.int64),
-            "estimators": np.array(
-                [[k, len(v.mags), len(v.waiting)] for k, v in estimators.items()], np.int64
-            ).reshape(-1, 3),
-            "estimated": np.array(
-                [x for v in estimators.values() for y in (v.mags, v.waiting) for x in y], float
-            ),
+            "estimators": np.array(lengths, np.int64).reshape(-1, 3),
+            "estimated": np.array([x for v in kept for y in (v.mags, v.waiting) for x in y], float),
         }
         tensors = {k: torch.as_tensor(v) for k, v in tensors.items()}
-        notes = {
-            "version": STATE_VERSION,
-            "lines": self.lines,
-            "events": len(names),
-            "network": fingerprint(self.network),
-        }
-        write_snapshot(path, tensors, notes)
+        notes = {"version": STATE_VERSION, "lines": self.lines, "events": len(names)}
+        write_snapshot(path, tensors, notes | {"network": fingerprint(self.network)})
 
     def restore(self, path: Path) -> None:
         """Take up a snapshot of `save`; the answers go on as if nothing had happened.

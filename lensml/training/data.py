@@ -102,9 +102,8 @@ def load_training_data(
                 time, survey = shard.time, survey_of(shard.meta)
                 if shard.magnification is None:
                     sigmas = torch.empty_like(values)
-            if shard.time.shape != time.shape or (shard.magnification is None) != (
-                sigmas is not None
-            ):
+            clean = shard.magnification is not None
+            if shard.time.shape != time.shape or clean != (sigmas is None):
                 raise InputError(f"{path}: does not fit the set before it (epochs, magnification)")
             values[place] = _values(shard).to(device)
             if sigmas is not None:
@@ -135,8 +134,7 @@ def load_training_data(
         trained_on=trained_on,
         validated_on=validated_on,
         blended=blended,
-        clean=values if sigmas is None else None,
-        observed=None if sigmas is None else (values, sigmas),
+        **({"clean": values} if sigmas is None else {"observed": (values, sigmas)}),
     )
 
 

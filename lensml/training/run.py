@@ -12,7 +12,7 @@ import torch.distributed as dist
 from lensml.network import CONFIG, find_device, load_network, run_folder
 from lensml.paths import InputError, atomic_path, git_commit, tune_allocator
 from lensml.training.data import TrainingData, load_training_data
-from lensml.training.sampler import TrainingConfig, current_settings
+from lensml.training.sampler import TrainingConfig
 from lensml.training.trainer import HISTORY, LAST, NAMED_WEIGHTS, Trainer
 
 log = logging.getLogger(__name__)
@@ -29,12 +29,8 @@ def _loop(run: Trainer, first: int) -> None:
         run.history.append(dict(zip(HISTORY, values, strict=True)))
         if run.sampler.rank == 0:
             run.save(epoch)
-            log.info(
-                "epoch %d: loss %.4f, validation %.4f, AUC %.4f, %.0f s",
-                epoch + 1,
-                *values[1:4],
-                seconds,
-            )
+            text = "epoch %d: loss %.4f, validation %.4f, AUC %.4f, %.0f s"
+            log.info(text, *values[:4], seconds)
             if board:
                 for name in HISTORY[1:]:
                     board.add_scalar(name, run.history[-1][name], epoch + 1)
@@ -98,7 +94,7 @@ def _check_folder(run: Path, described: dict, resume: bool) -> None:
         )
     if (run / CONFIG).exists() and resume:
         found = json.loads((run / CONFIG).read_text())
-        earlier, now = current_settings(found["training"]), described["training"]
+        earlier, now = found["training"], described["training"]
         if other := sorted(k for k in now if earlier.get(k) != now[k]):
             raise InputError(
                 f"{run}: was begun with other settings ({', '.join(other)}); give the same to "
@@ -158,29 +154,22 @@ def _process(paths: list[Path], run: Path, config: TrainingConfig, described: di
 def _write_config(
     run: Path, described: dict, start: str | None, data: TrainingData, device: torch.device
 ) -> None:
-    seen = {"trained_on": data.trained_on, "validated_on": data.validated_on}
+    config = described | {"trained_on": data.trained_on, "validated_on": data.validated_on}
     if start:  # what the first weights had seen counts too
         before = load_network(NAMED_WEIGHTS.get(start, start))[1]
-        for name, ranges in seen.items():
+        for name in ("trained_on", "validated_on"):
             earlier = before.get(name, [])
-            seen[name] = earlier + [r for r in ranges if r not in earlier]
-    config = described | {
-        **seen,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "torch": torch.__version__,
-        "commit": git_commit(),
-    }
+            config[name] = earlier + [r for r in config[name] if r not in earlier]
+    config["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    config |= {"torch": torch.__version__, "commit": git_commit()}
     with atomic_path(run / CONFIG) as temporary:
         temporary.write_text(json.dumps(config, indent=1))
 
 
 def _write_metrics(run: Path, state: Trainer, seconds: float) -> None:
     best = min(state.history, key=lambda row: row["validation_loss"])
-    metrics = {
-        "split": "validation",
-        "best_epoch": best["epoch"],
-        "validation_loss": best["validation_loss"],
-        "validation_auc": best["validation_auc"],
+    metrics = {"split": "validation", "best_epoch": best["epoch"]}
+    metrics |= {name: best[name] for name in ("validation_loss", "validation_auc")} | {
         "epochs": len(state.history),
         "seconds": round(sum(row["seconds"] for row in state.history), 1),
         "seconds_this_process": round(seconds, 1),

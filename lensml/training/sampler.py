@@ -9,7 +9,7 @@ Axes: P pairs of a global batch, B = 2 P rows (single lens, binary, single lens,
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lensml.network import Network, NetworkConfig, PackedCurves, current_config, encode, pack
+from lensml.network import Network, NetworkConfig, PackedCurves, encode, pack
 from lensml.paths import InputError
 from lensml.seeds import derived_seed
 from lensml.simulation import Survey, draw_torch, observe
@@ -26,15 +26,6 @@ from lensml.training.data import TrainingData
 GPU_CURVES = 16384  # curves whose refits a GPU makes together, if it has the memory
 BYTES_PER_CURVE = 2**21  # memory that their refits may take, three times what an H100 needed
 LENGTH_STEP = 16  # curves of a batch are padded to a multiple: shapes recur
-SETTINGS = {  # names of older runs -> today's
-    "stop_after": "max_epochs",
-    "warmup": "warmup_fraction",
-    "clip": "grad_clip_norm",
-    "unsure": "hide_blending_fraction",
-    "easy_share": "curriculum_start_fraction",
-    "sigma_start": "curriculum_sigma_max",
-    "sigma_floor": "curriculum_sigma_min",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +62,6 @@ class TrainingConfig:
         return json.loads(json.dumps(asdict(self)))
 
 
-def current_settings(settings: dict) -> dict:
-    """Settings of a run folder under today's names; what no longer exists is left out."""
-    renamed = {SETTINGS.get(key, key): value for key, value in settings.items()}
-    known = {field.name for field in fields(TrainingConfig)}
-    described = {key: value for key, value in renamed.items() if key in known}
-    if "network" in described:
-        described["network"] = current_config(described["network"])
-    return described
-
-
 class BatchPlan(NamedTuple):
     """All that decides a global batch."""
 
@@ -111,14 +92,10 @@ def _curves_at_once(device: torch.device) -> int:
 
 
 class BatchSampler:
-    """Batches of one process of a training run.
+    """Batches of one process of a training run, of `data` on `device`.
 
-    Args:
-        config: Seed, batch size, surveys and curriculum.
-        data: The training set on `device`.
-        network: Makes the refits; in training mode some refits are left out and some unblended
-            pairs are refitted with f_s free.
-        device: Where the data lie.
+    `network` makes the refits; in training mode some refits are left out and some unblended pairs
+    are refitted with f_s free.
     """
 
     def __init__(
@@ -159,22 +136,19 @@ class BatchSampler:
         start = self.config.curriculum_start_fraction
         num = max(self.pairs_per_batch, int((start + (1 - start) * risen) * len(self.easiest)))
         admitted = self.easiest[:num]
-        picked = chooser.choice(
-            admitted, self.pairs_per_batch, replace=len(admitted) < self.pairs_per_batch
-        )
+        again = len(admitted) < self.pairs_per_batch
+        picked = chooser.choice(admitted, self.pairs_per_batch, replace=again)
         return torch.from_numpy(picked).to(self.device)
 
     def batch(self, plan: BatchPlan, *, whole: bool = False) -> tuple:
-        """Features, labels, validity and residual inputs of this process' rows of a batch.
-
-        With `whole` of all rows, whatever the number of processes.
-        """
+        """The only one of `batches`."""
         return self.batches([plan], whole=whole)[0]
 
     def batches(self, plans: Sequence[BatchPlan], *, whole: bool = False) -> list[tuple]:
-        """As `batch`, of several batches whose refits are made together.
+        """Features, labels, validity and residual inputs of this process' rows of each batch.
 
-        Refits are many small operations, which a GPU starts more slowly than it does them.
+        With `whole` of all rows, whatever the number of processes. Refits are made together: many
+        small operations, which a GPU starts more slowly than it does them.
         """
         parts = [self._own_pairs(plan.pairs, whole) for plan in plans]
         # Observe each batch, pad all to one length, encode.
@@ -191,14 +165,12 @@ class BatchSampler:
         ]
         refits = self.network.refits(observed, subsample_seed, torch.cat(blended))
         # And take them apart again.
-        found, first = [], 0
+        found, stop = [], 0
         for plan, part in zip(plans, parts, strict=True):
             labels = self.data.labels[_rows_of(plan.pairs[part])]
-            rows = slice(first, first + len(labels))
-            first = rows.stop
-            found.append(
-                (features[rows], labels, observed.valid[rows], refits and refits.rows(rows))
-            )
+            rows = slice(stop, stop := stop + len(labels))
+            inputs = features[rows], labels, observed.valid[rows]
+            found.append((*inputs, refits and refits.rows(rows)))
         return found
 
     def _own_pairs(self, pairs: Tensor, whole: bool) -> slice:
@@ -215,9 +187,9 @@ class BatchSampler:
         if plan.survey is None:
             delta, sigma = (x[rows] for x in self.data.observed)
             return delta.nan_to_num(), sigma, torch.isfinite(delta)
+        size = len(plan.pairs), len(self.data.time)
         generator = torch.Generator(self.device).manual_seed(plan.seed)
-        outliers = plan.survey.outlier_fraction > 0
-        draws = draw_torch(len(plan.pairs), len(self.data.time), generator, outliers=outliers)
+        draws = draw_torch(*size, generator, outliers=plan.survey.outlier_fraction > 0)
         own = slice(2 * part.start, 2 * part.stop)
         of_rows = (d if d is None else d[own] for d in draws[1:])
         draws = type(draws)(draws.pair[part], *of_rows)

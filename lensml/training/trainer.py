@@ -22,7 +22,6 @@ from lensml.network import (
     Network,
     ResidualInputs,
     bf16_supported,
-    current_tensor_name,
     load_network,
     load_tensors,
     save_network,
@@ -85,13 +84,8 @@ def _optimizer(network: Network, config: TrainingConfig) -> torch.optim.AdamW:
     decayed = [p for p in network.parameters() if p.dim() > 1]
     plain = [p for p in network.parameters() if p.dim() <= 1]
     groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        groups,
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
+    options = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    return torch.optim.AdamW(groups, **options, betas=(0.9, 0.98), fused=True)
 
 
 def _last_auc(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -127,9 +121,8 @@ class Trainer:
     ) -> Tensor:
         """One step of the optimiser on this process' rows; their loss, still on the device."""
         loss = self.gradients(features, labels, valid, refits)
-        torch.nn.utils.clip_grad_norm_(
-            self.network.parameters(), self.config.grad_clip_norm, foreach=True
-        )
+        largest = self.config.grad_clip_norm
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), largest, foreach=True)
         self.optimizer.step()
         return loss
 
@@ -205,9 +198,8 @@ class Trainer:
             features, labels, valid, refits = self.sampler.batch(plan, whole=True)
             at_once = self.rows_at_once(features)
             parts = [slice(k, k + at_once) for k in range(0, len(features), at_once)]
-            logits = torch.cat(
-                [self.network(features[k], refits and refits.rows(k)) for k in parts]
-            )
+            inputs = [(features[k], refits and refits.rows(k)) for k in parts]
+            logits = torch.cat([self.network(*x) for x in inputs])
             losses.append(float(training_loss(logits, labels, valid)) * len(pairs))
             last = (valid.sum(1) - 1).clamp_min(0)[:, None]
             scores.append(logits.gather(1, last)[:, 0].cpu().numpy())
@@ -234,13 +226,15 @@ class Trainer:
     def restore(self) -> int:
         """Load the state after the last finished epoch; the number of the next one."""
         tensors, notes = load_tensors(self.run / LAST)
-        own = {k[8:]: v for k, v in tensors.items() if k.startswith("network.")}
-        self.network.load_state_dict({current_tensor_name(k): v for k, v in own.items()})
-        state: dict[int, dict] = {}
+        own, state = {}, {}
         for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".", 2)
+            kind, _, name = key.partition(".")
+            if kind == "network":
+                own[name] = value
+            elif kind == "optimizer":
+                index, _, name = name.partition(".")
                 state.setdefault(int(index), {})[name] = value
+        self.network.load_state_dict(own)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.history, self.best = notes["history"], notes["best"]

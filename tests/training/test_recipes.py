@@ -8,7 +8,6 @@ import pytest
 from lensml.network import load_network
 from lensml.paths import InputError
 from lensml.training.recipes import GENERAL_SURVEYS, recipe_sets, shipped_recipe
-from lensml.training.sampler import current_settings
 
 
 def test_more_events_keep_the_mixture():
@@ -42,7 +41,7 @@ def test_an_unknown_set_is_refused(tmp_path):
 def test_the_shipped_weights_were_made_by_this_recipe():
     recipe, config = shipped_recipe("desk", times=4), load_network()[1]
     given = replace(recipe.training, epochs=8, batch_size=1024)
-    assert current_settings(config["training"]) == given.describe()
+    assert given.describe().items() <= config["training"].items()
     assert config["training"]["surveys"] == json.loads(
         json.dumps([(w, asdict(s)) for w, s in GENERAL_SURVEYS])
     )

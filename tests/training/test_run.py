@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lensml.network import NetworkConfig, load_network, load_tensors, predict_proba, save_tensors
+from lensml.network import NetworkConfig, load_network, load_tensors, predict_proba
 from lensml.paths import InputError
 from lensml.simulation import Simulation, Survey, load, save, simulate
 from lensml.training.data import load_training_data
@@ -164,54 +164,6 @@ def test_a_finished_or_begun_run_is_not_overwritten(data, reference):
     with pytest.raises(InputError, match="other settings"):
         train(data, reference, replace(CONFIG, batch_size=8), resume=True)
     assert {p: p.read_bytes() for p in reference.iterdir() if p.is_file()} == before
-
-
-OLDER = {  # names of settings, of the network's settings, of layers, of the map encoder's layers
-    "max_epochs": "stop_after",
-    "warmup_fraction": "warmup",
-    "grad_clip_norm": "clip",
-    "hide_blending_fraction": "unsure",
-    "curriculum_start_fraction": "easy_share",
-    "curriculum_sigma_max": "sigma_start",
-    "curriculum_sigma_min": "sigma_floor",
-    "embedding_channels": "opinion",
-    "encoder_blocks": "blocks_down",
-    "decoder_blocks": "blocks_up",
-}
-OLDER_LAYERS = {
-    "residual_encoder.fit_summary": "expert.scalars",
-    "residual_encoder.conv2": "expert.look",
-    "residual_encoder.output": "expert.say",
-    "residual_encoder": "expert",
-    "downsample": "merge",
-    "encoder": "down",
-    "upsample": "lift",
-    "decoder": "up",
-    "project": "consult",
-    "embed_innovations": "embed_residuals",
-}
-
-
-def test_a_run_of_an_older_version_resumes_under_its_own_names(data, tmp_path):
-    """Settings and tensors had other names, and `compile` was a setting."""
-    whole = train(data, tmp_path / "whole", replace(CONFIG, epochs=2))
-    run = train(data, tmp_path / "run", replace(CONFIG, epochs=2, max_epochs=1))
-    config = json.loads((run / "config.json").read_text())
-    settings = {OLDER.get(k, k): v for k, v in config["training"].items()} | {"compile": None}
-    settings["network"] = {OLDER.get(k, k): v for k, v in settings["network"].items()}
-    settings["stop_after"] = None  # killed after one epoch
-    (run / "config.json").write_text(json.dumps(config | {"training": settings}))
-    tensors, notes = load_tensors(run / "last.safetensors")
-    for name in list(tensors):
-        for new, old in OLDER_LAYERS.items():
-            if name.startswith(f"network.{new}."):
-                tensors[name.replace(new, old, 1)] = tensors.pop(name)
-                break
-    assert "network.expert.say.weight" in tensors
-    save_tensors(run / "last.safetensors", tensors, notes)
-    with pytest.raises(InputError, match=r"other settings \(seed\)"):
-        train(data, run, replace(CONFIG, epochs=2, seed=1), resume=True)
-    assert_same_bits(train(data, run, replace(CONFIG, epochs=2), resume=True), whole)
 
 
 def test_a_set_without_magnifications_is_trained_on_as_it_was_observed(data, tmp_path):
