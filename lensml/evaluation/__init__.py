@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = exports(
     __name__,
     metrics=(
         "IDEAL_HALF STATISTICS average_precision balanced_accuracy bin_label binomial_interval "
-        "bootstrap dchi2_50 fraction ideal_recall neighbour_thresholds recall_at_fpr "
+        "bootstrap dchi2_50 detected fraction ideal_recall neighbour_thresholds recall_at_fpr "
         "recall_by_dchi2 reliability roc_auc score_table threshold_at_fpr wilson_interval"
     ),
     ideal_observer=(
@@ -18,18 +18,11 @@ __getattr__, __dir__, __all__ = exports(
     alerts=(
         "alert_rate_and_purity compare_observers detected_by_phase observer_scores season_policy"
     ),
-    calibration=(
-        "anytime_calibration calibration_errors calibration_table ece prior_shift "
-        "resample_to_prevalence"
-    ),
+    calibration="anytime_calibration calibration_errors calibration_table ece prior_shift",
     anomaly_finder="pspl_residuals score_at_fixed_thresholds search_prefixes",
     baselines=(
-        "bins_where_worse classical_scores compare_methods residual_scan_score shortcut_probe "
-        "summary_statistics"
+        "classical_scores compare_methods residual_scan_score shortcut_probe summary_statistics"
     ),
-    comparison=(
-        "Scores assert_falling completeness dchi2_retained detected fraction_beyond gap_to_ideal "
-        "loss_by_cause score summary undetectable"
-    ),
+    comparison="Scores assert_falling completeness loss_by_cause score summary undetectable",
     report="classification_report full_report score_report scores_by_fraction",
 )

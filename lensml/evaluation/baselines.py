@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
-from scipy.stats import binomtest, kurtosis, skew
+from scipy.stats import kurtosis, skew
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
@@ -208,68 +208,8 @@ def compare_methods(
         table["recall"] = table.pop("recall_at_1pct")
         rows = metrics.recall_by_dchi2(y, p, dchi2, 0.01)
         if method == "ideal observer":
-            no_ends = {"recall_low": np.nan, "recall_high": np.nan}
-            rows, table = (
-                [r | no_ends | {"recall": r["ideal"]} for r in rows],
-                table | metrics.IDEAL_HALF,
-            )
+            table |= metrics.IDEAL_HALF
+            exact = {"recall_low": np.nan, "recall_high": np.nan}
+            rows = [row | exact | {"recall": row["ideal"]} for row in rows]
         compared[method] = {"recall_by_dchi2": rows} | table
     return compared
-
-
-def bins_where_worse(
-    network: NDArray,
-    others: Mapping[str, NDArray],
-    y: NDArray,
-    dchi2: NDArray,
-    pair: NDArray,
-    *,
-    above: float = 25.0,
-    num: int = 400,
-    seed: int = 0,
-) -> list[dict]:
-    """Bins of delta-chi2 where a method detects more than the network, at 1 % false positives.
-
-    Scores are (n,); bins below a delta-chi2 of `above` or of fewer than `metrics.FEWEST` binaries
-    are left out. The threshold is that of the resampled twins of the bin, or the pooled one, held,
-    where they are too few.
-
-    Returns:
-        One dict a bin and method: `bin`, `method`, `binaries`, `network`, `other` (the recalls),
-        `difference` with its interval, and `certain`, whether that is above zero and an exact sign
-        test of the binaries that one alone finds agrees (few binaries fool a bootstrap).
-    """
-    y, pair, rate = np.asarray(y), np.asarray(pair), 0.01
-    binary, worse = y == 1, []
-
-    def detected(y: NDArray, *scores: NDArray, pooled: list[float] | None) -> list[NDArray]:
-        """Which binaries each score detects."""
-        cuts = pooled or [metrics.threshold_at_fpr(p[y == 0], rate) for p in scores]
-        return [p[y == 1] > cut for p, cut in zip(scores, cuts, strict=True)]
-
-    for low, high in metrics.DCHI2_BINS:
-        rows = metrics.in_bin(dchi2, low, high)
-        if low < above or (rows & binary).sum() < metrics.FEWEST:
-            continue
-        enough = (rows & ~binary).sum() * rate >= 1 - 1e-9
-        for method, score in others.items():
-            both = [np.asarray(p, dtype=float) for p in (network, score)]
-            cuts = [metrics.threshold_at_fpr(p[~binary], rate) for p in both]
-            found = partial(detected, pooled=None if enough else cuts)
-            columns = [y[rows], *(p[rows] for p in both)]
-            ours, theirs = found(*columns)
-            if theirs.mean() <= ours.mean():
-                continue
-
-            def gain(*columns, found=found) -> float:
-                ours, theirs = map(metrics.fraction, found(*columns))
-                return theirs - ours
-
-            difference = metrics.bootstrap(gain, columns, pair[rows], num=num, seed=seed)
-            sign_test = binomtest(int((theirs & ~ours).sum()), int((theirs ^ ours).sum()))
-            row = {"bin": metrics.bin_label(low, high), "method": method, "binaries": ours.size}
-            row |= {"network": float(ours.mean()), "other": float(theirs.mean())}
-            row["difference"] = difference
-            row["certain"] = difference["low"] > 0 and sign_test.pvalue < 0.05
-            worse.append(row)
-    return worse

@@ -33,20 +33,6 @@ def prior_shift(p: ArrayLike, prevalence: float, trained_at: float = 0.5) -> NDA
     return expit(logit(np.asarray(p, dtype=float)) + shift)
 
 
-def resample_to_prevalence(y: ArrayLike, prevalence: float, seed: int = 0) -> NDArray:
-    """Rows, in their order, of a sample in which a fraction `prevalence` is binary.
-
-    All rows of the class there are too few of, and a random part of the other.
-    """
-    y, rng = np.asarray(y) == 1, np.random.default_rng(seed)
-    total = min((~y).sum() / (1 - prevalence), y.sum() / prevalence)
-    chosen = []
-    for rows, fraction in ((y, prevalence), (~y, 1 - prevalence)):
-        size = int(round(total * fraction))
-        chosen.append(rng.choice(np.flatnonzero(rows), size, replace=False))
-    return np.sort(np.concatenate(chosen))
-
-
 def bin_noise(y: NDArray, p: NDArray, pair: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """Calibration gap, its variance by chance and the rows of filled bins; each (k,).
 

@@ -3,7 +3,7 @@
 Axes: n rows, P binaries. `num`, `seed`: resamples of pairs behind each interval.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -80,20 +80,9 @@ def summary(scores: Scores, *, num: int, seed: int = 0) -> dict[str, Any]:
     return result | {"undetectable": undetectable(binaries)}
 
 
-def fraction_beyond(dchi2: ArrayLike, levels: Sequence[float]) -> list[Interval]:
-    """Fraction of binaries whose delta-chi2 (P,) exceeds each level."""
-    return [metrics.binomial_interval(np.asarray(dchi2) > level, "wilson") for level in levels]
-
-
 def undetectable(dchi2: ArrayLike) -> Interval:
     """Fraction of binaries whose delta-chi2 (P,) lies below `DCHI2_UNDETECTABLE`."""
     return metrics.binomial_interval(np.asarray(dchi2) < DCHI2_UNDETECTABLE, "wilson")
-
-
-def detected(y: ArrayLike, rank: ArrayLike, rate: float = 0.01) -> NDArray:
-    """Whether each binary scores above the threshold that `rate` of the singles exceed, (P,)."""
-    binary, rank = np.asarray(y) == 1, np.asarray(rank)
-    return rank[binary] > metrics.threshold_at_fpr(rank[~binary], rate)
 
 
 def completeness(
@@ -101,40 +90,25 @@ def completeness(
 ) -> dict[str, NDArray]:
     """Recall in narrow bins of log delta-chi2, thresholds from `neighbour_thresholds`.
 
-    A quarter of a decade each, from 0.1; a bin of fewer than `metrics.FEWEST` binaries is joined to
-    the next ones.
+    A quarter of a decade each, from 0.1; a bin of fewer than `FEWEST` binaries joins the next.
 
     Returns:
         `dchi2` (median of the bin), `recall`, `low`, `high` (95 % Wilson), `count`; each (k,).
     """
     y, p = metrics.check_scores(y, p)
-    dchi2 = np.asarray(dchi2, dtype=float)
-    found = p > metrics.neighbour_thresholds(y, p, dchi2, rate)
-    rows = np.flatnonzero(y & (dchi2 > 0.1))
-    rows = rows[np.argsort(dchi2[rows], kind="stable")]
-    edges = np.flatnonzero(np.diff(np.floor(4 * np.log10(dchi2[rows])), prepend=-np.inf))
-    starts = [0]
-    for edge in edges[1:]:
-        if edge - starts[-1] >= metrics.FEWEST and rows.size - edge >= metrics.FEWEST:
-            starts.append(edge)
-    groups = [g for g in np.split(rows, starts[1:]) if g.size]
-    middle, recall = (
-        np.array([of(x[g]) for g in groups]) for of, x in ((np.median, dchi2), (np.mean, found))
-    )
-    count = np.array([g.size for g in groups])
+    found = (p > metrics.neighbour_thresholds(y, p, dchi2, rate))[y]
+    strength = np.asarray(dchi2, dtype=float)[y]
+    order = np.argsort(strength, kind="stable")[(strength <= 0.1).sum() :]
+    ends, bins = [0], np.floor(4 * np.log10(strength[order]))
+    for end in [*np.flatnonzero(np.diff(bins)) + 1, order.size]:
+        if end - ends[-1] >= metrics.FEWEST:
+            ends.append(end)
+    ends = [*ends[:-1], order.size] if len(ends) > 1 else [0, order.size]  # the last takes the rest
+    bins = [order[slice(*pair)] for pair in pairwise(ends)]
+    count = np.array([rows.size for rows in bins])
+    middle, recall = np.array([(np.median(strength[i]), found[i].mean()) for i in bins]).T
     low, high = metrics.wilson_interval(recall, count)
     return {"dchi2": middle, "recall": recall, "low": low, "high": high, "count": count}
-
-
-def gap_to_ideal(
-    scores: Scores, statistic: str = "recall_at_1pct", *, num: int, seed: int = 0
-) -> Interval:
-    """Ideal observer minus network on the same rows, one of `STATISTICS`."""
-    of, sides = metrics.STATISTICS[statistic], scores.columns
-    columns = [*sides["network"], *sides["ideal"]]
-    return metrics.bootstrap(
-        lambda *c: of(*c[4:]) - of(*c[:4]), columns, scores.pair, num=num, seed=seed
-    )
 
 
 def loss_by_cause(
@@ -160,19 +134,6 @@ def loss_by_cause(
     parts = {"total": total, "data": data, "network": lambda *c: total(*c) - data(*c)}
     options = {"num": num, "seed": seed}
     return {k: metrics.bootstrap(of, columns, before.pair, **options) for k, of in parts.items()}
-
-
-def dchi2_retained(before: Scores, after: Scores, level: float = 25.0) -> dict[str, float]:
-    """Fraction of its delta-chi2 that a visible anomaly retains in a worse survey.
-
-    `median`, `p16`, `p84` over `binaries` above `level` before; and the fraction of `epochs`.
-    """
-    rows = before.binary & (before.dchi2 > level)
-    ratio = after.dchi2[rows] / before.dchi2[rows]
-    quantiles = np.quantile(ratio, [0.5, 0.16, 0.84]) if ratio.size else np.full(3, np.nan)
-    retained = dict(zip(("median", "p16", "p84"), quantiles.tolist(), strict=True))
-    epochs = float(after.epochs.mean() / before.epochs.mean())
-    return {"epochs": epochs, **retained, "binaries": int(rows.sum())}
 
 
 def assert_falling(

@@ -176,27 +176,22 @@ def excess_over_ideal(
         For `roc_auc`, `balanced_accuracy` and `recall` (at 1 % pooled false positives): `network`,
         `ideal`, `excess`, `standard_error` and `z`. A z above 3 is a leak.
     """
-    p, ideal, y, pair = (np.asarray(a) for a in (p, ideal, y, pair))
     known = np.isfinite(ideal)
-    p, ideal, y, pair = p[known], ideal[known], y[known], pair[known]
-    sides = (p, p), (ideal, ideal_probability(ideal))
-    keys = ("roc_auc", "balanced_accuracy", "recall_at_1pct")
+    p, ideal, y, pair = (np.asarray(column)[known] for column in (p, ideal, y, pair))
+    probability, result = ideal_probability(ideal), {}
+    for key in ("roc_auc", "balanced_accuracy", "recall_at_1pct"):
 
-    def both(i: NDArray | slice) -> list[list[float]]:
-        """Statistics of network and ideal observer on rows `i`, (3, 2)."""
-        columns = [(y[i], score[i], probability[i], None) for score, probability in sides]
-        return [[metrics.STATISTICS[key](*c) for c in columns] for key in keys]
+        def both(i: NDArray | slice, of=metrics.STATISTICS[key]) -> tuple[float, float]:
+            """Statistic of network and ideal observer on rows `i`."""
+            return of(y[i], p[i], p[i], None), of(y[i], ideal[i], probability[i], None)
 
-    samples = np.array([both(i) for i in metrics.cluster_bootstrap(pair, num, seed)])
-    result = {}
-    for k, (network, best) in enumerate(both(slice(None))):
-        excess = network - best
-        error = float(np.nanstd(samples[:, k, 0] - samples[:, k, 1], ddof=1))
+        network, best = both(slice(None))
+        samples = np.array([both(i) for i in metrics.cluster_bootstrap(pair, num, seed)])
+        excess, error = network - best, float(np.nanstd(samples[:, 0] - samples[:, 1], ddof=1))
         with np.errstate(divide="ignore", invalid="ignore"):
             z = 0.0 if excess == 0 else float(np.divide(excess, error))
-        values = {"network": network, "ideal": best, "excess": excess}
-        name = keys[k].removesuffix("_at_1pct")
-        result[name] = values | {"standard_error": error, "z": z}
+        values = {"network": network, "ideal": best, "excess": excess, "standard_error": error}
+        result[key.removesuffix("_at_1pct")] = values | {"z": z}
     return result
 
 

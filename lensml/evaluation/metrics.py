@@ -155,12 +155,15 @@ def threshold_at_fpr(p_single: ArrayLike, rate: float) -> float:
     return float(p[allowed]) if allowed < p.size else -np.inf
 
 
+def detected(y: ArrayLike, p: ArrayLike, rate: float = 0.01) -> NDArray:
+    """Whether each binary scores above the threshold that `rate` of the singles exceed, (P,)."""
+    y, p = check_scores(y, p)
+    return p[y] > threshold_at_fpr(p[~y], rate)
+
+
 def recall_at_fpr(y: ArrayLike, p: ArrayLike, rate: float) -> float:
     """Fraction of binaries above the threshold that at most `rate` of the singles exceed."""
-    y, p = check_scores(y, p)
-    if y.all() or not y.any():
-        return float("nan")
-    return float(np.mean(p[y] > threshold_at_fpr(p[~y], rate)))
+    return float("nan") if np.min(y) == np.max(y) else fraction(detected(y, p, rate))
 
 
 def in_bin(dchi2: NDArray, low: float, high: float) -> NDArray:
@@ -330,39 +333,33 @@ IDEAL_HALF: dict[str, Interval] = {
 def score_table(
     columns: Sequence[NDArray], pair: NDArray, names: Iterable[str], *, num: int, seed: int
 ) -> dict[str, Interval]:
-    """Intervals of the `STATISTICS` called `names` of one observer.
+    """Intervals of the `STATISTICS` called `names` of one observer, `at_least_wilson`.
 
-    Those of fractions are at least Wilson's, so that no interval is a point.
     `columns`: class, ranking score, probability and delta-chi2 of each row, each (n,).
     """
-    table = {}
-    for name in names:
-        row = bootstrap(STATISTICS[name], columns, pair, num=num, seed=seed)
-        table[name] = row | at_least_wilson(row, class_fractions(name, row["value"], *columns[:3]))
-    return table
+    y, _, p, _ = columns
+    rows = ((n, bootstrap(STATISTICS[n], columns, pair, num=num, seed=seed)) for n in names)
+    return {name: at_least_wilson(row, name, y, p) for name, row in rows}
 
 
-def class_fractions(
-    name: str, value: float, y: NDArray, score: NDArray, p: NDArray
-) -> list[tuple[float, int]]:
-    """Fractions whose mean is a statistic, each with its number of rows; empty for other ones."""
-    y, called = np.asarray(y) == 1, np.asarray(p) > 0.5
+def at_least_wilson(row: Interval, name: str, y: NDArray, p: NDArray) -> Interval:
+    """Interval `row` of a statistic, no narrower than Wilson's of the fractions in it.
+
+    One for each class in a balanced accuracy, combined in quadrature; areas under a curve count as
+    fractions of the smaller class where no pair of rows is out of order.
+    """
+    y, called, value = np.asarray(y) == 1, np.asarray(p) > 0.5, row["value"]
     if name == "balanced_accuracy":
-        return [(fraction(hits), hits.size) for hits in (called[y], ~called[~y])]
-    if name in ("roc_auc", "average_precision") and value == 1:  # no pair out of order
-        return [(value, min(y.sum(), (~y).sum()))]
-    if name == "accuracy" or name.startswith("recall"):
-        return [(value, y.size if name == "accuracy" else y.sum())]
-    return []
-
-
-def at_least_wilson(row: Interval, fractions: Sequence[tuple[float, int]]) -> Interval:
-    """Ends of `row`, widened to Wilson's of the mean of `fractions`, combined in quadrature."""
-    if not fractions:
-        return {}
-    value, count = np.array(fractions).T
-    low, high = (np.linalg.norm(end - value) / value.size for end in wilson_interval(value, count))
-    low, high = row["value"] - low, row["value"] + high
-    few = np.isnan([low, high, row["low"], row["high"]]).any()
-    ends = (np.nan, np.nan) if few else (min(low, row["low"]), max(high, row["high"]))
-    return dict(zip(("low", "high"), map(float, ends), strict=True))
+        parts = [(fraction(hits), hits.size) for hits in (called[y], ~called[~y])]
+    elif name == "accuracy" or name.startswith("recall"):
+        parts = [(value, y.size if name == "accuracy" else y.sum())]
+    elif name in ("roc_auc", "average_precision") and value == 1:
+        parts = [(value, min(y.sum(), (~y).sum()))]
+    else:
+        return row
+    values, count = np.array(parts).T
+    low, high = (
+        np.linalg.norm(end - values) / len(parts) for end in wilson_interval(values, count)
+    )
+    low, high = np.minimum(row["low"], value - low), np.maximum(row["high"], value + high)
+    return {"value": value, "low": float(low), "high": float(high)}

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sets import planted, toy_set
+from sets import toy_set
 
 from lensml.evaluation import anomaly_finder as anomaly
 from lensml.evaluation import baselines, metrics
@@ -137,28 +137,11 @@ def test_comparison_is_that_of_metrics(visible, scores):
         )
 
 
-def test_bins_are_named_in_which_the_network_finds_less():
-    y, dchi2, pair, good, bad = planted()
-    beaten = baselines.bins_where_worse(bad, {"good": good}, y, dchi2, pair, num=100)
-    certain = {row["bin"] for row in beaten if row["certain"]}
-    assert certain == {"75-160", "160-500"}
-    for row in beaten:
-        assert row["difference"]["value"] == pytest.approx(row["other"] - row["network"])
-        assert row["difference"]["low"] <= row["difference"]["value"]
-    winner = baselines.bins_where_worse(good, {"bad": bad}, y, dchi2, pair, num=100)
-    assert not any(row["certain"] for row in winner)
-
-
-def test_a_method_is_not_worse_than_itself():
-    y, dchi2, pair, good, _ = planted()
-    assert baselines.bins_where_worse(good, {"twin": good}, y, dchi2, pair, num=20) == []
-
-
-def test_few_binaries_are_left_out_and_four_more_of_twenty_are_not_certain():
-    for num, found in ((19, 19), (20, 4)):
-        y, pair = np.tile([0, 1], num), np.repeat(np.arange(num), 2)
-        dchi2 = np.full(2 * num, 100.0)
-        bad = np.where(pair < found, 0.0, 10.0) * y
-        rows = baselines.bins_where_worse(bad, {"good": 10.0 * y}, y, dchi2, pair, num=200)
-        assert len(rows) == (num == 20)
-    assert rows[0]["difference"]["low"] > 0 and not rows[0]["certain"]
+def test_the_ideal_observer_is_compared_in_closed_form(visible, scores):
+    columns = (visible.y, visible.dchi2, visible.pair)
+    found = baselines.compare_methods(scores | {"ideal observer": visible.dchi2}, *columns, num=5)
+    ideal = found["ideal observer"]
+    assert {name: ideal[name] for name in metrics.IDEAL_HALF} == metrics.IDEAL_HALF
+    for row in ideal["recall_by_dchi2"]:
+        assert np.isnan(row["recall_low"])
+        assert row["recall"] == row["ideal"] or not row["binaries"]

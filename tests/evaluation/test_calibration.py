@@ -44,14 +44,6 @@ def test_a_prevalence_outside_zero_and_one_is_named(bad):
         calibration.prior_shift(0.5, bad)
 
 
-def test_a_sample_has_the_fraction_of_binaries_asked_for():
-    y = np.tile([0, 1], 500)
-    for fraction in (0.1, 0.5, 0.9):
-        rows = calibration.resample_to_prevalence(y, fraction, seed=1)
-        assert y[rows].mean() == pytest.approx(fraction, abs=0.001)
-        assert np.unique(rows).size == rows.size >= 500 and (np.diff(rows) > 0).all()
-
-
 def test_table_has_every_fraction_and_sees_overconfidence():
     y, z = drawn(3000, 9)
     p = expit(np.outer(z, np.linspace(1, 3, len(FRACTIONS))))  # ever more overconfident

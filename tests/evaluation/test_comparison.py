@@ -44,35 +44,8 @@ def test_half_of_the_anomalies_at_the_undetectable_level_are_found_by_the_ideal_
     assert ideal_recall(compare.DCHI2_UNDETECTABLE, 0.01) == pytest.approx(0.5)
 
 
-def test_fractions_above_levels_fall_with_the_level():
-    dchi2 = np.array([1.0, 10.0, 30.0, 100.0])
-    above = compare.fraction_beyond(dchi2, (5.0, 25.0))
-    assert [row["value"] for row in above] == [0.75, 0.5]
-
-
-def test_fewer_epochs_keep_their_share_of_the_information():
-    full = scored(0.02)
-    half = replace(full, dchi2=full.dchi2 / 2, epochs=full.epochs / 2)
-    kept = compare.dchi2_retained(full, half)
-    assert kept["median"] == kept["p16"] == pytest.approx(0.5)
-    assert kept["epochs"] == pytest.approx(0.5) and kept["binaries"] > 0
-
-
-def test_the_shortfall_is_the_ideal_less_the_network():
-    s = scored(blur=3.0)
-    row = compare.summary(s, num=5)
-    gap = row["ideal"]["roc_auc"]["value"] - row["network"]["roc_auc"]["value"]
-    assert compare.gap_to_ideal(s, "roc_auc", num=5)["value"] == pytest.approx(gap)
-
-
 def test_binaries_below_the_undetectable_level_are_counted():
     assert compare.undetectable(np.array([1.0, 2.0, 100.0, 200.0]))["value"] == 0.5
-
-
-def test_found_takes_its_threshold_from_the_singles():
-    y = np.array([0] * 100 + [1, 1])
-    rank = np.array([*np.linspace(0, 1, 100), 0.995, 0.5])
-    assert compare.detected(y, rank).tolist() == [True, False]
 
 
 def test_completeness_of_the_ideal_observer_rises_through_one_half():

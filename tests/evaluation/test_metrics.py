@@ -63,6 +63,12 @@ def test_no_more_false_positives_than_the_rate(rate, threshold):
     assert np.mean(twins > threshold) <= rate
 
 
+def test_found_takes_its_threshold_from_the_singles():
+    y = np.array([0] * 100 + [1, 1])
+    rank = np.array([*np.linspace(0, 1, 100), 0.995, 0.5])
+    assert metrics.detected(y, rank).tolist() == [True, False]
+
+
 def test_recall_of_equal_anomalies_is_the_closed_form():
     dchi2 = 9.0
     y, ratio, _, _ = pairs(np.full(60_000, dchi2))
