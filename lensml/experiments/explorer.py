@@ -172,7 +172,7 @@ def explore(**parameters: float) -> "HBox":
         look = {"layout": Layout(width="25em"), "style": {"description_width": "11em"}}
         look |= {"description": label, "readout_format": form}
         sliders[name] = kind(value, min=low, max=high, step=(high - low) / 500, **look)
-    sign, image = HTML(), Image(format="png", layout=Layout(**WIDTH))
+    sign, image = HTML(), Image(format="png", layout=Layout(width="600px", max_width="100%"))
 
     def show(classified: bool) -> None:
         sign.value = "" if classified else "<em>computing P(binary) ...</em>"

@@ -19,7 +19,7 @@ TWIN = {"color": style.SINGLE, "linestyle": (0, (5, 1.2))}
 def gallery(
     times: NDArray, X: NDArray, clean: NDArray, sigma: NDArray, titles: Sequence = (), rows=()
 ) -> Figure:
-    """Pairs of curves, and the noise-free binary minus its twin with a band of one sigma below.
+    """Pairs of curves; below, the noise-free binary minus its twin, with a band of one sigma.
 
     `times` (T,) [day]; `X`, `clean` (P, 2, T): twin, binary [mag]; `sigma` (P,) [mag]; `titles`
     name each pair, `rows` each row of three.

@@ -77,7 +77,7 @@ def looks(by_name: Mapping[str, Any]) -> list[tuple[str, Any, dict]]:
 
 
 def legend_below(figure: Figure) -> None:
-    """One legend of all axes below the figure, in as many columns as its labels leave room for."""
+    """One legend of all axes below the figure, in as many columns as there is room for."""
     found = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes]
     if handles := {label: handle for pairs in found for handle, label in pairs}:
         columns = int(figure.get_figwidth() / (0.55 + 0.065 * max(map(len, handles))))
