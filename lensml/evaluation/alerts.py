@@ -149,7 +149,7 @@ def paired_latency(
 
 
 def observer_scores(curves: LightCurves, p_epochs: NDArray) -> dict[str, NDArray]:
-    """Score of each observer at every epoch of a matched set on one grid, (n, T); NaN where none.
+    """Score of each observer at every epoch of a matched set, (n, T); NaN where none.
 
     `network` (`p_epochs`); `oracle`, the log-likelihood ratio with the twin of the whole curve;
     `refit_limited`, which knows the binary and fits the single lens to the prefix; and

@@ -106,7 +106,7 @@ def bisect_onset(
     weight: Tensor,
     blended: bool,
 ) -> NDArray:
-    """Time [day] of the first epoch whose prefix has delta-chi2 above `level`, (m,); NaN if none.
+    """First epoch [day] whose prefix has delta-chi2 above `level`, (m,); NaN if none.
 
     Between two prefixes on either side of the level, delta-chi2 grows with every epoch: the
     interval is halved by refits until one epoch is left.

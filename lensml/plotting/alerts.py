@@ -23,7 +23,7 @@ OBSERVERS = {
 
 @style.styled
 def alert_latency(first: Mapping[str, ArrayLike]) -> Figure:
-    """First alerts of observers and `onset` of the same binaries, each (n,) [day], NaN = none.
+    """First alerts of observers and `onset` of the same binaries, (n,) [day]; NaN = none.
 
     On the left the fraction of binaries with an onset detected by each time since then; on the
     right the latency of the network relative to the other observers, where both alert.
