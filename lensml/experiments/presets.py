@@ -119,6 +119,7 @@ def baseline(size: str = "full", seed: int = 0) -> Experiment:
             "baseline", size, seed, population=True, num_pairs=min(PAIRS[size], 2000)
         ),
         "blended": _tests("baseline", size, seed, blending=(0.1, 1.0)),
+        "training": _tests("baseline", size, seed + 50),  # of classical searches, as chapter 12
     }
     fine_tuned = {"baseline": _fine_tuned("baseline", size, seed)}
     return Experiment(size, seed, tests, fine_tuned=fine_tuned)
