@@ -6,70 +6,135 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
-from lensml.paths import SIZES, InputError, atomic_path
+import lensml
+from lensml.paths import BUILD, ROOT, SIZES, InputError, atomic_path, git_commit
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
+SETS = ("baseline", "distinct", "planetary", "stellar", "null")
+MODEL_HELP = "run folder of `train`; default: the weights that ship with lensml"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Shows defaults and examples in its help; refuses a wrong flag in one line."""
+
+    def __init__(self, **settings) -> None:
+        super().__init__(formatter_class=_Help, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message}; `{self.prog} --help` shows what it takes\n")
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str:
+        shown = action.default not in (None, False, "", [])
+        return super()._get_help_string(action) if shown else action.help
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_) -> NoReturn:
+        commit = git_commit()
+        where = "" if commit == "unknown" else f" (commit {commit[:12]})"
+        print(f"lensml {lensml.__version__}{where}")
+        parser.exit()
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lensml", description="Single or binary lens, live.")
+    parser = _Parser(prog="lensml", description="Single or binary lens, while the event unfolds.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print version and commit")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    verbs.add_parser("preflight", help="hardware, versions, disk, memory; what will be slow")
+    def verb(name: str, what: str, *examples: str):
+        shown = "example:\n" + "\n".join(f"  lensml {name} {x}" for x in examples)
+        return verbs.add_parser(name, help=what, description=what, epilog=shown).add_argument
 
-    simulate = verbs.add_parser("simulate", help="make a light-curve set")
-    simulate.add_argument("--output", type=Path, required=True, metavar="FILE.npz|FOLDER")
-    simulate.add_argument("--n_pspl", type=int, default=100_000)
-    simulate.add_argument("--n_binary", type=int, default=100_000)
-    simulate.add_argument("--binary_params", default="baseline", metavar="SET")
-    simulate.add_argument("--cadence", type=float, default=0.2, help="fraction of epochs missing")
-    simulate.add_argument("--error", type=float, default=0.1, help="1-sigma error [mag]")
-    simulate.add_argument("--blending", type=float, nargs=2, metavar=("LO", "HI"))
-    simulate.add_argument("--seed", type=int, default=0)
-    simulate.add_argument("--workers", type=int, help="processes; default one per core")
-    simulate.add_argument("--shard_size", type=int, default=10_000, help="events a shard")
-    simulate.add_argument("--population", action="store_true", help="singles from the priors")
+    verb("preflight", "hardware, versions, disk, memory; what will be slow", "")
 
-    train = verbs.add_parser("train", help="train a network on a set")
-    train.add_argument("--data", type=Path, nargs="+", required=True, metavar="SET")
-    train.add_argument("--output", type=Path, required=True, metavar="RUN")
-    train.add_argument("--epochs", type=int, default=50)
-    train.add_argument("--batch_size", type=int, default=512)
-    train.add_argument("--experiment_name", default="")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--resume", action="store_true")
-
-    evaluate = verbs.add_parser("evaluate", help="measure a network on a set it has not seen")
-    evaluate.add_argument("--model", type=Path, metavar="RUN")
-    evaluate.add_argument("--data", type=Path, required=True, metavar="SET")
-    evaluate.add_argument("--output_dir", type=Path, required=True, metavar="DIR")
-    evaluate.add_argument("--early_detection", action="store_true")
-
-    classify = verbs.add_parser("classify", help="P(binary) along one light curve")
-    classify.add_argument("lightcurve", type=Path)
-    classify.add_argument("--m_base", type=float, help="baseline magnitude, if it is known")
-    classify.add_argument("--model", type=Path, metavar="RUN")
-    classify.add_argument("--json", action="store_true")
-
-    stream = verbs.add_parser("stream", help="JSON lines in and out, one epoch a line")
-    stream.add_argument("--model", type=Path, metavar="RUN")
-    stream.add_argument("--state", type=Path, metavar="FILE")
-
-    run = verbs.add_parser("run", help="run one chapter, or all")
-    run.add_argument("chapter")
-    run.add_argument("--size", default="smoke", choices=SIZES)
-    run.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("N", "V"))
-    run.add_argument("--workers", type=int, default=0)
-
-    book = verbs.add_parser("book", help="run all chapters and build the book")
-    book.add_argument("--size", default="smoke", choices=SIZES)
-    book.add_argument("--workers", type=int, default=0)
-    book.add_argument("--no-run", action="store_true", help="use the chapters' last copies")
-    book.add_argument("--pdf", action="store_true", help="make a PDF in place of the pages")
-    book.add_argument(
-        "--quote", action="store_true", help="only renew the numbers quoted in prose and README"
+    add = verb(
+        "simulate",
+        "make a light-curve set: binaries, each beside its single lens",
+        "--output test.npz --n_pspl 500 --n_binary 500 --binary_params distinct --seed 7",
     )
+    add("--output", type=Path, required=True, metavar="FILE.npz|FOLDER", help="where; a folder "
+        "holds shards, for sets larger than memory")  # fmt: skip
+    add("--n_pspl", type=int, default=100_000, help="single lenses; as many as binaries")
+    add("--n_binary", type=int, default=100_000, help="binaries")
+    add("--binary_params", default="baseline", metavar="SET", choices=SETS,
+        help=f"ranges of the binaries' parameters, one of {', '.join(SETS)}")  # fmt: skip
+    add("--cadence", type=float, default=0.2, help="fraction of epochs missing")
+    add("--error", type=float, default=0.1, help="1-sigma error [mag]")
+    add("--blending", type=float, nargs=2, metavar=("LO", "HI"), help="range of f_s, the fraction "
+        "of the baseline flux that is lensed; default: all of it")  # fmt: skip
+    add("--seed", type=int, default=0, help="of all that is drawn")
+    add("--workers", type=int, help="processes; default: one a core")
+    add("--shard_size", type=int, default=10_000, help="events a shard")
+    add("--population", action="store_true", help="single lenses from the priors, not twins")
+
+    add = verb(
+        "train",
+        "train a network on one or several sets",
+        "--data train_baseline --output runs/mine --epochs 10",
+    )
+    add("--data", type=Path, nargs="+", required=True, metavar="SET", help="of `simulate`")
+    add("--output", type=Path, required=True, metavar="RUN", help="run folder")
+    add("--epochs", type=int, default=50, help="passes over the sets")
+    add("--batch_size", type=int, default=512, help="curves a step")
+    add("--learning_rate", type=float, default=1e-3, help="highest, after the warm-up")
+    add("--start_from", metavar="RUN", help="run folder whose weights come first, or `shipped`; "
+        "default: random weights")  # fmt: skip
+    add("--experiment_name", default="", help="label, kept with the run")
+    add("--seed", type=int, default=0, help="of weights, batches and noise")
+    add("--resume", action="store_true", help="take up a run that was interrupted")
+
+    add = verb(
+        "evaluate",
+        "measure a network on a set it has not seen",
+        "--data test.npz --output_dir results --early_detection",
+    )
+    add("--model", type=Path, metavar="RUN", help=MODEL_HELP)
+    add("--data", type=Path, required=True, metavar="SET", help="of `simulate`")
+    add("--output_dir", type=Path, required=True, metavar="DIR", help="for metrics.json, "
+        "predictions.npz and figures")  # fmt: skip
+    add("--early_detection", action="store_true", help="also refit prefixes and count alerts")
+
+    add = verb(
+        "classify",
+        "P(binary) along light curves: baseline, first alert, highest and last P",
+        "phot.dat --plot phot.png",
+        "a.csv b.csv --json",
+    )
+    add("lightcurve", type=Path, nargs="+", metavar="FILE", help="CSV with a header, or a table "
+        "of OGLE, MOA or KMTNet; plain or gzipped; each file is an event")  # fmt: skip
+    add("--m_base", type=float, help="baseline magnitude of the one FILE; default: the median of "
+        "its epochs so far, which needs 20")  # fmt: skip
+    add("--plot", type=Path, metavar="FILE", help="draw data, fit, residuals and P: .png or .svg; "
+        "of several files, a folder")  # fmt: skip
+    add("--model", type=Path, metavar="RUN", help=MODEL_HELP)
+    add("--json", action="store_true", help="one object a FILE, with P at every epoch")
+
+    add = verb(
+        "stream",
+        "P(binary) as epochs arrive: JSON lines in and out, one epoch a line",
+        "--state night.state < epochs.ndjson",
+    )
+    add("--model", type=Path, metavar="RUN", help=MODEL_HELP)
+    add("--state", type=Path, metavar="FILE", help="keep the state there and go on from it")
+    add("--max_events", type=int, default=100_000, help="kept, 60 kB each; new ones are refused")
+
+    add = verb("run", "run one chapter, or all", "02 --size smoke", "all --size desk --workers 2")
+    add("chapter", help="its number or name, or `all`")
+    add("--size", default="smoke", choices=SIZES, help="how many events: " + ", ".join(SIZES))
+    add("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="a parameter of the chapter; can be repeated")  # fmt: skip
+    add("--workers", type=int, default=0, help="chapters at a time; 0: two")
+
+    add = verb("book", "run all chapters and build the book", "--size smoke")
+    add("--size", default="smoke", choices=SIZES, help="how many events: " + ", ".join(SIZES))
+    add("--workers", type=int, default=0, help="chapters at a time; 0: two")
+    add("--no-run", action="store_true", help="use the chapters' last copies")
+    add("--pdf", action="store_true", help="make a PDF in place of the pages")
+    add("--quote", action="store_true", help="only renew the numbers quoted in prose and README")
     return parser
 
 
@@ -114,7 +179,8 @@ def _train(args: argparse.Namespace) -> None:
     from lensml.plotting import history
     from lensml.training import TrainingConfig, train
 
-    config = TrainingConfig(epochs=args.epochs, batch_size=args.batch_size, seed=args.seed)
+    names = ("epochs", "batch_size", "learning_rate", "start_from", "seed")
+    config = TrainingConfig(**{name: getattr(args, name) for name in names})
     run = train(args.data, args.output, config, name=args.experiment_name, resume=args.resume)
     if os.environ.get("RANK", "0") == "0":  # under torchrun, the process that wrote the run
         table = np.genfromtxt(run / "history.csv", delimiter=",", names=True, ndmin=1)
@@ -125,52 +191,56 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from lensml.experiments import evaluate
+    from lensml.experiments import evaluate, report_text
 
     metrics = evaluate(args.data, args.output_dir, args.model, early_detection=args.early_detection)
-    for name in ("accuracy", "roc_auc", "average_precision", "ece"):
-        print(f"{name:18} {metrics[name]:.4f}")
-    print(args.output_dir)
+    print(report_text(metrics))
+    print(f"written to {args.output_dir}")
 
 
 def _classify(args: argparse.Namespace) -> None:
-    from lensml.network import classify, load_network
-    from lensml.photometry import read_photometry
+    from lensml.experiments import classify_file
 
-    photometry = read_photometry(args.lightcurve)
-    if photometry.dropped:
-        print(photometry.summary(), file=sys.stderr)
-    network = load_network(args.model)[0]
-    p = classify(photometry.time, photometry.mag, photometry.mag_err, args.m_base, network)
-    pairs = zip(photometry.time.tolist(), p.tolist(), strict=True)
-    answer = {
-        "file": str(args.lightcurve),
-        "n_epochs": len(p),
-        "p_binary": float(p[-1]),
-        "epochs": [{"time": t, "p_binary": value} for t, value in pairs],
-    }
-    if args.json:
-        print(json.dumps(answer))
-        return
-    strongest = int(p.argmax())
-    print(f"{args.lightcurve.name}: {len(p)} epochs, P(binary) = {p[-1]:.3f} at the last")
-    print(f"largest {p[strongest]:.3f} at {photometry.time[strongest]:.5f}")
+    several = len(args.lightcurve) > 1
+    if several and args.m_base is not None:
+        raise InputError(
+            f"--m_base {args.m_base:g} is of one event, but {len(args.lightcurve)} files came"
+        )
+    if args.plot and not several and args.plot.suffix not in (".png", ".svg", ".pdf"):
+        raise InputError(f"--plot {args.plot}: a name that ends in .png or .svg was expected")
+    for path in args.lightcurve:
+        found = classify_file(path, args.m_base, args.model)
+        if found.curve.dropped:
+            print(found.curve.summary(), file=sys.stderr)
+        print(json.dumps(found.answer) if args.json else found.text())
+        if args.plot:
+            name = args.plot / f"{found.curve.name}_p_binary.png" if several else args.plot
+            with atomic_path(name) as temporary:
+                found.figure().savefig(temporary, dpi=200)
+            print(f"  figure    {name}", file=sys.stderr if args.json else sys.stdout)
 
 
 def _stream(args: argparse.Namespace) -> int:
     from lensml.network import load_network
     from lensml.streaming import StreamingClassifier, serve
 
-    stream = StreamingClassifier(load_network(args.model)[0])
+    if args.max_events < 1:
+        raise InputError(f"--max_events {args.max_events}: at least 1 was expected")
+    stream = StreamingClassifier(load_network(args.model)[0], max_events=args.max_events)
     if args.state and args.state.exists():
         stream.restore(args.state)
     return serve(stream, sys.stdin, sys.stdout, sys.stderr, args.state)
 
 
 def _run(args: argparse.Namespace) -> None:
-    from lensml.experiments import run
+    from lensml.experiments import find_chapter, run
 
     run(args.chapter, args.size, dict(args.parameter), args.workers)
+    name = "*" if args.chapter == "all" else find_chapter(args.chapter)
+    root = BUILD / "custom" if args.parameter else ROOT
+    numbers = root / ("_build/results" if args.size == "smoke" else "data/results")
+    print(f"notebook  {BUILD / 'notebooks' / name}.ipynb\nlog       {BUILD / 'logs' / name}.log")
+    print(f"numbers   {numbers / args.size / name}.json")
 
 
 def _book(args: argparse.Namespace) -> None:

@@ -16,6 +16,8 @@ from scipy.optimize import minimize
 from scipy.special import ndtr, ndtri
 from scipy.stats import beta, rankdata
 
+from lensml.paths import progress_bar
+
 DCHI2_BINS = tuple(pairwise((0, 9, 25, 75, 160, 500, 2e3, 1e4, np.inf)))
 CALIBRATION_BINS = 15
 FEWEST = 20  # events of an interval
@@ -338,6 +340,7 @@ def score_table(
     `columns`: class, ranking score, probability and delta-chi2 of each row, each (n,).
     """
     y, _, p, _ = columns
+    names = progress_bar(names, "intervals")
     rows = ((n, bootstrap(STATISTICS[n], columns, pair, num=num, seed=seed)) for n in names)
     return {name: at_least_wilson(row, name, y, p) for name, row in rows}
 

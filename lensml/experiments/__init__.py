@@ -14,8 +14,9 @@ __getattr__, __dir__, __all__ = exports(
         "BENCHMARKS PERFORMANCE benchmarks_by_device display load_benchmark load_results "
         "season_thresholds start"
     ),
-    evaluation_run="assess classical evaluate headline predictions scored",
+    evaluation_run="assess classical evaluate headline predictions report_text scored",
+    classification="classify_file",
     explorer="explore frames plot_caustics snapshot",
-    notebooks="run",
+    notebooks="find_chapter run",
     book="make_book quotable quote_everywhere",
 )

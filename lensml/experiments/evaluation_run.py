@@ -26,8 +26,9 @@ from lensml.evaluation import (
     threshold_at_fpr,
 )
 from lensml.experiments.results import write_json, write_svg
-from lensml.experiments.tables import plain
+from lensml.experiments.tables import OBSERVER_COLUMNS, format_number, plain
 from lensml.network import (
+    Network,
     Predictions,
     check_unseen,
     find_device,
@@ -36,7 +37,7 @@ from lensml.network import (
     weights_hash,
 )
 from lensml.paths import DATA, PACKAGE, InputError, atomic_path, progress_bar
-from lensml.simulation import LightCurves, load
+from lensml.simulation import LightCurves, Survey, load
 
 SEARCHES = ("evaluation/anomaly_finder.py", "evaluation/baselines.py", "lensing/*.py")
 HEADLINE = [name for name in STATISTICS if name not in ("accuracy", "brier")]
@@ -70,9 +71,9 @@ def evaluate(
     data, output_dir, device = Path(data), Path(output_dir), str(find_device())
     network, config = load_network(run, device)
     curves = load(data)
-    check_unseen(curves, config, data)
+    check_fresh(curves, config, data)
     check_classes(curves, data)
-    predictions = predict(network, curves)
+    predictions = predict_with_bar(network, curves)
     result, ideal = full_report(
         curves, predictions, early_detection=early_detection, num_bootstrap=num_bootstrap, seed=seed
     )
@@ -93,6 +94,43 @@ def evaluate(
         write_svg(figure, output_dir / f"{name}.svg")
     write_json(result, output_dir / "metrics.json")  # last: where it is, all is there
     return result
+
+
+def check_fresh(curves: LightCurves, config: Mapping[str, Any], path: Path) -> None:
+    """`check_unseen`, with the set's own survey in the command that makes fresh events."""
+    try:
+        check_unseen(curves, config, path)
+    except InputError as error:
+        survey, default = curves.meta.get("survey") or {}, plain(Survey().describe())
+        other = {k: v for k, v in survey.items() if k in default and v != default[k]}
+        flags = ""
+        for flag, key in (("--cadence", "missing_fraction"), ("--error", "sigma")):
+            if isinstance(survey.get(key), float | int):
+                flags += f" {flag} {survey[key]}"
+                other.pop(key, None)
+        if blending := curves.meta.get("blending"):
+            flags += f" --blending {blending[0]} {blending[1]}"
+        flags += " --population" * bool(curves.meta.get("population"))
+        note = f"; no flag sets {', '.join(other)}, `lensml.simulation.reobserve` does"
+        message = str(error).replace(" --output", f"{flags} --output") + note * bool(other)
+        raise InputError(message) from None
+
+
+def report_text(report: Mapping[str, Any]) -> str:
+    """What `lensml evaluate` prints of a report: by class, then scores beside the ideal's."""
+    parts = ("precision", "recall", "f1", "support")
+    lines = [f"{'class':25}" + "".join(f"{name:>12}" for name in parts)]
+    for name, row in report["classification_report"].items():
+        values = ("-" if row[part] is None else row[part] for part in parts)
+        shown = (f"{v:.3f}" if isinstance(v, float) else v for v in values)
+        lines.append(f"{name:25}" + "".join(f"{value:>12}" for value in shown))
+    ideal, found = report["ideal_observer"], report["intervals"]
+    lines += ["", f"{'score, 95 % interval':33}{'network':28}ideal observer"]
+    for name in (key for key in OBSERVER_COLUMNS if key in found):
+        beside = (ideal.get("intervals") or {}).get(name) or ideal.get(name)
+        bound = "-" if beside is None else format_number(beside)
+        lines.append(f"{OBSERVER_COLUMNS[name]:33}{format_number(found[name]):28}{bound}")
+    return "\n".join(lines)
 
 
 def check_classes(curves: LightCurves, path: Path) -> None:
@@ -172,6 +210,15 @@ def kept_path(how: str, *sets: LightCurves) -> Path:
     return DATA / "scores" / f"{digest.hexdigest()[:24]}.npz"
 
 
+def predict_with_bar(network: Network, curves: LightCurves, **options) -> Predictions:
+    """`predict` with a progress bar."""
+    with progress_bar(None, "classify", total=-(-len(curves) // 256), delay=0) as bar:
+        hook = network.register_forward_hook(lambda *_: [bar.update()] and None)  # output as it was
+        found = predict(network, curves, **options)
+    hook.remove()
+    return found
+
+
 def predictions(
     curves: LightCurves, run: Path | str | None = None, *, season_rows: int = 0
 ) -> Predictions:
@@ -189,9 +236,7 @@ def predictions(
                 found = Predictions(**kept)
                 return replace(found, season=found.season[:season_rows])
     network, _ = load_network(run, device)
-    with progress_bar(None, "classify", total=-(-len(curves) // 256)) as bar:
-        network.register_forward_hook(lambda *_: [bar.update()] and None)  # None: as it was
-        found = predict(network, curves, season_rows=season_rows)
+    found = predict_with_bar(network, curves, season_rows=season_rows)
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, **asdict(found))
     return found

@@ -135,6 +135,9 @@ def _process(paths: list[Path], run: Path, config: TrainingConfig, described: di
         if state.sampler.rank == 0:
             _write_config(run, described, config.start_from, data, device)
             log.info("%d parameters on %s", state.network.num_parameters, device)
+            if (steps := state.sampler.steps * config.epochs) * config.warmup_fraction < 1:
+                way = "give more events, more --epochs or a smaller --batch_size"
+                log.warning("%d steps in all are too few to learn from: %s", steps, way)
         _loop(state, first)
         if state.sampler.rank == 0:
             _write_metrics(run, state, time.perf_counter() - started)

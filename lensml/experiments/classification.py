@@ -1,0 +1,166 @@
+"""What `lensml classify` answers: P(binary) along one light curve, its baseline and its alert."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lensml import network, plotting
+from lensml.lensing import fit_pspl, pspl_delta_mag
+from lensml.paths import InputError
+from lensml.photometry import Photometry, read_photometry
+
+BRIGHTER, FAINTER = 1.0, 5.0  # a baseline against the median and the faintest epoch [mag]
+QUIET, FEWEST_QUIET = 3.0, 10  # a baseline needs epochs so far from the peak [tE], so many
+MOST_EPOCHS = 5000  # that check a baseline
+
+
+@dataclass(frozen=True)
+class SingleLensFit:
+    """Blended single lens on a whole curve, baseline free; hindsight, so it only checks."""
+
+    shape: torch.Tensor  # t0 [day], u0, tE [day], f_s
+    m_base: float  # [mag]
+    sigmas: float  # by which it is preferred to the baseline in use, errors scaled to the fit
+
+    def magnitude(self, time: NDArray) -> NDArray:
+        """Fitted magnitude at `time`, shape (m,) [mag]."""
+        return self.m_base + pspl_delta_mag(torch.as_tensor(time), *self.shape[:, None])[0].numpy()
+
+    def phase(self, time: NDArray) -> NDArray:
+        """Time from the peak, (n,) [tE]."""
+        return (time - self.shape[0].item()) / self.shape[2].item()
+
+
+def fit_single_lens(curve: Photometry, m_base: float) -> SingleLensFit:
+    """Fit at trial baselines, closer and closer around the best, and at `m_base` [mag]."""
+    stride = -(-len(curve) // MOST_EPOCHS)
+    time, mag, error = (x[::stride] for x in (curve.time, curve.mag, curve.mag_err))
+    trials = np.append(np.quantile(mag, np.linspace(0.05, 1, 12)), mag.max() + [0.5, 1, 2, 4])
+    for _ in range(3):
+        rows = np.append(trials, m_base)
+        weight = torch.as_tensor(error**-2.0).expand(len(rows), -1)
+        data = torch.as_tensor(mag - rows[:, None])
+        fit = fit_pspl(torch.as_tensor(time - time[0]), data, weight=weight, blended=True)
+        best = int(fit.chi2.argmin())
+        near = np.searchsorted(trials, rows[best]) + [-1, 1]
+        trials = np.linspace(*trials[near.clip(0, len(trials) - 1)], 16)
+    shape = torch.stack([fit.t0[best] + time[0], fit.u0[best], fit.tE[best], fit.f_s[best]])
+    scale = max(1.0, float(fit.chi2[best]) / max(1, len(time) - 5))
+    sigmas = (float(fit.chi2[-1] - fit.chi2[best]) / scale) ** 0.5
+    return SingleLensFit(shape, float(rows[best]), sigmas)
+
+
+@dataclass(frozen=True)
+class Classification:
+    """One light curve, P(binary) at each epoch (n,), the object of `--json`, and the check."""
+
+    curve: Photometry
+    p: NDArray
+    answer: dict[str, Any]
+    fit: SingleLensFit | None  # None with fewer than BASELINE_MIN epochs
+
+    def text(self) -> str:
+        """Summary of a title and lines of a name and what belongs to it."""
+        curve, answer, alert = self.curve, self.answer, self.answer["first_alert"]
+        base, scale, threshold = answer["baseline"], curve.time_scale, answer["threshold"]
+        lines = [("read", curve.summary().partition(": ")[2])]
+        if base["magnitude"] is not None:
+            trust = "trusted" if base["trusted"] else "NOT TRUSTED, see below"
+            source = (
+                "given"
+                if base["source"] == "given"
+                else f"median of the first {base['epochs']} epochs"
+            )
+            lines += [("baseline", f"{base['magnitude']:.3f} mag, {source}; {trust}")]
+            when = "never above"
+            if alert is not None:
+                phase = (
+                    f", {self.fit.phase(alert):+.2f} tE from the fitted peak," if self.fit else ""
+                )
+                when = f"first at {scale} {alert:.3f}{phase} above"
+            meaning = "which 1 % of simulated single lenses pass at any time of their season"
+            what = f"{when} P = {threshold:.3f}, {meaning}" if threshold else "no threshold known"
+            lines += [("alert", what)]
+            for name, p, time in (
+                ("highest", answer["p_binary_max"], answer["time_max"]),
+                ("last", answer["p_binary"], curve.time[-1]),
+            ):
+                lines += [(name, f"P(binary) = {p:.3f} at {scale} {time:.3f}")]
+        lines += [("WARNING", warning) for warning in answer["warnings"]]
+        span = f"{len(curve)} epochs, {scale} {curve.time[0]:.3f} to {curve.time[-1]:.3f}"
+        return "\n".join([f"{curve.name}: {span}", *(f"  {a:9} {b}" for a, b in lines)])
+
+    def figure(self):
+        """Photometry, single-lens fit, residuals and P(binary) over time."""
+        if self.fit is None:
+            raise InputError(f"{self.curve.name}: {len(self.curve)} epochs are too few to draw")
+        columns = self.curve.time, self.curve.mag, self.curve.mag_err, self.fit.magnitude, self.p
+        look = {"threshold": self.answer["threshold"], "title": self.curve.name}
+        return plotting.real_event(*columns, **look)
+
+
+def alert_threshold(run: Path | None) -> float | None:
+    """P(binary) that 1 % of simulated single lenses pass once a season, stored with a network."""
+    stored = network.run_folder(run) / "alerts.json"
+    return json.loads(stored.read_text())["thresholds"]["1pct"] if stored.exists() else None
+
+
+def classify_file(path: Path, m_base: float | None = None, run: Path | None = None):
+    """Read and classify one light curve: a `Classification`.
+
+    Raises:
+        InputError: If it cannot be read, or `m_base` [mag] cannot be the baseline of its data.
+    """
+    curve, least = read_photometry(path), network.BASELINE_MIN
+    low, high = np.median(curve.mag) - BRIGHTER, curve.mag.max() + FAINTER
+    if m_base is not None and not low <= m_base <= high:
+        raise InputError(
+            f"--m_base {m_base:g} cannot be the baseline of {path}; expected {low:.1f} to "
+            f"{high:.1f} mag, from its median epoch less {BRIGHTER:g} to its faintest plus "
+            f"{FAINTER:g}; leave it out if it is unknown"
+        )
+    columns = curve.time, curve.mag, curve.mag_err
+    p = network.classify(*columns, m_base, network.load_network(run)[0])
+    enough, threshold, warnings = len(curve) >= least, alert_threshold(run), []
+    used = m_base if m_base is not None else float(network.causal_baseline(curve.mag)[-1])
+    fit = fit_single_lens(curve, used) if enough else None
+    baseline = {"magnitude": used, "source": "given", "trusted": True, "epochs": None}
+    if m_base is None:
+        epochs = min(len(curve), network.BASELINE_MAX)
+        baseline |= {"source": "first epochs", "epochs": epochs}
+    if m_base is None and not enough:
+        baseline |= {"magnitude": None, "source": "none", "trusted": False, "epochs": len(curve)}
+        warnings += [f"no answer yet: fewer than {least} epochs, too few to estimate a baseline"]
+    elif fit:
+        quiet = int((np.abs(fit.phase(curve.time)) > QUIET).sum())
+        off = abs(fit.m_base - used) > np.median(curve.mag_err) / 2 and fit.sigmas > 3
+        why = f"a single lens fits the whole curve best with {fit.m_base:.3f} mag"
+        if quiet < FEWEST_QUIET:
+            off, why = m_base is None, f"{quiet} epochs lie {QUIET:g} tE or more from the peak"
+        if off:
+            baseline["trusted"] = False
+            warnings += [f"the baseline is not trusted: {why}; give --m_base if it is known"]
+    first = 0 if m_base is not None else least - 1  # of an answer
+    above = first + np.flatnonzero(p[first:] > (np.inf if threshold is None else threshold))
+    if above.size and p[-1] < 0.5:
+        warnings += ["P fell below 0.5 after the alert: check the baseline and the residuals"]
+    top = first + int(p[first:].argmax()) if len(p) > first else None
+    answer = {
+        "file": str(path),
+        "n_epochs": len(p),
+        "p_binary": float(p[-1]),
+        "p_binary_max": 0.5 if top is None else float(p[top]),
+        "time_max": None if top is None else float(curve.time[top]),
+        "first_alert": float(curve.time[above[0]]) if above.size else None,
+        "threshold": threshold,
+        "baseline": baseline,
+        "warnings": warnings,
+    }
+    pairs = zip(curve.time.tolist(), p.tolist(), strict=True)
+    answer["epochs"] = [{"time": t, "p_binary": value} for t, value in pairs]
+    return Classification(curve, p, answer, fit)
