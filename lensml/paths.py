@@ -3,10 +3,13 @@
 import ctypes
 import os
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+
+from tqdm import tqdm
 
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
@@ -87,10 +90,12 @@ def git_commit() -> str:
     return git("rev-parse", "HEAD") or "unknown"
 
 
-def progress_bar(items: Iterable | None, label: str, **options):
-    """`items` with a bar, a widget in Lab, from the first second on; none in a chapter's copy."""
-    from tqdm.auto import tqdm  # late: it looks for a notebook
+def progress_bar(items: Iterable | None, label: str, **options) -> tqdm:
+    """`items` with a bar from the first second on; none in the copies that `run` makes.
 
+    On standard error, or in JupyterLab, which would keep that in red, on standard output.
+    """
     options = {"delay": 1, "leave": False} | options
     options["disable"] = options.get("disable", False) or "TQDM_DISABLE" in os.environ
-    return tqdm(items, label, **options)
+    stream = sys.stdout if "ipykernel" in sys.modules else sys.stderr
+    return tqdm(items, label, file=stream, **options)

@@ -46,6 +46,8 @@ from lensml.paths import (
 
 STAGE = BUILD / "book"  # mirrors the repository, so that launch buttons point at committed sources
 QUOTED = re.compile(r"\{\{ ([a-z]\w*) \}\}")  # with the blanks, which LaTeX does not have
+CITED = re.compile(r"\{cite:(\w)\}`([\w,]+)`")
+SHOWN = re.compile(r"\[[^\]\n]*\]\(\.\./book/bibliography\.md\)<!-- cite:(\w) ([\w,]+) -->")
 # The other form, ``0.75<!-- r02_roc_auc -->``: a value has no blank but no-break ones.
 WRITTEN = re.compile(r"(?:>\u00a0)?[\w.,:/+-]+(?:\u00a0[\w.,:/+()-]+)*<!-- ([a-z]\w*) -->")
 MADE = ("status_table", "provenance_table", "list_of_figures", "list_of_tables")  # by sphinx
@@ -217,7 +219,8 @@ def fill(text: str, values: Mapping[str, str], page: str) -> str:
 
 
 def names_only(text: str) -> str:
-    """``0.75<!-- r02_roc_auc -->`` as ``{{ r02_roc_auc }}``."""
+    """``0.75<!-- r02_roc_auc -->`` as ``{{ r02_roc_auc }}``, and works cited as sphinx has them."""
+    text = SHOWN.sub(r"{cite:\1}`\2`", text)
     return WRITTEN.sub(lambda m: f"{{{{ {m[1]} }}}}" if SOURCE.match(m[1]) else m[0], text)
 
 
@@ -256,7 +259,25 @@ def quote(text: str, values: Mapping[str, str], page: str) -> str:
             raise InputError(f"{page}: {name} needs a blank before it, outside of maths and code")
         return shown
 
-    return QUOTED.sub(written, names_only(text))
+    text = QUOTED.sub(written, names_only(text))
+    return CITED.sub(cited, text) if page.endswith(".ipynb") else text
+
+
+def cited(found: re.Match) -> str:
+    """``{cite:p}`Gaudi2012` `` as a link that JupyterLab shows, with the role in a comment."""
+    from pybtex.database import parse_file  # late: only for the command that writes
+
+    works, kind = [], found[1]
+    for key in found[2].split(","):
+        entry = parse_file(str(BOOK / "references.bib")).entries[key]
+        people = [" ".join(map(str, p.rich_last_names)) for p in entry.persons["author"]]
+        many = len(people) > 2 or people[-1] == "others"
+        who = f"{people[0]} et al." if many else " and ".join(people)
+        works.append(
+            f"{who} {entry.fields['year']}" if kind == "p" else f"{who} ({entry.fields['year']})"
+        )
+    text = f"({'; '.join(works)})" if kind == "p" else "; ".join(works)
+    return f"[{text}](../book/bibliography.md)<!-- cite:{kind} {found[2]} -->"
 
 
 def quote_everywhere() -> list[str]:

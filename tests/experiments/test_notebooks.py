@@ -171,6 +171,16 @@ def test_a_number_that_a_committed_result_lacks_stops_the_build():
         publish.fill("AUC {{ r02_acu }}.", {"r02": "02_baseline", "r02_auc": "0.75"}, "index.md")
 
 
+def test_works_cited_read_in_a_notebook_and_stay_roles_in_the_book():
+    text = "Weeks {cite:p}`GouldLoeb1992,Gaudi2012`, as {cite:t}`Mroz2020` and {cite:p}`Bond2004`."
+    shown = publish.quote(text, VALUES, "02_baseline.ipynb")
+    assert "[(Gould and Loeb 1992; Gaudi 2012)](../book/bibliography.md)<!-- cite:p " in shown
+    assert "as [Mróz (2020)](" in shown and "[(Bond et al. 2004)](" in shown
+    assert publish.quote(shown, VALUES, "02_baseline.ipynb") == shown
+    assert publish.fill(shown, VALUES, "02_baseline.ipynb") == text
+    assert publish.quote(text, VALUES, "methods.md") == text  # a page is read in the book
+
+
 def test_numbers_in_a_notebook_are_filled_in_its_markdown_alone():
     cells = [
         nbformat.v4.new_markdown_cell("AUC {{ r02_auc }}.\n\n$a_{{b}}$"),
