@@ -6,12 +6,14 @@ and caption, from the committed record where there is one. "Figure 2.1", "Table 
 "chapter 02" in prose become links. Pages `book/figures` and `book/tables` list them all.
 """
 
+import csv
 import importlib.metadata
 import importlib.util
 import json
 import re
 from pathlib import Path
 
+from lensml.experiments.tables import flatten, is_interval
 from lensml.network import weights_hash
 from lensml.paths import git_commit
 
@@ -66,6 +68,8 @@ class Book:
         notebook = json.loads((self.root / "notebooks" / f"{name}.ipynb").read_text())
         path = self.root / "records" / f"{name}.json"
         record = json.loads(path.read_text()) if path.exists() else {}
+        if record:
+            write_csv(record["numbers"], path.with_suffix(".csv"))
         waiting, cells = [], []  # stems of figures without a caption yet
         for cell in notebook["cells"]:
             tags = cell["metadata"].setdefault("tags", [])
@@ -117,12 +121,10 @@ class Book:
             if found[1] != label:
                 raise ChapterError(f"{name}: {label} was expected, but a caption has {found[1]}")
             stem = waiting.pop(0)
-            files = [f"{stem}.{e}" for e in ("svg", "png")]
-            files = [file for file in files if (self.root / "figures" / file).exists()]
-            if not files:
+            if not (self.root / "figures" / f"{stem}.svg").exists():
                 raise ChapterError(f"{name}: there is no file of figure {stem}; run it again")
             self.numbered[label] = " ".join(paragraph[found.end() :].split())
-            lines = [f"../figures/{files[0]}", f":name: {anchor(label)}"]
+            lines = [f"../figures/{stem}.svg", f":name: {anchor(label)}"]
             lines += [f":alt: {plain_words(self.numbered[label])[:250]}", "", paragraph]
             paragraphs[i] = directive("figure", lines)
         return "\n\n".join(paragraphs)
@@ -222,6 +224,16 @@ class Book:
                 line = REFERENCE.sub(replace, line)
             lines.append(line)
         return "\n".join(lines)
+
+
+def write_csv(numbers: dict, path: Path) -> None:
+    """The numbers of a record, a line each, with the ends of their intervals."""
+    with open(path, "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["quantity", "value", "low", "high"])
+        for key, value in flatten(numbers).items():
+            ends = [value[k] for k in ("value", "low", "high")] if is_interval(value) else [value]
+            rows.writerow([key, *ends])
 
 
 def markdown_cell(text: str) -> dict:

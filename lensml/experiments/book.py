@@ -1,6 +1,5 @@
 """Compile pages and chapters into the book; prose quotes committed results by name."""
 
-import csv
 import json
 import re
 import shutil
@@ -31,7 +30,6 @@ from lensml.experiments.tables import (
     NO_BREAK,
     flatten,
     format_number,
-    is_interval,
 )
 from lensml.paths import (
     BOOK,
@@ -156,25 +154,13 @@ def stage_book() -> None:
         if old.stem not in chapter_names():
             old.unlink()
     for name in chapter_names():
-        stage_record(name)
+        if record := load_results(name):
+            write_json(record, STAGE / "records" / f"{name}.json")
         path = STAGE / "notebooks" / f"{name}.ipynb"
         filled = edit_markdown((EXECUTED / path.name).read_text(), fill, values, path.name)
         if not path.exists() or path.read_text() != filled:  # sphinx reads again what is newer
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(filled)
-
-
-def stage_record(name: str) -> None:
-    """Put a chapter's committed record beside the pages, whole as JSON and its numbers as CSV."""
-    if not (record := load_results(name)):
-        return
-    write_json(record, STAGE / "records" / f"{name}.json")
-    with open(STAGE / "records" / f"{name}.csv", "w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["quantity", "value", "low", "high"])
-        for key, value in flatten(record["numbers"]).items():
-            ends = [value[k] for k in ("value", "low", "high")] if is_interval(value) else [value]
-            rows.writerow([key, *ends])
 
 
 def quotable() -> dict[str, str]:

@@ -50,7 +50,6 @@ STUDIES = (
     *("real_events", "rtmodel", "search", "seeds", "stream_device", "half_recall"),
     *("baseline_seeds", "distinct_seeds", "stellar_seeds"),
 )
-LARGEST_FIGURE = 2_000_000  # bytes; a larger svg is stored as png
 
 
 def output_root() -> Path:
@@ -116,19 +115,6 @@ def write_svg(figure: Figure, final: Path) -> None:
         figure.savefig(temporary, format="svg", metadata={"Date": None}, bbox_inches="tight")
 
 
-def write_figure(figure: Figure, stem: Path) -> Path:
-    """Write `stem`.svg, or `stem`.png if the svg is too large; the file written."""
-    vector, raster = stem.with_suffix(".svg"), stem.with_suffix(".png")
-    write_svg(figure, vector)
-    if vector.stat().st_size < LARGEST_FIGURE:
-        raster.unlink(missing_ok=True)
-        return vector
-    with atomic_path(raster) as temporary:
-        figure.savefig(temporary, format="png", dpi=200, bbox_inches="tight")
-    vector.unlink()
-    return raster
-
-
 def png(figure: Figure, dpi: int) -> bytes:
     """The figure as an image inside a page."""
     buffer = io.BytesIO()
@@ -140,7 +126,7 @@ def display(thing: Any, **origin: Any) -> None:
     """Show `thing` inside a notebook, its `origin` as metadata; do nothing elsewhere.
 
     Args:
-        thing: A figure, the file of one, a mapping of media types to data, or any other object.
+        thing: A figure, its svg file, a mapping of media types to data, or any other object.
         origin: What the book needs to know of this output (`figure`, `table`, `own`, ...).
     """
     import IPython
@@ -149,10 +135,8 @@ def display(thing: Any, **origin: Any) -> None:
         return
     if isinstance(thing, Figure):  # made without pyplot, whose backend would render it
         thing = IPython.display.Image(png(thing, dpi=220), retina=True)
-    elif isinstance(thing, Path) and thing.suffix == ".svg":
-        thing = {"image/svg+xml": thing.read_text(), "text/plain": thing.stem}
     elif isinstance(thing, Path):
-        thing = IPython.display.Image(thing.read_bytes(), retina=True)
+        thing = {"image/svg+xml": thing.read_text(), "text/plain": thing.stem}
     options = {"metadata": {"lensml": origin}} if origin else {}
     IPython.display.display(thing, raw=isinstance(thing, Mapping), **options)
 
@@ -284,9 +268,8 @@ class Chapter:
     def figure(self, figure: Figure, name: str) -> None:
         """Show the committed figure of that name, or this one if the page shows this run.
 
-        This one is written to ``figures/NN_name.svg`` (png above 2 MB) if its size is desk or
-        full and nothing larger is committed, else below ``_build/figures``. The same numbers give
-        the same bytes.
+        This one is written to ``figures/NN_name.svg`` if its size is desk or full and nothing
+        larger is committed, else below ``_build/figures``. The same numbers give the same bytes.
         """
         stem = f"{self.name[:2]}_{name}"
         self.figures.append(stem)
@@ -294,10 +277,11 @@ class Chapter:
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7}
             look = {"color": "0.4", "fontsize": 13, "bbox": box, "zorder": 10}
             figure.text(0.5, 0.5, self.mark, ha="center", va="center", **look)
-        shown = written = write_figure(figure, self._figure_folder() / stem)
+        shown = self._figure_folder() / f"{stem}.svg"
+        write_svg(figure, shown)
         if not self.own:
             self._images[stem] = png(figure, dpi=100)
-            shown = next(FIGURES.glob(f"{stem}.*g"), written)
+            shown = kept if (kept := FIGURES / f"{stem}.svg").exists() else shown
         display(shown, figure=stem)
         plt.close(figure)
 

@@ -133,13 +133,8 @@ class ResultsTable:
         self.note, self.caption = note, caption
 
     def __repr__(self) -> str:
-        lines = [self.headings, *self.rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self.headings))]
-        text = [
-            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
-            for line in lines
-        ]
-        return "\n".join(filter(None, [self.caption, *text, self.note]))
+        lines = ["  ".join(line) for line in (self.headings, *self.rows)]
+        return "\n".join(filter(None, [self.caption, *lines, self.note]))
 
     def _repr_html_(self) -> str:
         def line(cells: list[str], tag: str) -> str:

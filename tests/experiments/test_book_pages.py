@@ -89,10 +89,18 @@ def test_a_table_has_number_caption_and_note(tree):
 
 def test_the_committed_table_takes_the_place_of_this_copy_s(tree):
     kept = {"caption": "Kept.", "headings": ["", "AUC"], "rows": [["network", "0.7"]], "note": ""}
-    (tree / "records" / "02_baseline.json").write_text(json.dumps({"tables": {"1": kept}}))
+    (tree / "records" / "02_baseline.json").write_text(
+        json.dumps(
+            {"tables": {"1": kept}, "numbers": {"auc": {"value": 0.7, "low": 0.6, "high": 0.8}}}
+        )
+    )
     text = prose(page(tree))
     assert "**Table 2.1.** Kept." in text and "| 0.7 |" in text and "0.5" not in text
     assert "[CSV](../records/02_baseline.csv)" in text
+    assert (tree / "records" / "02_baseline.csv").read_text().split() == [
+        "quantity,value,low,high",
+        "auc,0.7,0.6,0.8",
+    ]
 
 
 def test_code_is_folded_and_parameters_are_gone(tree):
@@ -162,16 +170,16 @@ def test_a_figure_without_a_file_is_named(tree):
 def test_tables_of_origin_have_a_row_a_chapter(tree):
     p = {"size": "desk", "commit": "0123456789abc", "modified": True, "date": "2026-11-27"}
     p |= {"wall_time_s": 1234.5, "device": "CPU", "python": "3.11", "versions": {"torch": "2"}}
-    (tree / "records" / "02_baseline.json").write_text(json.dumps({"provenance": p}))
+    (tree / "records" / "02_baseline.json").write_text(json.dumps({"provenance": p, "numbers": {}}))
     (tree / "runs").mkdir()
     (tree / "runs" / "02_baseline.json").write_text(json.dumps(p))
     book = extension.Book(tree)
-    row = "| 02_baseline | desk | 0123456789 (modified) | 2026-11-27 | 1,234 | CPU |"
+    row = "| desk | 0123456789 (modified) | 2026-11-27 | 1,234 | CPU |"
     text = book.page("book/results", "{{ provenance_table }}")
-    assert row + " [JSON](../records/02_baseline.json)" in text
+    assert f"[02_baseline](../notebooks/02_baseline.ipynb) {row} [JSON](../records/" in text
     assert "| 03_distinct | none |" in text and "SHA-256 of the shipped weights: `" in text
     text = book.page("book/status", "{{ status_table }}")
-    assert row in text and "All: Python 3.11, torch 2." in text
+    assert f"| 02_baseline {row}" in text and "All: Python 3.11, torch 2." in text
 
 
 def test_text_of_a_table_is_neither_tag_nor_column():

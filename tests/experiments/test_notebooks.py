@@ -305,6 +305,19 @@ def test_a_chapter_uses_what_rooms_show(name):
                 assert node.attr in rooms[node.value.id].__all__, f"{node.value.id}.{node.attr}"
 
 
+@pytest.mark.parametrize("missing", ["xelatex", "sphinxcontrib.rsvgconverter"])
+def test_what_a_pdf_needs_is_named_before_anything_runs(tree, monkeypatch, missing):
+    monkeypatch.setattr(publish, "lacks", lambda name: name == missing)
+    with pytest.raises(InputError, match=f"^{missing} is missing: (apt-get|pip) install"):
+        publish.make_book(pdf=True)
+    assert not (tree / "_build").exists()
+
+
+def test_an_installed_program_and_module_are_found():
+    assert not publish.lacks("python3") and not publish.lacks("sphinxcontrib.bibtex")
+    assert publish.lacks("no-such-program") and publish.lacks("sphinxcontrib.none")
+
+
 @pytest.mark.book
 @pytest.mark.parametrize("name", book_names())
 def test_every_chapter_runs_at_smoke_without_an_error(built_book, name):

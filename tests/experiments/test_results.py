@@ -105,12 +105,6 @@ def test_a_smaller_run_never_replaces_a_figure(repository):
     assert path.read_bytes() == before
 
 
-def test_a_figure_too_large_for_svg_is_stored_as_png(repository, monkeypatch):
-    monkeypatch.setattr(results, "LARGEST_FIGURE", 1000)
-    results.start("02_baseline", "desk").figure(figure(), "roc")
-    assert [p.name for p in (repository / "figures").iterdir()] == ["02_roc.png"]
-
-
 def test_numbers_of_a_run_stand_beside_the_committed(repository):
     save("desk", {"auc": {"value": 0.75, "low": 0.7, "high": 0.8}, "pairs": 3000})
     record = results.load_results("02_baseline")
