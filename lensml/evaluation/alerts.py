@@ -13,11 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from lensml.evaluation import anomaly_finder, metrics
 from lensml.evaluation import ideal_observer as limits
-from lensml.evaluation.early_detection import first_alert, fold_of
+from lensml.evaluation.early_detection import first_alert
 from lensml.evaluation.metrics import binomial_interval
 from lensml.network import PHASE_EDGES, max_probability
 from lensml.simulation import LightCurves
 
+FOLDS = 10  # of the pairs; nine set the thresholds at which the tenth is measured
 FEWEST = 20  # events for which an interval is given
 DRAWS = 20_000  # behind the intervals of `alert_rate_and_purity`
 
@@ -83,14 +84,16 @@ def latency_summary(
 def cross_fitted_alerts(
     score: NDArray, times: NDArray, y: ArrayLike, pair: ArrayLike, rate: float
 ) -> tuple[NDArray, float]:
-    """First alert of every row (n,), at the threshold that the other folds of the pairs set.
+    """First alert of every row (n,), at the threshold that the other FOLDS of the pairs set.
 
     Every row is measured and none sets its own threshold. The realised fraction of single lenses
     that alert scatters less about `rate` than with two halves, so that observers are compared at
-    equal rates. Also returns the median of the thresholds.
+    equal rates. Pairs, and two lone rows, which come as single, binary, stay together. Also returns
+    the median of the thresholds.
     """
-    first, fold, single = np.full(len(score), np.nan), fold_of(pair), np.asarray(y) == 0
-    peak, thresholds = max_probability(score), []
+    single, pair = np.asarray(y) == 0, np.asarray(pair)
+    fold = np.where(pair >= 0, pair, np.arange(pair.size) // 2) % FOLDS
+    first, peak, thresholds = np.full(len(score), np.nan), max_probability(score), []
     for k in np.unique(fold):
         rows, others = fold == k, peak[(fold != k) & single]
         thresholds.append(metrics.threshold_at_fpr(others, rate))
@@ -99,16 +102,9 @@ def cross_fitted_alerts(
 
 
 def season_report(
-    score: NDArray,
-    times: NDArray,
-    y: ArrayLike,
-    pair: ArrayLike,
-    onset: NDArray,
-    rate: float,
-    *,
-    num: int = 400,
-    seed: int = 0,
-) -> tuple[dict[str, Any], NDArray]:
+    score: NDArray, times: NDArray, y: ArrayLike, pair: ArrayLike, onset: NDArray, rate: float,
+    *, num: int = 400, seed: int = 0,
+) -> tuple[dict[str, Any], NDArray]:  # fmt: skip
     """Alerts of one observer over a season at a controlled fraction of alerting single lenses.
 
     Args:
@@ -117,35 +113,14 @@ def season_report(
         rate: Fraction of single lenses that may ever alert (`cross_fitted_alerts`).
 
     Returns:
-        `rate`, `threshold`, `false_alarms` (fraction of the single lenses that alert, with its
-        interval) and the `latency_summary` of the binaries; and the first alert of each row (n,).
+        `rate`, `threshold`, `false_alarms` (fraction of the single lenses that alert) and the
+        `latency_summary` of the binaries; and the first alert of each row (n,).
     """
     first, threshold = cross_fitted_alerts(score, times, y, pair, rate)
     single = np.asarray(y) == 0
     report = {"rate": rate, "threshold": threshold}
     report["false_alarms"] = binomial_interval(np.isfinite(first[single]))
-    report |= latency_summary(first[~single], onset[~single], num=num, seed=seed)
-    return report, first
-
-
-def paired_latency(
-    network: ArrayLike, other: ArrayLike, *, num: int = 400, seed: int = 0
-) -> dict[str, Any]:
-    """Network's alerts relative to another observer's on the same binaries, both (n,).
-
-    Returns:
-        Counts `network_only` and `other_only`; over binaries alerted by both `median_difference`
-        (network minus other [day]) and `network_first`.
-    """
-    network, other = np.asarray(network, dtype=float), np.asarray(other, dtype=float)
-    by_network, by_other = np.isfinite(network), np.isfinite(other)
-    difference = (network - other)[by_network & by_other]
-    return {
-        "network_only": int((by_network & ~by_other).sum()),
-        "other_only": int((~by_network & by_other).sum()),
-        "median_difference": median_interval(difference, num, seed),
-        "network_first": binomial_interval(difference < 0),
-    }
+    return report | latency_summary(first[~single], onset[~single], num=num, seed=seed), first
 
 
 def observer_scores(curves: LightCurves, p_epochs: NDArray) -> dict[str, NDArray]:
@@ -165,41 +140,38 @@ def observer_scores(curves: LightCurves, p_epochs: NDArray) -> dict[str, NDArray
 
 
 def compare_observers(
-    curves: LightCurves,
-    scores: Mapping[str, NDArray],
-    onset: NDArray,
-    rates: Sequence[float] = (0.02,),
-    *,
-    num: int = 400,
-    seed: int = 0,
-) -> tuple[dict[str, dict[str, Any]], dict[str, NDArray]]:
+    curves: LightCurves, scores: Mapping[str, NDArray], onset: NDArray,
+    rates: Sequence[float] = (0.02,), *, num: int = 400, seed: int = 0,
+) -> tuple[dict[str, dict[str, Any]], dict[str, NDArray]]:  # fmt: skip
     """Observers at equal fractions of twins that ever alert, on the same pairs.
 
     Args:
         curves, onset: Matched set, n rows, and `onset_times` of it (n,).
-        scores: By observer, `network` among them (`observer_scores`).
+        scores: By observer, `network` first (`observer_scores`).
         rates: Fractions of twins that may alert; the first one is that of all but `by_rate`.
 
     Returns:
-        Report by observer: `season_report`, `behind`, the `paired_latency` of the network relative
-        to it, and `by_rate`, the median lag and the realised rate at each of `rates`. And of the
-        binaries (m,): first alerts by observer, `onset`, `t0`, `tE`.
+        Report by observer: `season_report`; `by_rate`, its main numbers at each of `rates`; and
+        `behind`, over binaries alerted by both the `median_difference` (network minus observer
+        [day]) and how often `network_first`. And of the binaries (m,): first alerts by observer,
+        `onset`, `t0`, `tE`.
     """
     binary, options = curves.y == 1, {"num": num, "seed": seed}
     report, binaries = {}, {"onset": onset[binary]}
     binaries |= {name: curves.param(name)[binary] for name in ("t0", "tE")}
+    keys = "false_alarms", "detected", "median_lag"
     for name, score in scores.items():
         columns = score, curves.times(), curves.y, curves.pair, onset
         runs = [season_report(*columns, rate, **options) for rate in rates]
-        report[name], binaries[name] = runs[0][0], runs[0][1][binary]
-        keys = "false_alarms", "detected", "median_lag"
-        report[name]["by_rate"] = {
-            f"{100 * run['rate']:g} %": {key: run[key] for key in keys} for run, _ in runs
+        by_rate = {f"{100 * run['rate']:g} %": {k: run[k] for k in keys} for run, _ in runs}
+        report[name], binaries[name] = runs[0][0] | {"by_rate": by_rate}, runs[0][1][binary]
+        later = binaries["network"] - binaries[name]
+        later = later[np.isfinite(later)]
+        report[name]["behind"] = {
+            "median_difference": median_interval(later, num, seed),
+            "network_first": binomial_interval(later < 0),
         }
-    for name in scores:
-        if name != "network":
-            both = (binaries[who] for who in ("network", name))
-            report[name]["behind"] = paired_latency(*both, **options)
+    report["network"].pop("behind")
     return report, binaries
 
 

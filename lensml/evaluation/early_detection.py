@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lensml.evaluation import metrics
@@ -22,7 +22,6 @@ from lensml.simulation import FRACTIONS, LightCurves, partner_rows, until_fracti
 PREFIXES = tuple(sorted({*FRACTIONS, *(k / 20 for k in range(1, 21))}))  # refitted, of the window
 FRACTION_KEYS = tuple(f"{f:g}" if f < 1 else "1.0" for f in FRACTIONS)  # in results
 ONSET_LEVEL = 25.0  # delta-chi2 of the prefix at which an anomaly begins
-FOLDS = 10  # of the pairs; nine set the thresholds at which the tenth is measured
 REFIT_ROWS = 256  # binaries whose prefixes are fitted together
 
 
@@ -45,15 +44,6 @@ def first_alert(p_epochs: NDArray, times: NDArray, threshold: float) -> NDArray:
     times = np.broadcast_to(times, p_epochs.shape)
     first = np.take_along_axis(times, above.argmax(axis=1)[:, None], axis=1)[:, 0]
     return np.where(above.any(axis=1), first, np.nan)
-
-
-def fold_of(pair: ArrayLike, num: int = FOLDS) -> NDArray:
-    """Fold (n,) of each row, 0 to `num` - 1; pairs and two lone rows stay together.
-
-    Lone rows come as single, binary, single, ...: one by one they would be split by class.
-    """
-    pair = np.asarray(pair)
-    return np.where(pair >= 0, pair, np.arange(pair.size) // 2) % num
 
 
 @dataclass(frozen=True)
@@ -97,25 +87,15 @@ def refit_rows(
 
 
 def bisect_onset(
-    epochs: Sequence[Tensor],
-    dchi2: NDArray,
-    ends: NDArray,
-    starts: Tensor,
-    level: float,
-    *,
-    weight: Tensor,
-    blended: bool,
-) -> NDArray:
+    epochs: Sequence[Tensor], dchi2: NDArray, ends: NDArray, starts: Tensor, level: float,
+    *, weight: Tensor, blended: bool,
+) -> NDArray:  # fmt: skip
     """First epoch [day] whose prefix has delta-chi2 above `level`, (m,); NaN if none.
 
-    Between two prefixes on either side of the level, delta-chi2 grows with every epoch: the
-    interval is halved by refits until one epoch is left.
-
-    Args:
-        epochs: Times [day] and noise-free magnitude change, each (m, T).
-        dchi2, ends, starts: Of the prefixes refitted before: delta-chi2 (m, F), rising, number of
-            grid epochs (m, F), and best fits (m, F, 4).
-        weight, blended: As for `fit_prefixes`.
+    Delta-chi2 grows with every epoch, so the interval between two prefixes on either side of the
+    level is halved by refits until one epoch is left. `epochs` are times [day] and noise-free
+    magnitude change (m, T); `dchi2` (m, F), `ends` (their number of epochs) and `starts` (m, F, 4)
+    are of the prefixes refitted before.
     """
     rows = np.flatnonzero(dchi2[:, -1] > level)
     onset, k = np.full(len(dchi2), np.nan), (dchi2[rows] > level).argmax(axis=1)

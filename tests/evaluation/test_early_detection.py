@@ -1,4 +1,4 @@
-"""First alerts, halves of the pairs and onsets, counted by hand on a few epochs."""
+"""First alerts and onsets, counted by hand on a few epochs."""
 
 from dataclasses import replace
 
@@ -28,15 +28,6 @@ def test_first_alert_is_the_first_epoch_above():
         early.first_alert(p, np.arange(5.0) * 2, 0.5), np.array([4.0, NAN, NAN])
     )
     np.testing.assert_array_equal(max_probability(p), [0.9, 0.5, 0.5])
-
-
-def test_folds_keep_pairs_together():
-    assert early.fold_of([14, 14, 7, 7, -1, -1]).tolist() == [4, 4, 7, 7, 2, 2]
-
-
-def test_folds_of_lone_rows_hold_both_classes():
-    fold, label = early.fold_of([-1] * 40), np.tile([0, 1], 20)
-    assert np.bincount(fold[label == 0]).tolist() == np.bincount(fold[label == 1]).tolist()
 
 
 def test_an_onset_exists_only_where_the_whole_curve_shows_the_anomaly():
