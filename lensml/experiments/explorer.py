@@ -67,12 +67,8 @@ def observe_example(
 ) -> ExampleEvent:
     """Simulate one event on TIMES, observe it, and classify it with the shipped network.
 
-    The noise is the same at every position of the sliders, so that only the event changes.
-
-    Args:
-        s, q, u0, alpha: As in `BinaryLens` [theta_E, -, theta_E, rad].
-        sigma: 1-sigma error of each epoch [mag].
-        classified: Whether to run the network, which takes most of the time.
+    The noise is the same at every position of the sliders, so that only the event changes. `sigma`
+    is the error of an epoch [mag]; the network takes most of the time, `classified` runs it.
     """
     event = BinaryLens(t0=T0, u0=u0, tE=TE, rho=RHO, s=s, q=q, alpha=alpha)
     delta = -2.5 * np.log10(binary_magnification(event, TIMES))
@@ -135,18 +131,16 @@ def plot_caustics(events: Sequence[BinaryLens], titles: Sequence[str] = ()) -> F
 def _draw_caustics(axes: Axes, event: BinaryLens, tall: float = 2.0) -> None:
     """A field around the closest approach, 3 theta_E wide and `tall` times as high."""
     path = lensing.track(event, event.t0 + event.tE * np.linspace(-3, 3, 601))
-    total = 1 + event.q
-    lenses = np.array([-event.s * event.q / total, event.s / total])
+    lenses = np.array([-event.q, 1]) * event.s / (1 + event.q)
     for curve in lensing.caustic_curves(event.s, event.q):
         axes.plot(*curve, ".", ms=1, color=BINARY, rasterized=True)
     axes.plot(*path, color=SINGLE, lw=1)
-    middle = path.shape[1] // 2
-    arrow = {"arrowstyle": "->", "color": SINGLE}
-    axes.annotate("", path[:, middle + 8], path[:, middle], arrowprops=arrow)
-    axes.plot(lenses, [0, 0], "k+", ms=8)
+    middle, arrow = path.shape[1] // 2, {"arrowstyle": "->", "color": SINGLE}
     centre, reach = path[:, middle], 1.5
-    axes.set(xlim=(centre[0] - reach, centre[0] + reach), aspect="equal")
-    axes.set(ylim=(centre[1] - tall * reach, centre[1] + tall * reach))
+    axes.annotate("", path[:, middle + 8], centre, arrowprops=arrow)
+    axes.plot(lenses, [0, 0], "k+", ms=8)
+    x, y = ((c - r, c + r) for c, r in zip(centre, (reach, tall * reach), strict=True))
+    axes.set(xlim=x, ylim=y, aspect="equal")
     axes.set(xlabel=r"$x$ [$\theta_\mathrm{E}$]", ylabel=r"$y$ [$\theta_\mathrm{E}$]")
 
 
@@ -156,10 +150,9 @@ def snapshot(**parameters: float) -> Figure:
 
 
 def explore(**parameters: float) -> "HBox":
-    """Sliders, and beside them a figure that follows; needs a running kernel.
+    """Sliders from `DEFAULTS | parameters`, and a figure that follows; needs a running kernel.
 
     While a slider moves, caustic and light curve follow; P(binary) is computed once all rest.
-    `parameters` are where the sliders start, if not at `DEFAULTS`.
     """
     from ipywidgets import HTML, Button, FloatLogSlider, FloatSlider, HBox, Image, Layout, VBox
 
@@ -176,8 +169,7 @@ def explore(**parameters: float) -> "HBox":
 
     def show(classified: bool) -> None:
         sign.value = "" if classified else "<em>computing P(binary) ...</em>"
-        position = {name: slider.value for name, slider in sliders.items()}
-        example = observe_example(**position, classified=classified)
+        example = observe_example(**{n: x.value for n, x in sliders.items()}, classified=classified)
         image.value = png(draw(example), dpi=CRISP if classified else PREVIEW)
 
     def follow(_: object = None) -> None:
