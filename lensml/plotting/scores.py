@@ -252,7 +252,7 @@ def bars(
     y, lowest = np.arange(len(named)), 0.0
     for k, (name, row, look) in enumerate(style.looks(values)):
         place, x = y + (k - (len(values) - 1) / 2) * 0.7 / len(values), style.numbers(row)
-        look = {"label": name, "elinewidth": 1.1} | look | {"linestyle": ""}
+        look = {"label": name, "elinewidth": 1.1, "clip_on": False} | look | {"linestyle": ""}
         axes.errorbar(x, place, xerr=style.lengths(x, style.ends(row)), **look)
         lowest = np.nanmin([lowest, *x, *style.ends(row)[0]])
     if ideal is not None:
