@@ -87,7 +87,7 @@ def purity_by_prevalence(
 
 
 def reliability_line(axes: Axes, bins: Mapping, **look) -> None:
-    """Observed over predicted frequency (`evaluation.reliability`), joined where n >= `FEWEST`."""
+    """Observed over predicted frequency (`evaluation.reliability`), joined where n >= FEWEST."""
     bins = {key: np.asarray(x, dtype=float) for key, x in bins.items()}
     x, y, many = bins["predicted"], bins["observed"], bins["count"] >= style.FEWEST
     error = style.lengths(y, np.array([bins["low"], bins["high"]]))
