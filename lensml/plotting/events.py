@@ -86,9 +86,7 @@ def real_event(
     Args:
         time, mag, error: Epochs (full HJD are drawn less 2450000), magnitude, its error, each (T,).
         model: The fit: magnitude at any times (m,), drawn on a dense grid.
-        p: P(binary) at each epoch (T,), or several by name.
-        threshold: That of alerts; the first alert is marked.
-        title: Above the figure.
+        p: P(binary) at each epoch (T,), or several by name; above `threshold` it alerts.
         start: First time to show [day].
     """
     time, mag, error = (np.asarray(x, dtype=float) for x in (time, mag, error))

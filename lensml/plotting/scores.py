@@ -69,9 +69,8 @@ def confusion(matrix: ArrayLike, ideal: ArrayLike | None = None) -> Figure:
         fraction = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         cells = [f"{f:.1%}\n{n:,}" for f, n in zip(fraction.flat, counts.flat, strict=True)]
         ticks = dict.fromkeys(("xticklabels", "yticklabels"), ["single", "binary"])
-        text = {"annot": np.reshape(cells, (2, 2)), "fmt": ""}
-        look = {"cmap": "Blues", "vmin": 0, "vmax": 1, "cbar": False, "square": True}
-        heatmap(fraction, ax=axes, **text, **ticks, **look)
+        look = {"cmap": "Blues", "vmin": 0, "vmax": 1, "cbar": False, "square": True, "fmt": ""}
+        heatmap(fraction, annot=np.reshape(cells, (2, 2)), ax=axes, **ticks, **look)
         axes.set(title=name, xlabel="predicted class", ylabel="true class")
     return figure
 
