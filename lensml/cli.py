@@ -199,7 +199,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _classify(args: argparse.Namespace) -> None:
-    from lensml.experiments import classify_file
+    from lensml import plotting
+    from lensml.streaming import classify_file
 
     several = len(args.lightcurve) > 1
     if several and args.m_base is not None:
@@ -213,10 +214,15 @@ def _classify(args: argparse.Namespace) -> None:
         if found.curve.dropped:
             print(found.curve.summary(), file=sys.stderr)
         print(json.dumps(found.answer) if args.json else found.text())
+        if args.plot and not found.fit:
+            raise InputError(f"--plot: {path} has too few epochs for a fit, {len(found.p)}")
         if args.plot:
+            curve, look = found.curve, {"threshold": found.answer["threshold"]}
+            columns = curve.time, curve.mag, curve.mag_err, found.fit.magnitude, found.p
+            figure = plotting.real_event(*columns, title=curve.name, **look)
             name = args.plot / f"{found.curve.name}_p_binary.png" if several else args.plot
             with atomic_path(name) as temporary:
-                found.figure().savefig(temporary, dpi=200)
+                figure.savefig(temporary, dpi=200)
             print(f"  figure    {name}", file=sys.stderr if args.json else sys.stdout)
 
 

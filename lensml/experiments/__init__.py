@@ -15,7 +15,6 @@ __getattr__, __dir__, __all__ = exports(
         "season_thresholds start"
     ),
     evaluation_run="assess classical evaluate headline predictions report_text scored",
-    classification="classify_file",
     explorer="explore frames plot_caustics snapshot",
     notebooks="find_chapter run",
     book="make_book quotable quote_everywhere",

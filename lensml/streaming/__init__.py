@@ -1,4 +1,4 @@
-"""The same weights, one epoch at a time."""
+"""For an observer: the same weights, one light curve or one epoch at a time."""
 
 from lensml._exports import exports
 
@@ -7,4 +7,5 @@ __getattr__, __dir__, __all__ = exports(
     cache="",
     classifier="StreamingClassifier",
     server="answer_lines serve",
+    classification="classify_file",
 )

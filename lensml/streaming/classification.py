@@ -1,4 +1,4 @@
-"""What `lensml classify` answers: P(binary) along one light curve, its baseline and its alert."""
+"""P(binary) along one light curve, whether its baseline holds, and when to alert."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lensml import network, plotting
+from lensml import network
 from lensml.lensing import fit_pspl, pspl_delta_mag
 from lensml.paths import InputError
 from lensml.photometry import Photometry, read_photometry
@@ -43,7 +43,7 @@ def fit_single_lens(curve: Photometry, m_base: float) -> SingleLensFit:
     trials = np.append(np.quantile(mag, np.linspace(0.05, 1, 12)), mag.max() + [0.5, 1, 2, 4])
     for _ in range(3):
         rows = np.append(trials, m_base)
-        weight = torch.as_tensor(error**-2.0).expand(len(rows), -1)
+        weight = torch.as_tensor(error.clip(1e-6, 1e6) ** -2.0).expand(len(rows), -1)
         data = torch.as_tensor(mag - rows[:, None])
         fit = fit_pspl(torch.as_tensor(time - time[0]), data, weight=weight, blended=True)
         best = int(fit.chi2.argmin())
@@ -57,7 +57,7 @@ def fit_single_lens(curve: Photometry, m_base: float) -> SingleLensFit:
 
 @dataclass(frozen=True)
 class Classification:
-    """One light curve, P(binary) at each epoch (n,), the object of `--json`, and the check."""
+    """One light curve with P(binary) at each epoch (n,), and the object of `--json`."""
 
     curve: Photometry
     p: NDArray
@@ -66,42 +66,24 @@ class Classification:
 
     def text(self) -> str:
         """Summary of a title and lines of a name and what belongs to it."""
-        curve, answer, alert = self.curve, self.answer, self.answer["first_alert"]
-        base, scale, threshold = answer["baseline"], curve.time_scale, answer["threshold"]
+        curve, answer, scale = self.curve, self.answer, self.curve.time_scale
+        base, alert, threshold = answer["baseline"], answer["first_alert"], answer["threshold"]
         lines = [("read", curve.summary().partition(": ")[2])]
         if base["magnitude"] is not None:
             trust = "trusted" if base["trusted"] else "NOT TRUSTED, see below"
-            source = (
-                "given"
-                if base["source"] == "given"
-                else f"median of the first {base['epochs']} epochs"
-            )
-            lines += [("baseline", f"{base['magnitude']:.3f} mag, {source}; {trust}")]
-            when = "never above"
-            if alert is not None:
-                phase = (
-                    f", {self.fit.phase(alert):+.2f} tE from the fitted peak," if self.fit else ""
-                )
-                when = f"first at {scale} {alert:.3f}{phase} above"
+            lines += [("baseline", f"{base['magnitude']:.3f} mag, {base['source']}; {trust}")]
+            when = "never" if alert is None else f"first at {scale} {alert:.3f}"
+            if alert is not None and self.fit:
+                when += f", {self.fit.phase(alert):+.2f} tE from the fitted peak,"
             meaning = "which 1 % of simulated single lenses pass at any time of their season"
-            what = f"{when} P = {threshold:.3f}, {meaning}" if threshold else "no threshold known"
-            lines += [("alert", what)]
-            for name, p, time in (
-                ("highest", answer["p_binary_max"], answer["time_max"]),
-                ("last", answer["p_binary"], curve.time[-1]),
-            ):
+            what = f"{when} above P = {threshold:.3f}, {meaning}" if threshold else "none is known"
+            lines += [("threshold" if threshold is None else "alert", what)]
+            last = ("last", answer["p_binary"], curve.time[-1])
+            for name, p, time in (("highest", answer["p_binary_max"], answer["time_max"]), last):
                 lines += [(name, f"P(binary) = {p:.3f} at {scale} {time:.3f}")]
         lines += [("WARNING", warning) for warning in answer["warnings"]]
         span = f"{len(curve)} epochs, {scale} {curve.time[0]:.3f} to {curve.time[-1]:.3f}"
         return "\n".join([f"{curve.name}: {span}", *(f"  {a:9} {b}" for a, b in lines)])
-
-    def figure(self):
-        """Photometry, single-lens fit, residuals and P(binary) over time."""
-        if self.fit is None:
-            raise InputError(f"{self.curve.name}: {len(self.curve)} epochs are too few to draw")
-        columns = self.curve.time, self.curve.mag, self.curve.mag_err, self.fit.magnitude, self.p
-        look = {"threshold": self.answer["threshold"], "title": self.curve.name}
-        return plotting.real_event(*columns, **look)
 
 
 def alert_threshold(run: Path | None) -> float | None:
@@ -132,7 +114,7 @@ def classify_file(path: Path, m_base: float | None = None, run: Path | None = No
     baseline = {"magnitude": used, "source": "given", "trusted": True, "epochs": None}
     if m_base is None:
         epochs = min(len(curve), network.BASELINE_MAX)
-        baseline |= {"source": "first epochs", "epochs": epochs}
+        baseline |= {"source": f"median of the first {epochs} epochs", "epochs": epochs}
     if m_base is None and not enough:
         baseline |= {"magnitude": None, "source": "none", "trusted": False, "epochs": len(curve)}
         warnings += [f"no answer yet: fewer than {least} epochs, too few to estimate a baseline"]
