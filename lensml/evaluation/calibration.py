@@ -128,4 +128,4 @@ def anytime_calibration(
         By level ("0.5", ...) the Wilson interval with counts `hits` and `of`.
     """
     y, peak = metrics.check_scores(y, max_probability)
-    return {f"{x:g}": metrics.binomial_interval(y[peak >= x], "wilson") for x in levels}
+    return {f"{x:g}": metrics.binomial_interval(y[peak >= x]) for x in levels}

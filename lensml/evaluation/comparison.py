@@ -82,7 +82,7 @@ def summary(scores: Scores, *, num: int, seed: int = 0) -> dict[str, Any]:
 
 def undetectable(dchi2: ArrayLike) -> Interval:
     """Fraction of binaries whose delta-chi2 (P,) lies below `DCHI2_UNDETECTABLE`."""
-    return metrics.binomial_interval(np.asarray(dchi2) < DCHI2_UNDETECTABLE, "wilson")
+    return metrics.binomial_interval(np.asarray(dchi2) < DCHI2_UNDETECTABLE)
 
 
 def completeness(

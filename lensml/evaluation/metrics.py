@@ -114,17 +114,12 @@ def wilson_interval(observed: ArrayLike, num: ArrayLike) -> tuple[NDArray, NDArr
     return centre - half, centre + half
 
 
-def binomial_interval(hits: ArrayLike, method: str = "exact") -> Interval:
-    """Interval, "exact" (Clopper & Pearson 1934) or "wilson", with counts `hits` and `of`."""
+def binomial_interval(hits: ArrayLike) -> Interval:
+    """Fraction of `hits` (n,) with `wilson_interval`, and the counts `hits` and `of`."""
     hits = np.asarray(hits, dtype=bool)
-    k, n = int(hits.sum()), hits.size
-    value = low = high = np.nan
-    if n:
-        value = k / n
-        low, high = map(float, wilson_interval(value, n))
-    if n >= FEWEST and method == "exact":
-        low, high = beta_interval(k, n - k + 1)[0], beta_interval(k + 1, n - k)[1]
-    return {"value": value, "low": low, "high": high, "hits": k, "of": n}
+    value = fraction(hits)
+    low, high = map(float, wilson_interval(value, hits.size))
+    return {"value": value, "low": low, "high": high, "hits": int(hits.sum()), "of": hits.size}
 
 
 def calibration_bin(p: NDArray, bins: int = CALIBRATION_BINS) -> NDArray:
@@ -214,9 +209,7 @@ def recall_by_dchi2(y: ArrayLike, p: ArrayLike, dchi2: ArrayLike, rate: float) -
         rows = in_bin(dchi2, low, high)
         strength, score, twins = dchi2[rows & y], p[rows & y], p[rows & ~y]
         own = twins.size * rate >= 1 - 1e-9
-        found = binomial_interval(
-            score > (threshold_at_fpr(twins, rate) if own else pooled), "wilson"
-        )
+        found = binomial_interval(score > (threshold_at_fpr(twins, rate) if own else pooled))
         row = {"bin": bin_label(low, high), "low": float(low), "high": float(high)}
         row |= {"binaries": score.size, "twins": twins.size}
         row["median"] = float(np.median(strength)) if strength.size else float("nan")

@@ -45,8 +45,8 @@ def test_an_event_of_several_data_sets_counts_once_and_far_alerts_are_no_detecti
         assert numbers[f"published_phase_{errors}_1pct"] == -0.5
         assert f"published_phase_{errors}_0_1pct" not in numbers
     assert not any(name.startswith("clear_caustics") for name in numbers), "there are none"
-    low, high = (numbers["single_lenses_quoted_0_1pct"][k] for k in ("low", "high"))
-    assert low == pytest.approx(0, abs=1e-12) and high == pytest.approx(3.8416 / 5.8416, abs=1e-3)
+    few = numbers["single_lenses_quoted_0_1pct"]
+    assert few["low"] is None and few["high"] is None  # fewer than twenty events
 
 
 def test_published_events_say_how_many_data_sets_alerted_and_when_the_first(found):

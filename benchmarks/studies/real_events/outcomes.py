@@ -50,7 +50,7 @@ def by_event(found: Iterable[Classification]) -> dict[str, list[Classification]]
 def alert_fractions(
     found: Iterable[Classification], threshold: str, binary: bool
 ) -> dict[str, dict]:
-    """Fraction of files and of events with an alert, with Wilson's interval.
+    """Fraction of files and of events with an alert, with Wilson's interval; None below 20.
 
     An event counts if one of its data sets does. Of binaries, a first alert long before or after
     the event does not count; of single lenses, every alert is a false one.
@@ -58,9 +58,11 @@ def alert_fractions(
     found = list(found)
     hit = {id(c): c.detected(threshold) if binary else c.alerted[threshold] for c in found}
     events = [any(hit[id(c)] for c in group) for group in by_event(found).values()]
+    rows = {"files": list(hit.values()), "events": events}
+    fractions = {name: binomial_interval(row) for name, row in rows.items()}
     return {
-        "files": binomial_interval(list(hit.values()), "wilson"),
-        "events": binomial_interval(events, "wilson"),
+        name: {key: None if x != x else x for key, x in row.items()}  # no NaN in a record
+        for name, row in fractions.items()
     }
 
 
