@@ -350,7 +350,7 @@ def print_settings(app, config) -> None:
 
 def scripts_once(app, page, template, context, doctree) -> None:
     """Leave out scripts that two extensions have asked for."""
-    unique = {(s.filename, s.attributes.get("body")): s for s in context["script_files"]}
+    unique = {(s.filename or "", s.attributes.get("body")): s for s in context["script_files"]}
     context["script_files"] = list(unique.values())
 
 
