@@ -15,8 +15,10 @@ from lensml.experiments import (
     classical,
     evaluate,
     evaluation_run,
+    format_number,
     headline,
     predictions,
+    report_text,
 )
 from lensml.experiments.evaluation_run import code_digest
 from lensml.network import Network, NetworkConfig, load_network, predict, save_network
@@ -137,6 +139,30 @@ def test_refusal_names_the_way_out_and_writes_nothing(run, tmp_path):
     with pytest.raises(InputError, match=r"trained on; .*lensml simulate .*--seed 2 .*--n_pspl 5"):
         evaluate(tmp_path / "renamed.npz", tmp_path / "out", run)
     assert not (tmp_path / "out").exists()
+
+
+def test_fresh_events_are_asked_for_at_the_cadence_error_and_blending_of_the_set(run, tmp_path):
+    survey = {"missing_fraction": 0.05, "sigma": 0.02, "night": 0.4}
+    curves = toy_set(5, seed=1)
+    meta = curves.meta | {"survey": survey, "blending": [0.1, 1.0], "population": True}
+    save(tmp_path / "seen.npz", replace(curves, meta=meta))
+    with pytest.raises(InputError) as caught:
+        evaluate(tmp_path / "seen.npz", tmp_path / "out", run)
+    line = str(caught.value)
+    flags = "--n_binary 5 --cadence 0.05 --error 0.02 --blending 0.1 1.0 --population --output"
+    assert flags in line and "no flag sets night" in line and "\n" not in line
+
+
+def test_the_printed_report_has_both_classes_and_the_ideal_beside_the_network(evaluated):
+    lines = report_text(evaluated[1]).splitlines()
+    by_class = {line.split()[0]: line.split() for line in lines[:3]}
+    for name, row in evaluated[1]["classification_report"].items():
+        scores = (row[k] for k in ("precision", "recall", "f1"))
+        shown = ["-" if score is None else f"{score:.3f}" for score in scores]
+        assert by_class[name][1:] == [*shown, str(row["support"])]
+    (auc,) = (line for line in lines if line.startswith("ROC AUC"))
+    assert format_number(evaluated[1]["intervals"]["roc_auc"]) in auc
+    assert format_number(evaluated[1]["ideal_observer"]["intervals"]["roc_auc"]) in auc
 
 
 def test_one_class_cannot_be_scored(run, curves, tmp_path):
