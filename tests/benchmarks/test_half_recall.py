@@ -1,0 +1,71 @@
+"""Scores of several sets are pooled by event, and each statistic is computed once."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.studies import half_recall
+from lensml.experiments import load_benchmark
+
+
+def scores(pairs: int, seed: int, runs: int = 1) -> dict[str, np.ndarray]:
+    """Pairs whose binaries score higher the stronger their anomaly."""
+    rng = np.random.default_rng(seed)
+    y, pair = np.tile([0, 1], pairs), np.repeat(np.arange(pairs), 2)
+    dchi2 = np.repeat(10 ** rng.uniform(-1, 3, pairs), 2)
+    noise = rng.normal(size=(runs, 2 * pairs))
+    p_end = 1 / (1 + np.exp(-(noise + y * np.sqrt(dchi2) - 2)))
+    kept = {"y": y, "pair": pair, "dchi2": dchi2, "p_end": p_end, "max_probability": p_end[0]}
+    return kept | {"ideal": np.where(y == 1, dchi2 / 2, -dchi2 / 2)}
+
+
+def test_no_event_of_one_set_meets_one_of_another_when_sets_are_pooled():
+    parts = [scores(30, 1), scores(20, 2), scores(10, 3)]
+    joined = half_recall.pooled(parts)
+    _, rows = np.unique(joined["pair"], return_counts=True)
+    assert (rows == 2).all() and rows.size == 60
+    assert joined["p_end"].shape == (1, 120)
+
+
+def test_the_ideal_observer_has_no_fitted_half_recall(tmp_path):
+    keys = [key for key, *_ in half_recall.tasks_of("a", scores(5, 1), tmp_path)]
+    assert "a_network_dchi2_at_half_recall" in keys
+    assert not any("ideal" in key and "half_recall" in key for key in keys)
+
+
+def test_an_interval_is_computed_once_for_the_same_scores(tmp_path, monkeypatch):
+    task, *_ = half_recall.tasks_of("a", scores(40, 1), tmp_path)
+    key, found = half_recall.interval(task)
+    assert key == "a_network_roc_auc" and found["low"] < found["value"] < found["high"]
+    monkeypatch.setattr(half_recall.evaluation, "score_table", None)
+    assert half_recall.interval(task) == (key, found)
+    other, *_ = half_recall.tasks_of("a", scores(40, 2), tmp_path)
+    with pytest.raises(TypeError):
+        half_recall.interval(other)
+
+
+def test_the_spread_over_sets_is_that_of_their_values():
+    found = half_recall.over_sets([scores(300, seed) for seed in (1, 2, 3)])
+    values = [found[f"sets_network_roc_auc_set_{k}"] for k in (1, 2, 3)]
+    assert found["sets_network_roc_auc_sd"] == pytest.approx(np.std(values, ddof=1))
+    assert found["sets_network_roc_auc_mean"] == pytest.approx(np.mean(values))
+
+
+def test_the_spread_over_seeds_leaves_the_shipped_network_out():
+    several = scores(300, 1, runs=4)
+    shipped = {"a_network_roc_auc": {"value": 0.7, "low": 0.6, "high": 0.8}}
+    found = half_recall.over_seeds("a", several, shipped)
+    each = half_recall.of_runs(several, "roc_auc")
+    assert len(each) == 4
+    assert found["seeds_a_roc_auc"]["low"] == pytest.approx(min(each))
+    assert found["seeds_a_roc_auc_estimator_sd"] == pytest.approx(0.2 / 3.92)
+
+
+def test_the_committed_record_is_small_and_holds_every_condition():
+    record = load_benchmark("half_recall")
+    assert len(json.dumps(record)) < 200_000
+    for name in half_recall.CONDITIONS:
+        if not name.endswith("_seeds") and name not in half_recall.SETS[1:]:
+            assert record["numbers"][f"{name}_pairs"] == half_recall.PAIRS
+            assert f"{name}_network_roc_auc" in record["numbers"]
