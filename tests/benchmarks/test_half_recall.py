@@ -52,14 +52,15 @@ def test_the_spread_over_sets_is_that_of_their_values():
     assert found["sets_network_roc_auc_mean"] == pytest.approx(np.mean(values))
 
 
-def test_the_spread_over_seeds_leaves_the_shipped_network_out():
-    several = scores(300, 1, runs=4)
-    shipped = {"a_network_roc_auc": {"value": 0.7, "low": 0.6, "high": 0.8}}
-    found = half_recall.over_seeds("a", several, shipped)
+def test_the_spread_over_seeds_stands_beside_the_shipped_network_on_the_same_pairs(tmp_path):
+    several, shipped = scores(300, 1, runs=4), scores(500, 1)
+    found = half_recall.over_seeds("a", several, shipped, tmp_path)
     each = half_recall.of_runs(several, "roc_auc")
     assert len(each) == 4
     assert found["seeds_a_roc_auc"]["low"] == pytest.approx(min(each))
-    assert found["seeds_a_roc_auc_estimator_sd"] == pytest.approx(0.2 / 3.92)
+    y, p = shipped["y"][:600], shipped["p_end"][0][:600]
+    assert found["seeds_a_roc_auc_shipped"] == pytest.approx(half_recall.evaluation.roc_auc(y, p))
+    assert 0.005 < found["seeds_a_roc_auc_estimator_sd"] < 0.05
 
 
 def test_the_committed_record_is_small_and_holds_every_condition():
