@@ -32,7 +32,7 @@ from lensml.network import check_unseen, load_network, predict, weights_hash
 from lensml.paths import RESULTS, atomic_path, tune_allocator
 from lensml.simulation import LightCurves, Simulation, Survey, load, reobserve, simulate
 
-PAIRS, FEWER, SEED, OBSERVED_WITH = 6000, 2000, 7900, 0
+PAIRS, FEWER, SEED, OBSERVED_WITH = 6000, 1000, 7900, 0
 SEEDS = RESULTS / "records" / "h200-2026-11-27" / "seeds"  # the shipped recipe, run again
 DENSE = {"missing_fraction": 0.05}
 # Name to parameter set, survey, seed of the events, and what beside the network is run.
@@ -52,9 +52,10 @@ CONDITIONS = {
     "planetary_10_mmag": ("planetary", Survey(sigma=0.01), 0, ()),
     "planetary_100_mmag": ("planetary", Survey(), 0, ()),
     "distinct_100_mmag": ("distinct", Survey(), 0, ()),
-    # The scatter of the estimator: two more sets of the first condition.
+    # The scatter of the estimator: three more sets of the first condition.
     "baseline_100_mmag_set_2": ("baseline", Survey(), 1, ("classical",)),
     "baseline_100_mmag_set_3": ("baseline", Survey(), 2, ("classical",)),
+    "baseline_100_mmag_set_4": ("baseline", Survey(), 3, ("classical",)),
     # The shipped recipe with five other seeds, on the events of two of the conditions.
     "baseline_100_mmag_seeds": ("baseline", Survey(), 0, ("seeds",)),
     "distinct_100_mmag_seeds": ("distinct", Survey(), 0, ("seeds", "fewer")),
@@ -62,7 +63,7 @@ CONDITIONS = {
 
 RANKING = ("roc_auc", "recall_at_1pct", "dchi2_at_half_recall", "dchi2_at_half_recall_strict")
 STATISTICS = (*RANKING, "balanced_accuracy")
-SETS = ("baseline_100_mmag", *(f"baseline_100_mmag_set_{k}" for k in (2, 3)))  # disjoint
+SETS = ("baseline_100_mmag", *(f"baseline_100_mmag_set_{k}" for k in (2, 3, 4)))  # disjoint
 ANYTIME = {"anytime": SETS, "anytime_distinct": ("distinct_100_mmag",)}
 ANYTIME |= {"anytime_10_mmag": ("baseline_10_mmag",)}
 RESAMPLING = {"num": 400, "seed": 0}  # as the chapters at desk: the same intervals
