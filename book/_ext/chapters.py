@@ -316,6 +316,7 @@ PREAMBLE = r"""
   \parbox[t]\LTcapwidth{\small\raggedright #3\endgraf\vskip\baselineskip}\hss}}}}
 \makeatother
 \usepackage{etoolbox}
+\AtBeginEnvironment{figure}{\linewidth=.85\linewidth}
 \AtBeginEnvironment{tabulary}{\fontsize{7.5}{9.5}\selectfont\tymin=75pt }
 \AtBeginEnvironment{longtable}{\fontsize{7.5}{9.5}\selectfont}
 \AtBeginDocument{\patchcmd{\thebibliography}{\chapter*{\bibname}}{}{}{} % its page has a title
@@ -343,7 +344,7 @@ def print_settings(app, config) -> None:
         "pointsize": "10pt",
         "fncychap": "",
         "extraclassoptions": "openany,oneside",
-        "figure_align": "H",
+        "figure_align": "htbp",
         "preamble": config.latex_elements.get("preamble", "") + PREAMBLE,
     }
 
