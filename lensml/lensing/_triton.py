@@ -1,7 +1,6 @@
 """Gauss-Newton terms of a row of epochs in one GPU kernel (Triton; NVIDIA and AMD).
 
-Imported only where a GPU is. A kernel reads each epoch of its row once and keeps the sums in
-registers; the same as a chain of torch operations writes and reads some thirty arrays.
+Imported only where a GPU is. Sums stay in registers; torch would write and read thirty arrays.
 """
 
 from math import log

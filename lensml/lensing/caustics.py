@@ -51,16 +51,10 @@ def _quartic_roots(p: NDArray, q: NDArray, r: NDArray) -> NDArray[np.complex128]
 
 
 def caustic_branches(s: float, q: float, num_phases: int) -> CausticBranches:
-    """Points of the caustic at evenly spaced phases of the critical curve.
+    """Points of the caustic at N evenly spaced phases of the critical curve.
 
-    Args:
-        s: Separation of the lenses [theta_E].
-        q: Mass ratio; the lighter lens lies at +s / (1 + q) on the real axis.
-        num_phases: N.
-
-    References:
-        Witt (1990), A&A 236, 311; with the origin half-way between the lenses the critical curve
-        is a quartic without its cubic term.
+    The lighter lens lies at +s / (1 + q) on the real axis [theta_E]. Witt (1990), A&A 236, 311;
+    with the origin half-way between the lenses the curve is a quartic without its cubic term.
     """
     a, heavy, light = s / 2, 1 / (1 + q), q / (1 + q)
     phase = np.exp(2j * np.pi * np.arange(num_phases) / num_phases)

@@ -48,16 +48,9 @@ def fit_pspl_free_baseline(
 ) -> FreeBaselineFit:
     """Fit t0, u0, tE, f_s and the baseline by least squares weighted with 1 / mag_err^2.
 
-    Nine trial baselines at a time go through `fit_pspl`, from its own starting points and some at
-    the peak of a running median; each round narrows the grid around the best of them.
-
-    Args:
-        time: Epochs, shape (n,), increasing [day].
-        mag, mag_err: Magnitude and its error, shape (n,) each [mag].
-        m_base: Baseline at which the search begins [mag].
-
-    Raises:
-        ValueError: If there are fewer than six epochs for the five parameters.
+    `time` (n,) increases [day]; `mag` and `mag_err` are (n,) [mag]. From `m_base` [mag], nine trial
+    baselines at a time go through `fit_pspl`, from its own starting points and some at the peak of
+    a running median; each round narrows the grid around the best. ValueError below six epochs.
     """
     time, mag, mag_err = (np.asarray(x, dtype=float) for x in (time, mag, mag_err))
     if (n := time.size) < 6:

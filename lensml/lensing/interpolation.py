@@ -54,15 +54,9 @@ def intervals_within(
 ) -> dict[int, NDArray[np.bool_]]:
     """Intervals of each pass that lie near any of K points; epochs are the unit of length.
 
-    Args:
-        along: Position of each point along the track, 0 at the first epoch, (K,).
-        across: Its distance from the track, (K,).
-        reach: How near is near, beyond twice the interval's own length, (K,).
-        num_epochs: Of the curve.
-
-    Returns:
-        For each spacing h of nodes (64, 32, ..., 2) a mask of the intervals that begin at
-        0, h, 2 h, ....
+    `along` (K,) is a point's position along the track, 0 at the first epoch, `across` its distance
+    from the track, `reach` how near is near, beyond twice the interval's own length. For each
+    spacing h of nodes (64, 32, ..., 2) a mask of the intervals that begin at 0, h, 2 h, ....
     """
     coarsest = coarsest_spacing(num_epochs)
     spacings = [coarsest >> k for k in range(coarsest.bit_length() - 1)]
@@ -101,17 +95,13 @@ def adaptive_sample(
 ) -> NDArray[np.float64]:
     """A positive curve at epochs 0, 1, ..., num_epochs - 1 from evaluations at some of them.
 
-    Args:
-        evaluate: Values at the given epochs (indices, increasing; a few may lie behind the end).
-        num_epochs: Of the curve.
-        near: Intervals of each pass that are always evaluated at their middle, as
-            `intervals_within` gives them: a feature narrower than an interval escapes the check.
-        tolerance: Largest relative error of an interpolated middle in the first pass; twice as
-            much in each further pass, where half as many epochs depend on it. Once the middle is a
-            node itself, the interpolant errs by a small part of that (1/64 on a smooth curve).
+    `evaluate` takes indices of epochs, increasing; a few may lie behind the end. Intervals `near` a
+    feature (`intervals_within`) are always evaluated at their middle: one narrower than an interval
+    escapes the check.
 
-    Returns:
-        The curve, shape (num_epochs,).
+    `tolerance` is the largest relative error of an interpolated middle in the first pass; twice as
+    much in each further pass, where half as many epochs depend on it. Once the middle is a node
+    itself, the interpolant errs by a small part of that (1/64 on a smooth curve).
     """
     # Nodes of the coarsest pass.
     spacing = coarsest_spacing(num_epochs)

@@ -39,9 +39,9 @@ def check_epochs(times: NDArray) -> None:
 def _reset_solver() -> VBMicrolensing:
     """A solver in a fixed initial state.
 
-    VBMicrolensing starts its root finding from the roots it found last, even across solver
-    objects: the last bits of a curve would depend on the event before it. One full finite-source
-    point from a new object (some microseconds) sets that state to the same values every time.
+    VBMicrolensing starts its root finding from the roots it found last, even across solver objects:
+    a curve's last bits would depend on the event before it. One full finite-source point (some
+    microseconds) sets that state to the same values every time.
     """
     solver = VBMicrolensing()
     solver.BinaryMag(0.7, 0.3, 0.3, 0.2, 0.01, 1e-3)
@@ -51,23 +51,11 @@ def _reset_solver() -> VBMicrolensing:
 def binary_magnification(
     event: BinaryLens, times: NDArray, *, tolerance: float = 1e-3, every_epoch: bool = False
 ) -> NDArray[np.float64]:
-    """Magnify a uniform disc by a binary lens.
+    """Magnification of a uniform disc by a binary lens, (T,), at increasing `times` [day].
 
-    Args:
-        event: Lens and source parameters.
-        times: Epochs of observation, shape (T,), strictly increasing [day].
-        tolerance: Absolute and relative accuracy of each magnification.
-        every_epoch: Whether to solve every epoch. Where epochs are evenly spaced, the default is
-            to solve some (a tenth) and to interpolate where the curve is proven smooth.
-
-    Returns:
-        Magnification at each epoch, shape (T,), dimensionless.
-
-    Raises:
-        ValueError: If `times` is not a strictly increasing 1-D array.
-
-    References:
-        Bozza (2010), MNRAS 408, 2188; Bozza et al. (2018), MNRAS 479, 5157.
+    `tolerance` is the absolute and relative accuracy. Unless `every_epoch`, evenly spaced epochs
+    are solved at some (a tenth) and interpolated where the curve is proven smooth. ValueError if
+    `times` do not increase. MNRAS: Bozza (2010), 408, 2188; Bozza et al. (2018), 479, 5157.
     """
     check_epochs(times)
     solver = _reset_solver()
@@ -136,16 +124,11 @@ def point_lens_magnification(u: NDArray) -> NDArray[np.float64]:
 
 
 def finite_source_magnification(u: NDArray, rho: float) -> NDArray[np.float64]:
-    """Magnify a uniform disc of radius `rho` at separation `u` from a point lens.
+    """Magnification (T,) of a disc of radius `rho` at separation `u` (T,) from a point lens.
 
-    Args:
-        u: Separation of the disc's centre, shape (T,) [theta_E].
-        rho: Source radius [theta_E]; 0 gives the point source.
-
-    Returns:
-        Magnification, shape (T,). One smooth integral (no hand-over between methods, hence no
-        steps of several mmag): area of the image of each ray through the disc, Lee et al. (2009),
-        ApJ 695, 200, eqs. 3-5, with the angle substituted so that the rim is no branch point.
+    Uniform disc; `rho` and `u` [theta_E], `rho` 0 = a point. One smooth integral (no hand-over
+    between methods, no steps of several mmag): area of the image of each ray, Lee et al. (2009),
+    ApJ 695, 200, eqs. 3-5, with the angle substituted so that the rim is no branch point.
     """
     u = np.asarray(u, dtype=float)
     result = point_lens_magnification(np.maximum(u, 1e-12))

@@ -44,14 +44,10 @@ def gauss_newton_terms(
 ) -> Tensor:
     """Cost, gradient (P,) and Gauss-Newton matrix (P, P) of single lenses: (B, 1 + P + P P).
 
-    On a CPU in batches of as many rows as its cache holds, on a GPU in one kernel.
-
-    Args:
-        theta: t0 [day], ln u0, ln tE, f_s, (B, 4).
-        times: Epochs [day], (B, n) or (1, n).
-        data: Magnitude minus baseline [mag], (B, n).
-        sqrt_weight: Square root of the weights, (B, n); None = all equal to 1.
-        blended: Whether f_s is among the P parameters; otherwise it is 1.
+    `theta` is t0 [day], ln u0, ln tE, f_s, (B, 4); without `blended` f_s is 1 and no parameter.
+    `times` [day] are (B, n) or (1, n), `data` (B, n) magnitude minus baseline [mag], `sqrt_weight`
+    (B, n) roots of the weights, None = 1. On a CPU in batches that fit its cache, on a GPU in one
+    kernel.
     """
     if theta.is_cuda and (kernels := _kernels(theta.device)):
         return kernels.gauss_newton_rows(theta, times, data, sqrt_weight, blended)
@@ -77,8 +73,8 @@ def _gauss_newton_rows(
 ) -> Tensor:
     """`gauss_newton_terms` of a few rows.
 
-    With x = u^2 the curve depends on t0, ln u0 and ln tE through x alone, so every product of
-    derivatives is a moment of (dm/dx)^2 in tau: no Jacobian is ever stored. Its factors are floats,
+    With x = u^2 the curve depends on t0, ln u0 and ln tE through x alone: every product of
+    derivatives is a moment of (dm/dx)^2 in tau, and no Jacobian is stored. Factors are floats,
     because torch converts integers first, which takes as long as the product of a short row.
     """
     # x = u^2, magnification less one, and flux over the baseline's.
@@ -117,15 +113,9 @@ def _gauss_newton_rows(
 
 
 def marquardt_step(state: Tensor, damping: Tensor, free: int) -> Tensor:
-    """Marquardt (1963) step: damping in units of each parameter's own diagonal entry.
+    """Marquardt (1963) step (B, P): damping in units of each parameter's own diagonal entry.
 
-    Args:
-        state: Of `gauss_newton_terms`, (B, 1 + P + P P).
-        damping: Factor added to one on the diagonal, (B,).
-        free: P.
-
-    Returns:
-        Change of the parameters, (B, P).
+    From the `state` of `gauss_newton_terms` with P = `free`; `damping` (B,) is added to one.
     """
     gradient, hessian = state[:, 1 : 1 + free], state[:, 1 + free :].view(-1, free, free)
     damped = hessian.clone()

@@ -62,12 +62,7 @@ def u2_of_excess(excess: Tensor) -> Tensor:
 
 
 def pspl_delta_mag(times: Tensor, t0: Tensor, u0: Tensor, tE: Tensor, f_s: Tensor) -> Tensor:
-    """Magnitude minus baseline of single lenses, shape (B, T), negative when brighter.
-
-    Args:
-        times: Epochs, shape (T,) or (B, T) [day].
-        t0, u0, tE, f_s: Parameters, each (B,).
-    """
+    """Magnitude minus baseline (B, T) of single lenses at `times` (T,) or (B, T), dimmer > 0."""
     u2 = u0[:, None] ** 2 + ((times - t0[:, None]) / tE[:, None]) ** 2
     return -MAG * torch.log1p(f_s[:, None] * excess_magnification(u2))
 
@@ -185,9 +180,9 @@ def starting_points(
 def _refine_starts(
     theta, distinct, times, data, sqrt_weight, blended, iterations
 ) -> tuple[Tensor, Tensor]:
-    """Descend from those of K starting points a row (B, K, 4) that are distinct (B, K).
+    """Descend from those of K starting points a row (B, K, 4) that are `distinct` (B, K).
 
-    Returns end points (B, K, 4) and costs (B, K), the best first; infinite where not descended.
+    End points (B, K, 4) and costs (B, K), the best first; infinite where not descended.
     """
     row, start = distinct.nonzero(as_tuple=True)
     curves = select_rows(row, times, data, sqrt_weight)
@@ -221,23 +216,14 @@ def fit_pspl(
 ) -> PsplFit:
     """Fit a single point lens to many curves at once, in least squares of magnitude.
 
-    Args:
-        times: Epochs, (T,) or (B, T), increasing [day].
-        delta_mag: Magnitude minus the known baseline, (B, T) [mag]; any value where weight is 0.
-        weight: Weight of each epoch, (B, T), 0 = not observed; None = all equal to 1.
-        starts: Further starting points (B, S, 3) of t0 [day], u0, tE [day], or (B, S, 4) with f_s.
-        blended: Whether f_s (0 < f_s <= 1) is free.
-        search: Whether to add starting points read off the curve and thin them out on few epochs;
-            off for warm-started refits.
+    `times` (T,) or (B, T) increase [day]; `delta_mag` (B, T) is magnitude minus the known baseline
+    [mag], any value where `weight` (B, T) is 0, which means not observed; None = all 1. `starts`
+    are further starting points (B, S, 3) of t0 [day], u0, tE [day], or (B, S, 4) with f_s, which is
+    free (0 < f_s <= 1) if `blended`. `search` adds starting points read off the curve, thinned out
+    on few epochs; off for warm-started refits, and then ValueError without `starts`.
 
-    Returns:
-        The best fit of each row. Rows do not influence each other.
-
-    Raises:
-        ValueError: If no starting point is given and `search` is off.
-
-    Method: Levenberg-Marquardt with analytic derivatives from several starting points, first on a
-    thinned set of epochs, then on all of them from the best local minima.
+    Levenberg-Marquardt with analytic derivatives, first on a thinned set of epochs, then on all of
+    them from the best local minima. Rows do not influence each other.
     """
     data = torch.as_tensor(delta_mag, dtype=torch.float64)
     times = torch.as_tensor(times, dtype=torch.float64, device=data.device)
@@ -281,17 +267,11 @@ def fit_prefixes(
 ) -> list[PsplFit]:
     """Fit growing prefixes of many curves, each from the end points of its neighbours.
 
-    Args:
-        times, delta_mag, weight, blended: As for `fit_pspl`.
-        prefixes: Which epochs belong to each prefix, boolean (T,) or (B, T), rising.
-        starts: Starting points of the longest prefix, (B, S, 3) or (B, S, 4), as of a twin.
-
-    Returns:
-        The best fit of each prefix, in the order of `prefixes`.
-
-    Backward from the longest prefix, each from the end point of the one before; then forward, each
-    from the backward fit, from the previous prefix and from a search of its own. The forward pass
-    alone leaves fifteen times as many prefixes above their best fit.
+    Arguments as of `fit_pspl`; `prefixes` are boolean masks (T,) or (B, T), rising, and `starts`
+    belong to the longest, as of a twin. The best fit of each prefix: backward from the longest,
+    each from the end point of the one before; then forward, each from the backward fit, from the
+    previous prefix and from a search of its own. The forward pass alone leaves fifteen times as
+    many prefixes above their best fit.
     """
     weight = torch.ones_like(delta_mag) if weight is None else weight
 
