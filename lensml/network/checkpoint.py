@@ -105,17 +105,9 @@ def current_tensor_name(name: str) -> str:
 def load_network(
     run: Path | str | None = None, device: str | torch.device = "cpu"
 ) -> tuple[Network, dict]:
-    """The network of a run folder, or the one that ships with the package.
+    """The network of a run folder (None = the shipped one) in evaluation mode, and its config.
 
-    Args:
-        run: Folder with `model.safetensors` and `config.json`; None = the shipped weights.
-        device: Where to put it.
-
-    Returns:
-        The network in evaluation mode, and the run's configuration.
-
-    Raises:
-        InputError: If the folder holds no such run.
+    The folder holds `model.safetensors` and `config.json`; InputError if it holds no run.
     """
     folder = run_folder(run)
     if not (folder / MODEL).exists():
@@ -159,11 +151,7 @@ def write_snapshot(path: Path, tensors: dict[str, Tensor], notes: dict) -> None:
 
 
 def read_snapshot(path: Path, version: int) -> tuple[dict[str, Tensor], dict]:
-    """Tensors of a snapshot, mapped from the file and not copied, and its notes.
-
-    Raises:
-        InputError: If the file is damaged, no snapshot or of another version.
-    """
+    """Mapped tensors and notes of a snapshot; InputError if damaged or of another version."""
     try:
         tensors, notes = _mapped_tensors(path)
     except (OSError, SafetensorError, ValueError) as error:
@@ -187,7 +175,6 @@ def check_unseen(curves: LightCurves, config: Mapping[str, Any], path: Path) -> 
     """Refuse a set with events that the network was trained or validated on.
 
     An event is (preset, seed, index): another file name, noise or cadence does not make it new.
-    The error names `path` and the command that makes fresh events.
     """
     preset, seed, events = curves.events()
     ranges = {name: config.get(name) or [] for name in ("trained_on", "validated_on")}

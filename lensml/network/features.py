@@ -42,12 +42,8 @@ def pack(
 ) -> PackedCurves:
     """Drop unobserved epochs and left-align the rest.
 
-    Args:
-        delta_mag, sigma: Magnitude minus baseline and its error, (B, T) [mag].
-        seen: Which epochs were observed, (B, T).
-        times: Epochs, (T,) or (B, T) [day].
-        length: L; later epochs are cut off. None = that of the longest curve, which a GPU has to
-            be waited for.
+    `delta_mag`, `sigma` [mag] and `seen` are (B, T), `times` [day] (T,) or (B, T). Epochs beyond
+    `length` are cut off; None = that of the longest curve, which a GPU has to be waited for.
     """
     place = torch.cumsum(seen, dim=1)
     counts = place[:, -1:]
@@ -106,15 +102,12 @@ def _extrapolation_deviates(
 ) -> None:
     """Deviation of the last bin from extrapolations of the bins before it, over its error.
 
-    Args:
-        mean, when, variance: Of the last `width` epochs at every epoch, (B, L) float64.
-        width: Epochs in a bin.
-        out: (2, B, L) float32, zeros; takes the deviation from the linear and from the parabolic
-            extrapolation in units of its own error, where there is enough past.
+    `mean`, `when`, `variance` are those of the last `width` epochs at every epoch, (B, L) float64.
+    `out` (2, B, L) float32, zeros, takes those from line and parabola where there is enough past.
 
     Differences of means are taken in float64, for they may be far below one part in 10^7; errors
-    of deviations need no more than float32. Newton's divided differences have terms in common:
-    with bins k = 0, 1, 2, 3 back in time, `gap` and `change` are from bin k + 1 to bin k.
+    need no more than float32. Newton's divided differences have terms in common: with bins k = 0,
+    1, 2, 3 back in time, `gap` and `change` are from bin k + 1 to bin k.
     """
     length = mean.shape[1]
     if length < 3 * width:
@@ -192,11 +185,10 @@ def _encode_block(observed: PackedCurves) -> Tensor:
 
 
 def encode(observed: PackedCurves) -> Tensor:
-    """Features (B, L, F) float32 of curves without gaps.
+    """Features (B, L, F) float32 of curves without gaps; padding gives zeros.
 
-    Sums and differences are taken in float64, so that long time bases and small errors lose
-    nothing; compressed with asinh, so that deviations of one sigma and of a thousand are both
-    resolved. Padding gives zeros. On a CPU a few rows at a time, which stay in its cache.
+    Float64 sums and differences: long time bases and small errors lose nothing. By asinh deviations
+    of 1 and of 1000 sigma are both resolved. On a CPU a few rows at a time, in its cache.
     """
     rows, length = observed.valid.shape
     blocks = 1 if observed.valid.is_cuda else max(1, -(-rows * length // BLOCK))
@@ -212,13 +204,10 @@ def encode_latest(bright: Array, sigma: Array, times: Array, totals: Array, coun
     Arrays of numpy or of torch, with the functions that have one name in both: for a single event
     numpy takes a third of the time, and many events may lie on a GPU.
 
-    Args:
-        bright, sigma, times: Of the last NUM_BINS epochs, newest first, (NUM_BINS, B) [mag],
-            [mag], [day]; times from any origin.
-        totals: Cumulative sums of weight 1 / sigma^2, weight x brightening and weight x time at
-            the edges of NUM_BINS bins of each width but the first, newest first; 0 before the first
-            epoch; (NUM_BINS + 1, W - 1, B, 3) float64.
-        count: Epochs so far, (B,) int64.
+    `bright` [mag], `sigma` [mag] and `times` [day, any origin] are of the last NUM_BINS epochs,
+    newest first, (NUM_BINS, B); `count` (B,) int64 are all so far. `totals`, (NUM_BINS + 1, W - 1,
+    B, 3) float64, are cumulative sums of weight 1 / sigma^2, weight x brightening and weight x time
+    at the edges of the bins of each width but the first, newest first; 0 before the first epoch.
     """
     xp = np if isinstance(bright, np.ndarray) else torch
     # Of each bin the variance, mean brightening and mean time, (NUM_BINS, W, B).

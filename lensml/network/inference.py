@@ -48,17 +48,10 @@ def predict_proba(
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> NDArray[np.float32]:
-    """P(binary) at every epoch of every curve, in float32 without TF32 or autocast.
+    """P(binary) (n, T) at every epoch, in float32; NaN where not observed.
 
-    Args:
-        network: The classifier; moved to `device` if one is given.
-        curves: Light curves; `X` is used as it is.
-        batch_size: Curves at a time.
-        device: Where to compute; None = where the network is.
-        progress: Whether to show a bar.
-
-    Returns:
-        Array (n, T), NaN where an epoch was not observed. Entry k depends on epochs <= k only.
+    Without TF32 or autocast. Entry k depends on epochs <= k only. `device` None = the network's
+    own.
     """
     if device is not None:
         network = network.to(device)
@@ -81,8 +74,8 @@ def predict_proba(
 def causal_baseline(magnitude: NDArray) -> NDArray[np.float64]:
     """Baseline estimated for epoch k from epochs <= k alone, shape (n,) [mag].
 
-    The median so far, fixed after BASELINE_MAX epochs: later brightening cannot shift it. Epochs
-    before BASELINE_MIN carry the first value in use; P is 0.5 there.
+    The median so far, fixed after BASELINE_MAX epochs: later brightening cannot shift it. Before
+    BASELINE_MIN the first value in use, where P is 0.5.
     """
     magnitude = np.asarray(magnitude, dtype=float)
     base = np.empty(len(magnitude))
@@ -121,22 +114,12 @@ def classify(
     network: Network | None = None,
     blended: bool = True,
 ) -> NDArray[np.float64]:
-    """P(binary) at every epoch of one curve, from epochs up to it alone.
+    """P(binary) (n,) at every epoch of one curve, from epochs up to it alone.
 
-    Args:
-        time: Epochs, shape (n,), strictly increasing [day].
-        mag: Magnitudes, (n,) [mag].
-        mag_err: 1-sigma errors, (n,) [mag].
-        m_base: Baseline magnitude if it is known; else it is estimated from the past only, and
-            P = 0.5 until BASELINE_MIN epochs are there.
-        network: The classifier; None = the shipped one.
-        blended: Whether f_s may be less than 1; False = it is known that all flux is lensed.
-
-    Returns:
-        P(binary), shape (n,).
-
-    Raises:
-        InputError: If epochs do not increase, or values are not finite or errors not positive.
+    `time` increases strictly [day], `mag` and `mag_err` [mag]. Without `m_base` the baseline is
+    estimated from the past only, and P = 0.5 until BASELINE_MIN epochs are there. `network` None =
+    the shipped one; `blended` False = it is known that all flux is lensed. InputError if epochs do
+    not increase, values are not finite or errors not positive.
     """
     time, mag, mag_err = (np.asarray(x, dtype=float) for x in (time, mag, mag_err))
     _check_curve(time, mag, mag_err)
@@ -175,13 +158,9 @@ def predict(
     device: str | torch.device | None = None,
     season_rows: int = SEASON_ROWS,
 ) -> Predictions:
-    """P(binary) of every row, reduced `SET_CHUNK` rows at a time.
+    """P(binary) of every row, reduced `SET_CHUNK` rows at a time; else as `predict_proba`.
 
-    Args:
-        network, curves: The classifier and the set.
-        batch_size: Curves the network reads at a time.
-        device: Where it runs; None = where the network is.
-        season_rows: Rows, the first ones, whose probabilities at every epoch are kept.
+    Of the first `season_rows` rows the probabilities at every epoch are kept.
     """
     parts = []
     for start in range(0, len(curves), SET_CHUNK):

@@ -57,8 +57,7 @@ class NetworkConfig:
 def causal_upsample(coarse: Tensor, group: int, length: int) -> Tensor:
     """Coarse tokens (B, J, C) held along the finer axis once complete, (B, length, C).
 
-    Entry i holds token (i + 1) // group - 1, the last one whose `group` members have all come;
-    zeros before the first.
+    Entry i holds token (i + 1) // group - 1, the last whose members have all come; zeros before it.
     """
     return F.pad(coarse, (0, 0, 1, 0)).repeat_interleave(group, dim=1)[:, 1 : length + 1]
 
@@ -104,14 +103,9 @@ class CausalBlock(nn.Module):
         return mixed.squeeze(2).transpose(1, 2)
 
     def step(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """One more token (B, C).
+        """Output and normed token, which is to be kept, of one more token `x`: each (B, C).
 
-        Args:
-            x: The token.
-            past: Normed tokens 2 and 1 dilations before it, one behind the other, (B, 2 C).
-
-        Returns:
-            The block's output at the token, and the normed token, to be kept: each (B, C).
+        `past` (B, 2 C): the normed tokens 2 and 1 dilations before it, one behind the other.
         """
         normed = self.norm(x)
         hidden = self.conv(torch.cat([past, normed], dim=1)).relu_()
@@ -259,21 +253,17 @@ class Network(nn.Module):
     ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
         """One more epoch of B events, those that complete most levels first.
 
-        Args:
-            features: Of the epoch, (B, F).
-            innovations: Of the epoch against the active fits, (B, I); None = without refits.
-            embedding: What the last refit adds to the head's hidden layer, (B, C); or None.
-            near: For each block of the stem the two tokens of its past, then the PATCH_SIZE - 1
-                epochs of the stem before this one, (B, K, C).
-            context: The last token that the finest level sent up to the head, (B, C).
-            levels: For each level that some events complete, of those events: two tokens of each
-                block, encoder then decoder; then (but at the coarsest level) the level's own last
-                token and the held one of the coarser level, (B_k, K, C) with B_k never rising.
+        `features` (B, F) and `innovations` (B, I) are of the epoch, `embedding` (B, C) what the
+        last refit adds to the head's hidden layer; None without refits. `near` (B, K, C): two past
+        tokens of each block of the stem, then the PATCH_SIZE - 1 epochs of the stem before this
+        one. `context` (B, C): the last token that the finest level sent to the head. `levels`: for
+        each level that some events complete, of those events, (B_k, K, C) with B_k never rising:
+        two tokens of each block, encoder then decoder; then (but at the coarsest level) the level's
+        own last token and the held one of the coarser level.
 
-        Returns:
-            Logits (B,); new tokens of the stem (B, K', C), one of each block and its output; for
-            each level new tokens (B_k, K', C), one of each block and its own; and what each level
-            sends to the finer one, or to the head, (B_k, C).
+        Returns logits (B,); new tokens of the stem (B, K', C), one of each block and its output;
+        for each level new tokens (B_k, K', C), one of each block and its own; and what each level
+        sends to the finer one, or to the head, (B_k, C).
         """
         # The stem: every event.
         x = self.embed(features)

@@ -80,16 +80,12 @@ def _curve_and_gradient(theta: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
 def innovation_features(
     fits: Fits, times: Tensor, bright: Tensor, sqrt_weight: Tensor
 ) -> tuple[Tensor, Fits]:
-    """Deviations of epochs from the active fits, which were made before them.
+    """Deviations (B, n, NUM_INNOVATIONS) of epochs from the active fits, made before them.
 
-    Args:
-        fits: Active fits of B curves.
-        times, bright, sqrt_weight: Epochs [day], brightening [mag] and 1 / sigma, (B, n) float64.
-
-    Returns:
-        Features (B, n, NUM_INNOVATIONS) float64: for each model the residual in units of sigma, the
-        innovation, the error of the prediction, and sums of innovations and of their squares since
-        the fit; and the fits with those sums brought up to date.
+    `times` [day], `bright` [mag] and `sqrt_weight` (1 / sigma) are (B, n) float64. For each model
+    the residual in units of sigma, the innovation, the error of the prediction, and sums of
+    innovations and of their squares since the fit. Second, the fits with those sums brought up to
+    date.
     """
     ages = torch.arange(1, times.shape[1] + 1, device=times.device)
     since_fit = fits.epochs_since_fit[:, None] + ages
@@ -189,17 +185,12 @@ def refit_and_map(
     sqrt_weight: Tensor,
     blended: Tensor,
 ) -> tuple[Fits, Tensor, Tensor]:
-    """Refit B curves and map their residuals.
+    """Refit B curves; the new fits, maps and summaries (B, NUM_SUMMARY) float32.
 
-    Args:
-        fits: Previous fits.
-        count: Epochs so far, of the schedule, one number or one of each curve (B,) int64.
-        times, bright, sqrt_weight: The last min(count, MAX_HISTORY) of them [day], [mag],
-            [1/mag], (B, n); behind the epochs of shorter curves pads, of the last time, 0 and 0.
-        blended: Whether f_s may be less than 1, (B,).
-
-    Returns:
-        The new fits, maps (B, NUM_MAP_CHANNELS, K) and summaries (B, NUM_SUMMARY) float32.
+    `count` epochs so far, of the schedule, one number or (B,) int64. `times`, `bright`,
+    `sqrt_weight` (B, n) are the last min(count, MAX_HISTORY) of them [day], [mag], [1/mag]; behind
+    those of shorter curves pads, of the last time, 0 and 0. `blended` (B,): whether f_s may be less
+    than 1. Maps are (B, NUM_MAP_CHANNELS, K).
     """
     last_epoch = times[:, -1]
     count = torch.as_tensor(count, device=times.device).expand(len(times))
@@ -244,15 +235,10 @@ def residual_inputs(
 ) -> ResidualInputs:
     """Refits of B curves without gaps at all counts of the schedule, as inputs of the network.
 
-    Entries of a curve beyond its last epoch mean nothing and are finite. On a CPU each thread takes
-    some of the rows, for no row depends on another.
-
-    Args:
-        observed: The curves.
-        subsample_seed: For training: a seed that picks which refits are made after the first
-            DENSE_EPOCHS epochs, a fraction KEPT_FRACTION of them, and all in float32.
-        blended: Whether f_s may be less than 1, of each (B,) or of all. Where it is known to be 1,
-            the second model is the first again.
+    Entries of a curve beyond its last epoch mean nothing and are finite. Where f_s is known to be 1
+    (`blended`, of each (B,) or of all, is False) the second model is the first again. In training
+    `subsample_seed` picks the fraction KEPT_FRACTION of refits made after DENSE_EPOCHS epochs, and
+    all are in float32. On a CPU each thread takes some of the rows, for no row depends on another.
     """
     blended = torch.as_tensor(blended, device=observed.valid.device).expand(len(observed.valid))
     counts = refit_schedule(observed.valid.shape[1])

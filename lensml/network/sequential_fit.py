@@ -92,8 +92,7 @@ def _constants(free: int, dtype: torch.dtype, device: torch.device) -> tuple[Ten
 class _LeastSquares(NamedTuple):
     """Least squares with priors: epochs (B, n), last epoch (B,), number of free parameters.
 
-    Those are 3 where all flux is lensed and 4 with a free f_s. Pads have weight 0, whatever their
-    time. A state is cost, gradient and Gauss-Newton matrix.
+    These are 3, or 4 with f_s. Pads have weight 0. A state: cost, gradient, Gauss-Newton matrix.
     """
 
     times: Tensor
@@ -248,16 +247,10 @@ def update_fits(
 ) -> tuple[Tensor, Tensor]:
     """Refit both models, from their previous ends or from a better local minimum.
 
-    Args:
-        previous: Where they ended, (B, M, 4).
-        times, data, sqrt_weight: Epochs [day], magnitude minus baseline [mag] and 1 / sigma,
-            (B, n); of pads the last time, 0 and 0.
-        last_epoch: The latest one, (B,) [day].
-        blended: Whether f_s may be less than 1, (B,); where not, the models are the same.
-        count: Epochs of each curve that are no pads, (B,) int64; None = all.
-
-    Returns:
-        Ends (B, M, 4) and covariances (B, M, 16) of t0, ln u0, ln tE, ln f_s.
+    `previous` ends are (B, M, 4). `times` [day], `data` (magnitude minus baseline [mag]) and
+    `sqrt_weight` (1 / sigma) are (B, n); of pads the last time, 0 and 0; `count` (B,) int64 are no
+    pads, None = all. Where f_s may not be less than 1 (`blended` (B,) False) the models are the
+    same. Ends (B, M, 4) and covariances (B, M, 16) of t0, ln u0, ln tE, ln f_s.
     """
     if count is None:
         count = torch.full((len(times),), times.shape[1], device=times.device)
