@@ -128,12 +128,24 @@ def refit_prefixes(
     return replace(refits, rows=chosen[refits.rows])
 
 
-def add_refit_limited(by_fraction: dict[str, dict[str, Any]], refits: PrefixRefits) -> None:
-    """Set `refit_limited`, the expected refit-limited scores, at each of FRACTIONS."""
+def add_refit_limited(
+    by_fraction: dict[str, dict[str, Any]], refits: PrefixRefits, curves: LightCurves
+) -> None:
+    """Set `refit_limited`, the expected refit-limited scores, at each of FRACTIONS.
+
+    They are those of the refitted pairs, plus what the oracle bound of all binaries of `curves`
+    exceeds that of the refitted ones by, so that few refits do not make another set of events.
+    """
+    if not refits.rows.size:
+        return
     for key, row in by_fraction.items():
-        if refits.rows.size:
-            bound = expected_ideal(refits.dchi2[:, PREFIXES.index(float(key))])
-            row["refit_limited"] = bound | {"pairs": int(refits.rows.size)}
+        k = FRACTION_KEYS.index(key)
+        bound = expected_ideal(refits.dchi2[:, PREFIXES.index(FRACTIONS[k])])
+        if curves.dchi2_at is not None:
+            every = expected_ideal(curves.dchi2_at[partner_rows(curves) >= 0, k])
+            known = expected_ideal(curves.dchi2_at[refits.rows, k])
+            bound = {name: value + every[name] - known[name] for name, value in bound.items()}
+        row["refit_limited"] = bound | {"pairs": int(refits.rows.size)}
 
 
 def onset_times(curves: LightCurves, refits: PrefixRefits) -> NDArray:

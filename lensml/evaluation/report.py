@@ -152,7 +152,7 @@ def full_report(
         onset = np.full(len(rows), np.nan)
         if paired:
             refits = early.refit_prefixes(rows, REFITTED_PAIRS)
-            early.add_refit_limited(by_fraction, refits)
+            early.add_refit_limited(by_fraction, refits, curves)
             onset = early.onset_times(rows, refits)
         columns = predictions.season, rows.times(), rows.y, rows.pair, onset
         result["alerts"], _ = alerts.season_report(*columns, rate=0.01, **options)

@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from scipy.optimize import minimize
 from sets import toy_set
 
 from lensml.evaluation import early_detection as early
 from lensml.evaluation import metrics
+from lensml.evaluation.ideal_observer import expected_ideal
 from lensml.lensing import point_lens_magnification
 from lensml.network import max_probability
 from lensml.simulation import FRACTIONS, partner_rows, until_fraction
@@ -44,13 +46,27 @@ def test_the_refit_limited_bound_never_exceeds_the_oracle_bound():
     curves = toy_set(6, num_epochs=60)
     windows = {"0.5": {}, "1.0": {}}
     refits = early.refit_prefixes(curves, 6)
-    early.add_refit_limited(windows, refits)
+    early.add_refit_limited(windows, refits, curves)
     assert np.all(refits.dchi2[:, -1] <= curves.dchi2[refits.rows] * (1 + 1e-6) + 1e-6)
     assert windows["1.0"]["refit_limited"]["pairs"] == 6
     assert (
         windows["0.5"]["refit_limited"]["roc_auc"]
         <= windows["1.0"]["refit_limited"]["roc_auc"] + 1e-6
     )
+
+
+def test_bounds_of_a_few_refits_are_those_of_all_pairs_where_both_bounds_agree():
+    curves = toy_set(12, num_epochs=60, sigma=0.05, bump=1.0)
+    dchi2_at = np.repeat(curves.dchi2[:, None], 7, axis=1) * np.arange(1, 8) / 7
+    curves, windows = replace(curves, dchi2_at=dchi2_at), {"1.0": {}}
+    refits = early.refit_prefixes(curves, 4)
+    refits = replace(
+        refits, dchi2=np.repeat(curves.dchi2[refits.rows, None], len(early.PREFIXES), axis=1)
+    )
+    early.add_refit_limited(windows, refits, curves)
+    wanted = expected_ideal(curves.dchi2[curves.y == 1])
+    found = windows["1.0"]["refit_limited"]
+    assert found["pairs"] == 4 and found["roc_auc"] == pytest.approx(wanted["roc_auc"], abs=1e-9)
 
 
 def test_refit_limited_delta_chi2_lies_between_zero_and_the_oracle_bound():
