@@ -5,5 +5,5 @@ from lensml._exports import exports
 __getattr__, __dir__, __all__ = exports(
     __name__,
     readers="Photometry baseline_magnitude from_table read_photometry seasons",
-    events="download_ogle installed_events load_installed",
+    events="installed_events load_installed",
 )

@@ -66,10 +66,8 @@ def read_photometry(
 
     Time becomes full HJD where the column's name gives the offset (`mjd`, `HJD-2457000`) or it is
     plain: (H, B)JD, or a first column without a name, that starts between 400 and 20000 is
-    JD - 2450000. A column called `time` stays as it is. `m_base` [mag] is passed on.
-
-    Raises:
-        InputError: In one line, if the file is missing, unreadable or without one usable row.
+    JD - 2450000. A column called `time` stays as it is. `m_base` [mag] is passed on. A file that
+    is missing, unreadable or without one usable row is an InputError.
     """
     names, rows = _parse(_text(Path(path)), str(path))
     name = re.sub(r"(\.(csv|dat|txt|tbl|gz|pysis))+$", "", Path(path).name)
