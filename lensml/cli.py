@@ -250,10 +250,10 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _book(args: argparse.Namespace) -> None:
-    from lensml.experiments import make_book, quote_everywhere
+    from lensml.experiments import make_book, quotes
 
     if args.quote:
-        print(f"numbers renewed in: {', '.join(quote_everywhere()) or 'no file'}")
+        print(f"numbers renewed in: {', '.join(quotes().quote_everywhere()) or 'no file'}")
     else:
         make_book(args.size, args.workers, run=not args.no_run, pdf=args.pdf)
 

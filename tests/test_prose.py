@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pybtex.database import parse_file
 
-from lensml.experiments.book import WRITTEN, quotable, quote
+from lensml.experiments import quotes
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,7 +34,7 @@ ALLOWED = {  # (file, word): why it stays
 }
 READMES = ("README.md", "data/README.md", "figures/README.md")
 MAX_LINE = 140
-VALUES = quotable()
+VALUES = quotes().quotable()
 SENTENCE_END = re.compile(r"""(?<=[\w)\]*`$%"}>])[.!?]["*)_]*\s+(?=[A-Z`$*"\[(])""")
 QUOTE = re.compile(r"(?:\{\{ |<!-- )([a-z]\w*)(?: \}\}| -->)")
 CITED = re.compile(r"\{cite:\w+\}`([^`]*)`")
@@ -123,7 +123,9 @@ def test_every_exception_is_needed():
 def test_a_line_of_prose_is_one_sentence_and_short(file, text):
     found = []
     for number, line in prose_lines(text):
-        bare = re.sub(r"\]\([^)]*\)|\{\{ \w+ \}\}|\{cite:\w+\}`[^`]*`", "", WRITTEN.sub("", line))
+        bare = re.sub(
+            r"\]\([^)]*\)|\{\{ \w+ \}\}|\{cite:\w+\}`[^`]*`", "", quotes().WRITTEN.sub("", line)
+        )
         if len(bare) > MAX_LINE:
             found.append(f"line {number}: {len(line)} characters: {line[:70]!r}")
         bare = re.sub(r"^\s*(?:[-*]\s+|\d+\.\s+)?(?:\*\*[^*]+\*\*\s)?", "", line)
@@ -153,7 +155,7 @@ def test_the_readme_lists_the_rooms_and_the_chapters():
 
 @by_file(pages())
 def test_every_quoted_number_is_that_of_its_record(file, text):
-    assert quote(text, VALUES, file) == text, "`lensml book --quote` renews quoted numbers"
+    assert quotes().quote(text, VALUES, file) == text, "`lensml book --quote` renews quoted numbers"
     if not file.startswith("book/"):  # JupyterLab and GitHub show them as they stand
         assert re.findall(r"\{\{ \w+ \}\}", text) == []
 

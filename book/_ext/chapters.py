@@ -13,7 +13,7 @@ import json
 import re
 from pathlib import Path
 
-from lensml.experiments.tables import flatten, is_interval
+from lensml.experiments import flatten, is_interval
 from lensml.network import weights_hash
 from lensml.paths import git_commit
 

@@ -6,16 +6,16 @@ __getattr__, __dir__, __all__ = exports(
     __name__,
     machine="device_name events_by_set preflight provenance",
     tables=(
-        "ResultsTable benchmark_rows format_number observers_table result_key results_table "
-        "target_met"
+        "ResultsTable benchmark_rows flatten format_number is_interval observers_table result_key "
+        "results_table target_met"
     ),
     presets="TEST_SEED",
     results=(
-        "BENCHMARKS PERFORMANCE benchmarks_by_device display load_benchmark load_results "
+        "BENCHMARKS PERFORMANCE STUDIES benchmarks_by_device display load_benchmark load_results "
         "season_thresholds start"
     ),
     evaluation_run="assess classical evaluate headline predictions report_text scored",
     explorer="explore frames plot_caustics snapshot",
-    notebooks="find_chapter run",
-    book="make_book quotable quote_everywhere",
+    notebooks="chapter_names find_chapter run",
+    book="make_book quotes",
 )

@@ -17,6 +17,8 @@ from lensml.experiments import notebooks as chapters
 from lensml.experiments import results
 from lensml.paths import BOOK, InputError
 
+prose = publish.quotes()
+
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
@@ -159,7 +161,7 @@ def test_a_paragraph_quotes_results_and_says_when_there_is_none():
     values |= {"b_stream": "stream", "b_stream_rate": "20,000"}
     text = "AUC {{ r02_auc }}.\n\nAlso {{ r03_auc }}.\n\n$a_{{b}}$"
     text += "\n\n{{ b_stream_rate }} a second\n\n{{ b_training_rate }}"
-    filled = publish.fill(text, values, "index.md").split("\n\n")
+    filled = prose.fill(text, values, "index.md").split("\n\n")
     assert filled[0] == "AUC 0.75."
     assert filled[1] == "*Waits for a committed result of chapter 03.*"
     assert filled[3] == "20,000 a second"
@@ -168,17 +170,17 @@ def test_a_paragraph_quotes_results_and_says_when_there_is_none():
 
 def test_a_number_that_a_committed_result_lacks_stops_the_build():
     with pytest.raises(InputError, match="index.md quotes 'r02_acu'.*near are r02_auc"):
-        publish.fill("AUC {{ r02_acu }}.", {"r02": "02_baseline", "r02_auc": "0.75"}, "index.md")
+        prose.fill("AUC {{ r02_acu }}.", {"r02": "02_baseline", "r02_auc": "0.75"}, "index.md")
 
 
 def test_works_cited_read_in_a_notebook_and_stay_roles_in_the_book():
     text = "Weeks {cite:p}`GouldLoeb1992,Gaudi2012`, as {cite:t}`Mroz2020` and {cite:p}`Bond2004`."
-    shown = publish.quote(text, VALUES, "02_baseline.ipynb")
+    shown = prose.quote(text, VALUES, "02_baseline.ipynb")
     assert "[(Gould and Loeb 1992; Gaudi 2012)](../book/bibliography.md)<!-- cite:p " in shown
     assert "as [Mróz (2020)](" in shown and "[(Bond et al. 2004)](" in shown
-    assert publish.quote(shown, VALUES, "02_baseline.ipynb") == shown
-    assert publish.fill(shown, VALUES, "02_baseline.ipynb") == text
-    assert publish.quote(text, VALUES, "methods.md") == text  # a page is read in the book
+    assert prose.quote(shown, VALUES, "02_baseline.ipynb") == shown
+    assert prose.fill(shown, VALUES, "02_baseline.ipynb") == text
+    assert prose.quote(text, VALUES, "methods.md") == text  # a page is read in the book
 
 
 def test_numbers_in_a_notebook_are_filled_in_its_markdown_alone():
@@ -188,14 +190,12 @@ def test_numbers_in_a_notebook_are_filled_in_its_markdown_alone():
     ]
     text = nbformat.writes(nbformat.v4.new_notebook(cells=cells))
     values = {"r02": "02_baseline", "r02_auc": "0.75"}
-    filled = json.loads(publish.edit_markdown(text, publish.fill, values, "02_baseline.ipynb"))[
-        "cells"
-    ]
+    filled = json.loads(prose.edit_markdown(text, prose.fill, values, "02_baseline.ipynb"))["cells"]
     assert "".join(filled[0]["source"]) == "AUC 0.75.\n\n$a_{{b}}$"
     assert "".join(filled[1]["source"]) == "print('{{ r02_auc }}')"
     wrong = text.replace("AUC {{ r02_auc }}", "AUC {{ r02_acu }}")
     with pytest.raises(InputError, match="02_baseline.ipynb quotes 'r02_acu'.*near are r02_auc"):
-        publish.edit_markdown(wrong, publish.fill, values, "02_baseline.ipynb")
+        prose.edit_markdown(wrong, prose.fill, values, "02_baseline.ipynb")
 
 
 VALUES = {"r02": "02_baseline", "r02_auc": "0.75 (0.70 to 0.80)", "r02_size": "desk"}
@@ -206,18 +206,18 @@ def test_numbers_are_written_beside_their_names_and_renewed():
     text = (
         "AUC ({{ r02_auc }}), *{{ r02_size }}*, {{ r03_auc }}, {{ status_table }}.\n{{ r02_auc }}"
     )
-    first = publish.quote(text, VALUES, "a.md")
+    first = prose.quote(text, VALUES, "a.md")
     value = VALUES["r02_auc"]
     assert first == (
         f"AUC ({value}<!-- r02_auc -->), *desk<!-- r02_size -->*, {{{{ r03_auc }}}}, "
         f"{{{{ status_table }}}}.\n{value}<!-- r02_auc -->"
     )
-    assert publish.quote(first, VALUES, "a.md") == first
-    newer = publish.quote(first, VALUES | {"r02_auc": "0.9"}, "a.md")
+    assert prose.quote(first, VALUES, "a.md") == first
+    newer = prose.quote(first, VALUES | {"r02_auc": "0.9"}, "a.md")
     assert newer == first.replace(value, "0.9")
-    assert publish.fill(
-        first, VALUES | {"r03": "", "r03_auc": "1", "status_table": ""}, "a.md"
-    ) == (f"AUC ({value}), *desk*, 1, .\n{value}")
+    assert prose.fill(first, VALUES | {"r03": "", "r03_auc": "1", "status_table": ""}, "a.md") == (
+        f"AUC ({value}), *desk*, 1, .\n{value}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -225,12 +225,12 @@ def test_numbers_are_written_beside_their_names_and_renewed():
 )
 def test_a_number_that_could_not_be_found_again_is_refused(text):
     with pytest.raises(InputError, match="a.md: r02_auc needs a blank before it"):
-        publish.quote(text, VALUES, "a.md")
+        prose.quote(text, VALUES, "a.md")
 
 
 def test_an_unknown_name_is_answered_with_near_ones():
     with pytest.raises(InputError, match="a.md quotes 'r02_acu'.*near are r02_auc"):
-        publish.quote("0.7<!-- r02_acu -->", VALUES, "a.md")
+        prose.quote("0.7<!-- r02_acu -->", VALUES, "a.md")
 
 
 def test_one_command_renews_readme_pages_and_chapters(tree, monkeypatch):
@@ -243,17 +243,17 @@ def test_one_command_renews_readme_pages_and_chapters(tree, monkeypatch):
     (tree / "book" / "index.md").write_text("no number")
     folders = {"ROOT": tree, "BOOK": tree / "book", "NOTEBOOKS": tree / "notebooks"}
     for name, folder in folders.items():
-        monkeypatch.setattr(publish, name, folder)
-    monkeypatch.setattr(publish, "quotable", lambda: VALUES)
-    assert publish.quote_everywhere() == ["02_baseline.ipynb", "README.md"]
+        monkeypatch.setattr(prose, name, folder)
+    monkeypatch.setattr(prose, "quotable", lambda: VALUES)
+    assert prose.quote_everywhere() == ["02_baseline.ipynb", "README.md"]
     assert (tree / "README.md").read_text() == f"{VALUES['r02_auc']}<!-- r02_auc -->"
     source = json.loads(path.read_text())["cells"][0]["source"]
     assert source == [f"AUC {VALUES['r02_auc']}<!-- r02_auc -->,\n", "desk<!-- r02_size -->"]
-    assert publish.quote_everywhere() == []
+    assert prose.quote_everywhere() == []
     (tree / "book" / "index.md").write_text("{{ r02_acu }}")
     (tree / "README.md").write_text("0.1<!-- r02_auc -->")
     with pytest.raises(InputError, match="index.md quotes 'r02_acu'"):
-        publish.quote_everywhere()
+        prose.quote_everywhere()
     assert "0.75" in (tree / "README.md").read_text()  # the others are renewed all the same
 
 
@@ -268,9 +268,9 @@ def source(name):
 
 
 def test_every_quoted_number_of_pages_and_notebooks_is_committed():
-    values = publish.quotable()
+    values = prose.quotable()
     for name, text in pages().items():
-        assert "Waits for" not in publish.fill(text, values, name), name
+        assert "Waits for" not in prose.fill(text, values, name), name
 
 
 def book_names():
