@@ -50,8 +50,7 @@ def predict_proba(
 ) -> NDArray[np.float32]:
     """P(binary) (n, T) at every epoch, in float32; NaN where not observed.
 
-    Without TF32 or autocast. Entry k depends on epochs <= k only. `device` None = the network's
-    own.
+    No TF32, no autocast. Entry k depends on epochs <= k only. `device` None = the network's own.
     """
     if device is not None:
         network = network.to(device)
@@ -74,8 +73,8 @@ def predict_proba(
 def causal_baseline(magnitude: NDArray) -> NDArray[np.float64]:
     """Baseline estimated for epoch k from epochs <= k alone, shape (n,) [mag].
 
-    The median so far, fixed after BASELINE_MAX epochs: later brightening cannot shift it. Before
-    BASELINE_MIN the first value in use, where P is 0.5.
+    The median so far, fixed after BASELINE_MAX epochs: later brightening cannot shift it. Epochs
+    before BASELINE_MIN carry the first value in use; P is 0.5 there.
     """
     magnitude = np.asarray(magnitude, dtype=float)
     base = np.empty(len(magnitude))
@@ -198,8 +197,7 @@ def by_phase(
 ) -> NDArray:
     """P(binary) at the last epoch by the end of each bin of phase (t - t0) / tE, (n, K).
 
-    Bins that no epoch of a row falls in, observed or not, are NaN: the window ended or had not
-    begun. `t0` and `tE` [day] are (n,).
+    Bins without an epoch of a row, observed or not, are NaN: the window ended or had not begun.
     """
     times = np.broadcast_to(times, p_epochs.shape)
     phase = (times - np.asarray(t0)[:, None]) / np.asarray(tE)[:, None]

@@ -2,11 +2,10 @@
 
 Every curve is refitted at the same counts of observed epochs by two models: with all flux lensed,
 and with a free lensed fraction f_s. A refit uses the prefix alone, at most its last MAX_HISTORY
-epochs, and a fixed number of Levenberg-Marquardt steps: its cost is bounded, and a stream that
-stores those epochs gets the same fits. Prefixes of different lengths share a batch once padded:
-behind a curve's own epochs, a multiple of BIN, stand its last time and weights of 0.
-
-`lensing.fit_pspl` fits whole curves to convergence, from many starts and without priors.
+epochs, and a fixed number of Levenberg-Marquardt steps (`lensing.fit_pspl` goes on to convergence):
+its cost is bounded, and a stream that stores those epochs gets the same fits. Prefixes of different
+lengths share a batch once padded: behind a curve's own epochs, a multiple of BIN, stand its last
+time and weights of 0.
 
 Axes: B curves, M = 2 models, n epochs of a prefix, pads included.
 """
