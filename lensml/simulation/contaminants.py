@@ -70,7 +70,12 @@ def draw_contaminant(kind: str, seed: int, index: int) -> Contaminant:
     if kind == "finite_source":
         event |= {"rho": single.rho, "u0": log_uniform(generator, U0_DISC)}
     elif kind == "parallax":
-        event |= _draw_parallax(generator, single.u0)
+        while not PI_E_RANGE[0] <= (pi_E := 10 ** generator.normal(*LOG10_PI_E)) <= PI_E_RANGE[1]:
+            pass
+        angle = generator.uniform(0, 2 * np.pi)
+        event["u0"] = single.u0 if generator.random() < 0.5 else -single.u0
+        event |= {"pi_E_N": pi_E * cos(angle), "pi_E_E": pi_E * sin(angle)}
+        event["date"] = generator.uniform(0, YEAR)
     elif kind == "binary_source":
         second = draw_single(parameter_set("baseline"), generator)
         event |= {"t0_2": second.t0, "u0_2": second.u0}
@@ -84,28 +89,12 @@ def draw_contaminant(kind: str, seed: int, index: int) -> Contaminant:
     return Contaminant(**event)
 
 
-def _draw_parallax(generator: np.random.Generator, u0: float) -> dict[str, float]:
-    while not PI_E_RANGE[0] <= (pi_E := 10 ** generator.normal(*LOG10_PI_E)) <= PI_E_RANGE[1]:
-        pass
-    angle = generator.uniform(0, 2 * np.pi)
-    return {
-        "u0": u0 if generator.random() < 0.5 else -u0,
-        "pi_E_N": pi_E * cos(angle),
-        "pi_E_E": pi_E * sin(angle),
-        "date": generator.uniform(0, YEAR),
-    }
-
-
 def sun_offset(days: ArrayLike, reference: ArrayLike) -> tuple[NDArray, NDArray]:
-    """Offset of the Sun from uniform motion of the Earth since `reference` (annual parallax).
+    """Offset (..., T) of the Sun from uniform motion of the Earth since `reference` [AU].
 
-    Args:
-        days: Dates, (..., T) [day after J2000, JD 2451545].
-        reference: Dates at which offset and its rate vanish, broadcast against `days`.
-
-    Returns:
-        North and east on the sky at `FIELD`, each (..., T) [AU]. Gould (2004), ApJ 606, 319; the
-        orbit of Meeus, Astronomical Algorithms, chapter 25, good to 2e-4 AU.
+    North and east on the sky at `FIELD`, by dates [day after J2000, JD 2451545] that broadcast;
+    offset and rate vanish at `reference`. Annual parallax as in Gould (2004), ApJ 606, 319; the
+    orbit of Meeus, Astronomical Algorithms, chapter 25, good to 2e-4 AU.
     """
     days, reference = np.asarray(days, dtype=float), np.asarray(reference, dtype=float)
     at, before, after = (_sun(reference + h) for h in (0.0, -0.25, 0.25))
@@ -160,7 +149,7 @@ def _separation(columns: dict[str, NDArray], times: NDArray) -> NDArray:
 
 
 def _blocks(kind: str, num_events: int, seed: int) -> Iterator[tuple[list[int], list[Contaminant]]]:
-    """Indices and events of each block, the last one filled up so that bits do not depend on it."""
+    """Indices and events of each block, the last one filled up: bits do not depend on it."""
     if num_events < 1:
         raise InputError(f"`num_events` is {num_events}, but at least 1 was expected")
     for first in range(0, num_events, BLOCK):
@@ -171,24 +160,27 @@ def _blocks(kind: str, num_events: int, seed: int) -> Iterator[tuple[list[int], 
 def contaminant_set(
     kind: str, num_events: int, seed: int, survey: Survey | None = None
 ) -> LightCurves:
-    """One kind of contaminant as a test set: every row class 0, no twins, `dchi2` NaN.
+    """One of `KINDS` as a test set: every row class 0, no twins, `dchi2` NaN.
 
     Row i is the same in a set of any size; events and noise have random streams of the kind's own.
     `magnification` is the noise-free flux over that of the constant baseline, the `u0` of `params`
-    its size; `draw_contaminant(kind, seed, i)` has all other parameters.
-
-    Args:
-        kind: One of `KINDS`.
-        survey: How they are observed; None = the default, sigma = 0.1 mag.
-
-    Raises:
-        InputError: If the kind is unknown or `num_events` below 1.
+    its size; `draw_contaminant(kind, seed, i)` has the rest. `survey` None: sigma = 0.1 mag.
     """
     survey, preset = survey or Survey(), f"impostor_{kind}"
-    parts = [
-        _observed_rows(preset, seed, indices, events, survey)
-        for indices, events in _blocks(kind, num_events, seed)
-    ]
+    parts = []
+    for indices, events in _blocks(kind, num_events, seed):
+        flux = contaminant_magnification(events, survey.times)
+        sides = [event_generator(seed, preset, i, "side") for i in indices]
+        m_base = np.array([g.uniform(*BASELINE_MAG) for g in sides], dtype=np.float32)
+        noise = [event_generator(seed, preset, i, "noise") for i in indices]
+        # A survey observes pairs: each event is observed twice, and the second row is dropped.
+        twice = (-2.5 * np.log10(flux)).repeat(2, axis=0), m_base.repeat(2)
+        observed = observe_pairs(*twice, noise, survey, survey.times, matched=False)
+        params = np.full((len(events), len(PARAM_NAMES)), np.nan)
+        params[:, :4] = [(e.t0, abs(e.u0), e.tE, e.rho or np.nan) for e in events]
+        params[:, 7] = 1.0  # not blended
+        own = {"m_base": m_base, "params": params, "magnification": flux.astype(np.float32)}
+        parts.append({key: value[::2] for key, value in observed.items()} | own)
     return LightCurves(
         **{key: value[:num_events] for key, value in concatenate(parts).items()},
         y=np.zeros(num_events, dtype=np.int8),
@@ -199,30 +191,11 @@ def contaminant_set(
     )
 
 
-def _observed_rows(
-    preset: str, seed: int, indices: list[int], events: list[Contaminant], survey: Survey
-) -> dict[str, NDArray]:
-    """Members of one block of events, each with its own noise and gaps."""
-    flux = contaminant_magnification(events, survey.times)
-    sides = [event_generator(seed, preset, i, "side") for i in indices]
-    m_base = np.array([g.uniform(*BASELINE_MAG) for g in sides], dtype=np.float32)
-    noise = [event_generator(seed, preset, i, "noise") for i in indices]
-    # A survey observes pairs: each event is observed twice, and the second row is dropped.
-    twice = (-2.5 * np.log10(flux)).repeat(2, axis=0), m_base.repeat(2)
-    observed = observe_pairs(*twice, noise, survey, survey.times, matched=False)
-    params = np.full((len(events), len(PARAM_NAMES)), np.nan)
-    params[:, :4] = [(e.t0, abs(e.u0), e.tE, e.rho or np.nan) for e in events]
-    params[:, 7] = 1.0  # not blended
-    own = {"m_base": m_base, "params": params, "magnification": flux.astype(np.float32)}
-    return {key: value[::2] for key, value in observed.items()} | own
-
-
 def contaminant_training_set(kind: str, num_events: int, seed: int) -> LightCurves:
     """Contaminants on the default grid, each after its twin: a set that `train` reads.
 
-    Row 2i + 1 is contaminant i of `contaminant_set(kind, ..., seed)`, row 2i the point-source
-    single lens (known baseline, not blended) that fits it best in least squares. Every row is
-    class 0 and noise-free; training draws noise from `magnification`.
+    Row 2i + 1 is contaminant i of `contaminant_set(kind, ..., seed)`, row 2i its unblended PSPL fit
+    in least squares. All are class 0 and noise-free; training draws noise.
     """
     survey = Survey()
     grid = torch.from_numpy(survey.times)

@@ -65,11 +65,7 @@ class LightCurves:
         return np.broadcast_to(sigma, self.X.shape)
 
     def noise_free(self) -> NDArray:
-        """Noise-free magnitudes, (n, T) float64.
-
-        Raises:
-            InputError: If the set does not carry its magnifications.
-        """
+        """Noise-free magnitudes, (n, T) float64; InputError in a set without `magnification`."""
         if self.magnification is None:
             raise InputError("the set has no `magnification`; make it with `lensml simulate`")
         f_s = torch.from_numpy(np.nan_to_num(self.param("f_s"), nan=1.0))
@@ -174,11 +170,7 @@ def num_rows(path: Path | str) -> tuple[int, int]:
 
 
 def load(path: Path | str) -> LightCurves:
-    """A whole set in memory.
-
-    Raises:
-        InputError: If it is missing, unfinished or not in the exchange format.
-    """
+    """A whole set in memory; InputError if missing, unfinished or not in the exchange format."""
     shards = list(iterate(path))
     if len(shards) == 1:
         return shards[0]
@@ -188,8 +180,7 @@ def load(path: Path | str) -> LightCurves:
 
 def save(path: Path | str, curves: LightCurves) -> Path:
     """Write a set atomically as one `.npz`."""
-    members = {k: getattr(curves, k) for k in (*REQUIRED, *OPTIONAL)}
-    members = {k: v for k, v in members.items() if v is not None}
+    members = {k: v for k in (*REQUIRED, *OPTIONAL) if (v := getattr(curves, k)) is not None}
     members["param_names"] = np.array(PARAM_NAMES)
     members["meta"] = np.array(json.dumps(curves.meta, sort_keys=True))
     with atomic_path(path) as temporary:
@@ -197,7 +188,7 @@ def save(path: Path | str, curves: LightCurves) -> Path:
     return Path(path)
 
 
-def merge_shards(shards: list[Path], output: Path, meta: dict) -> Path:
+def merge_shards(shards: list[Path], output: Path, meta: dict) -> None:
     """One `.npz` from consecutive shards, member by member, one shard in memory at a time."""
     with np.load(shards[0], allow_pickle=False) as first:
         names = [k for k in first.files if k not in SHARED]
@@ -209,7 +200,6 @@ def merge_shards(shards: list[Path], output: Path, meta: dict) -> Path:
             _append_member(archive, name, parts, meta["num_rows"])
         for name, value in shared.items():
             _append_member(archive, name, iter([value]), None)
-    return output
 
 
 def _append_member(archive, name: str, parts: Iterator[NDArray], rows: int | None) -> None:
@@ -234,8 +224,7 @@ def until_fraction(times: NDArray, fraction: float) -> NDArray:
 def partner_rows(curves: LightCurves) -> NDArray:
     """Row of the other member of each row's pair, (n,); -1 where there is none.
 
-    Raises:
-        InputError: If two rows of one pair and class are not the same event.
+    InputError if two rows of one pair and class are not the same event.
     """
     rows = np.flatnonzero(curves.pair >= 0)
     pair, y = curves.pair[rows], curves.y[rows]
@@ -282,13 +271,9 @@ def observe_pairs(
 ) -> dict[str, NDArray]:
     """Members `X`, `sigma`, `dchi2` and `dchi2_at` of P pairs seen through a survey.
 
-    Args:
-        noise_free: Magnitudes minus baseline, rows single, binary, single, ..., (2 P, T) [mag].
-        m_base: Baseline magnitudes, (2 P,).
-        generators: Each pair's own stream of noise and gaps, P of them.
-        survey: How the pairs are observed.
-        time: Grid epochs, (T,) [day].
-        matched: Whether each single lens is its binary's twin; delta-chi2 is NaN otherwise.
+    `noise_free` (2 P, T) is magnitude minus the baseline `m_base` (2 P,) [mag], rows single,
+    binary, single, ..., on the grid `time` (T,) [day]; each pair has its own generator of noise and
+    gaps. Delta-chi2 is NaN unless `matched`: each single lens is its binary's twin.
     """
     draws = draw_numpy(generators, len(time))
     rows = observe(torch.from_numpy(noise_free).float(), draws, survey, torch.from_numpy(time))
@@ -310,9 +295,9 @@ def concatenate(parts: list[dict[str, NDArray]]) -> dict[str, NDArray]:
 
 
 def reobserve(curves: LightCurves, survey: Survey, seed: int) -> LightCurves:
-    """A matched set with `magnification`, in simulated order, through another survey of its grid.
+    """A set through another survey of its grid: new `X`, `sigma`, `dchi2` and `dchi2_at`.
 
-    `X`, `sigma`, `dchi2` and `dchi2_at` are new; `seed` of noise and gaps is not the events' own.
+    A matched one with `magnification`, in simulated order; `seed` of noise is not the events' own.
     """
     preset, event_seed, events = curves.events()
     generators = [event_generator(seed, f"{preset}/{event_seed}", i, "observe") for i in events]

@@ -38,13 +38,12 @@ NULL_SET = ParameterSet(s=(0.1, 10), q=(1e-8, 1e-8), u0=(0.001, 1.0), min_u0_ove
 
 def parameter_set(name: str) -> ParameterSet:
     """The parameter set called `name`: one of `PARAMETER_SETS`, or `null` of the null test."""
-    if name == "null":
-        return NULL_SET
-    if name not in PARAMETER_SETS:
+    known = PARAMETER_SETS | {"null": NULL_SET}
+    if name not in known:
         raise InputError(
             f"`binary_params` is {name!r}, but one of {', '.join(PARAMETER_SETS)} was expected"
         )
-    return PARAMETER_SETS[name]
+    return known[name]
 
 
 def log_uniform(generator: np.random.Generator, bounds: tuple[float, float]) -> float:
@@ -64,10 +63,7 @@ def _timing(generator: np.random.Generator) -> tuple[float, float]:
 def draw_binary(
     parameters: ParameterSet, generator: np.random.Generator, window: tuple[float, float]
 ) -> BinaryLens:
-    """One binary from its priors, drawn anew until it keeps the set's rules.
-
-    `window` is first and last epoch of the grid [day]; further draws of `generator` continue.
-    """
+    """One binary from its priors, drawn anew until it keeps the set's rules in `window` [day]."""
     while True:
         t0, tE = _timing(generator)
         event = BinaryLens(

@@ -91,8 +91,7 @@ class Simulation:
 def _draw_and_magnify(sim: Simulation, index: int, times: np.ndarray):
     """One binary and its curve; an event on which the solver fails is redrawn and counted."""
     generator = event_generator(sim.seed, sim.preset, index)
-    redrawn = 0
-    while True:
+    for redrawn in itertools.count():
         event = draw_binary(parameter_set(sim.preset), generator, (times[0], times[-1]))
         try:
             curve = binary_magnification(event, times)
@@ -100,7 +99,6 @@ def _draw_and_magnify(sim: Simulation, index: int, times: np.ndarray):
             curve = np.array([np.nan])
         if curve.shape == times.shape and np.isfinite(curve).all() and (curve > 0.99).all():
             return event, curve, redrawn
-        redrawn += 1
 
 
 def _noise_free(magnification: np.ndarray, f_s: np.ndarray) -> np.ndarray:
@@ -113,9 +111,8 @@ def fit_twins(
 ) -> tuple[np.ndarray, np.ndarray]:
     """PSPL twin of each binary: parameters (n, 8) and unblended magnification (n, T).
 
-    `t0`, `u0`, `tE` of the events are one starting point of each fit. `curves` (n, T) are their
-    noise-free magnifications at `times` (T,) [day], `f_s` (n,) the lensed fraction of the baseline
-    flux, free in the fit if `blended`.
+    `curves` (n, T) are noise-free magnifications at `times` (T,) [day], `f_s` (n,) the lensed part
+    of the baseline flux, free if `blended`; fits start from the events' t0, u0 and tE, too.
     """
     delta = _noise_free(curves, f_s)
     starts = torch.tensor([[[e.t0, e.u0, e.tE]] for e in events], dtype=torch.float64)
@@ -307,11 +304,8 @@ def simulate(
 ) -> Path:
     """Simulate a set into one `.npz`, or a folder of shards if `output` has no suffix.
 
-    An unfinished `output` is resumed, a finished one is left alone; it is returned. `workers` are
-    processes, None = one a core.
-
-    Raises:
-        InputError: If `output` holds a set made with other arguments.
+    An unfinished `output` is resumed, a finished one is left alone, one made with other arguments
+    gives InputError; it is returned. `workers` are processes, None = one a core.
     """
     output = Path(output)
     workers = workers or available_cores()

@@ -126,19 +126,11 @@ def error_bars(sigma: Tensor, delta_mag: Tensor, survey: Survey) -> Tensor:
 def observe(
     noise_free: Tensor, draws: Draws, survey: Survey, times: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Observe P pairs.
+    """Observed magnitude minus baseline, quoted error [mag] and which epochs were observed.
 
-    Args:
-        noise_free: Noise-free magnitude minus baseline, (2 P, T) [mag].
-        draws: Random numbers of the same pairs.
-        survey: How they are observed.
-        times: Grid epochs, (T,) [day].
-
-    Returns:
-        `(delta_mag, sigma, observed)`, each (2 P, T): observed magnitude minus baseline [mag],
-        quoted 1-sigma error [mag], and whether the epoch was observed; elsewhere the values are
-        meaningless. Quoted errors are the same for both rows of a pair or follow from the
-        *observed* magnitude, never from the noise-free one.
+    Each (2 P, T), as `noise_free`, magnitude minus baseline [mag]; `times` (T,) [day]. Where an
+    epoch is not observed the values are meaningless. Quoted errors are the same for both rows of a
+    pair or follow from the *observed* magnitude, never from the noise-free one.
     """
     # What belongs to the event is the same for both rows, each drawn number a column (2 P, 1).
     column = draws.pair.repeat_interleave(2, dim=0)[:, :, None].unbind(dim=1)
