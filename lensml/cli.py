@@ -161,15 +161,10 @@ def _simulate(args: argparse.Namespace) -> None:
         )
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers {args.workers}: at least 1 was expected")
-    simulation = Simulation(
-        preset=args.binary_params,
-        num_pairs=args.n_binary,
-        seed=args.seed,
-        survey=Survey(missing_fraction=args.cadence, sigma=args.error),
-        blending=tuple(args.blending) if args.blending else None,
-        population=args.population,
-        shard_size=args.shard_size,
-    )
+    settings = {name: getattr(args, name) for name in ("seed", "population", "shard_size")}
+    settings["survey"] = Survey(missing_fraction=args.cadence, sigma=args.error)
+    settings["blending"] = tuple(args.blending) if args.blending else None
+    simulation = Simulation(preset=args.binary_params, num_pairs=args.n_binary, **settings)
     print(simulate(args.output, simulation, workers=args.workers))
 
 
@@ -202,14 +197,12 @@ def _classify(args: argparse.Namespace) -> None:
     from lensml import plotting
     from lensml.streaming import classify_file
 
-    several = len(args.lightcurve) > 1
+    several = len(files := args.lightcurve) > 1
     if several and args.m_base is not None:
-        raise InputError(
-            f"--m_base {args.m_base:g} is of one event, but {len(args.lightcurve)} files came"
-        )
+        raise InputError(f"--m_base {args.m_base:g} is of one event, but {len(files)} files came")
     if args.plot and not several and args.plot.suffix not in (".png", ".svg", ".pdf"):
         raise InputError(f"--plot {args.plot}: a name that ends in .png or .svg was expected")
-    for path in args.lightcurve:
+    for path in files:
         found = classify_file(path, args.m_base, args.model)
         if found.curve.dropped:
             print(found.curve.summary(), file=sys.stderr)
@@ -217,10 +210,10 @@ def _classify(args: argparse.Namespace) -> None:
         if args.plot and not found.fit:
             raise InputError(f"--plot: {path} has too few epochs for a fit, {len(found.p)}")
         if args.plot:
-            curve, look = found.curve, {"threshold": found.answer["threshold"]}
+            curve, threshold = found.curve, found.answer["threshold"]
             columns = curve.time, curve.mag, curve.mag_err, found.fit.magnitude, found.p
-            figure = plotting.real_event(*columns, title=curve.name, **look)
-            name = args.plot / f"{found.curve.name}_p_binary.png" if several else args.plot
+            figure = plotting.real_event(*columns, title=curve.name, threshold=threshold)
+            name = args.plot / f"{curve.name}_p_binary.png" if several else args.plot
             with atomic_path(name) as temporary:
                 figure.savefig(temporary, dpi=200)
             print(f"  figure    {name}", file=sys.stderr if args.json else sys.stdout)
@@ -258,16 +251,8 @@ def _book(args: argparse.Namespace) -> None:
         make_book(args.size, args.workers, run=not args.no_run, pdf=args.pdf)
 
 
-VERBS = {
-    "preflight": _preflight,
-    "simulate": _simulate,
-    "train": _train,
-    "evaluate": _evaluate,
-    "classify": _classify,
-    "stream": _stream,
-    "run": _run,
-    "book": _book,
-}
+_FUNCTIONS = (_preflight, _simulate, _train, _evaluate, _classify, _stream, _run, _book)
+VERBS = {function.__name__[1:]: function for function in _FUNCTIONS}
 
 
 def main(arguments: list[str] | None = None) -> int:

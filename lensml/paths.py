@@ -50,11 +50,7 @@ def available_cores() -> int:
 
 
 def tune_allocator() -> None:
-    """Let glibc keep what this process frees (elsewhere nothing happens).
-
-    Otherwise it returns every array to the kernel and has the pages of the next one cleared: a
-    tenth of the time of a simulation, or of training on a CPU.
-    """
+    """Let glibc, if any, keep the pages that are freed: clearing others takes 10 % of a run."""
     try:
         setting = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):

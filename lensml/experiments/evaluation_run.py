@@ -11,36 +11,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lensml import plotting
-from lensml.evaluation import (
-    STATISTICS,
-    Scores,
-    assert_below_ideal,
-    classical_scores,
-    full_report,
-    ideal_log_ratio,
-    reliability,
-    score,
-    score_report,
-    search_prefixes,
-    threshold_at_fpr,
-)
+from lensml import evaluation, network, plotting
 from lensml.experiments.results import write_json, write_svg
 from lensml.experiments.tables import OBSERVER_COLUMNS, format_number, plain
-from lensml.network import (
-    Network,
-    Predictions,
-    check_unseen,
-    find_device,
-    load_network,
-    predict,
-    weights_hash,
-)
 from lensml.paths import DATA, PACKAGE, InputError, atomic_path, progress_bar
 from lensml.simulation import LightCurves, Survey, load
 
 SEARCHES = ("evaluation/anomaly_finder.py", "evaluation/baselines.py", "lensing/*.py")
-HEADLINE = [name for name in STATISTICS if name not in ("accuracy", "brier")]
+HEADLINE = [name for name in evaluation.STATISTICS if name not in ("accuracy", "brier")]
 
 
 def evaluate(
@@ -54,32 +32,22 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a network on a set and write `metrics.json`, `predictions.npz` and figures (SVG).
 
-    Args:
-        data: Set in the exchange format; `X` is used as it is stored.
-        output_dir: Folder for the results, made if need be.
-        run: Run folder of `train`; None = the weights that ship with the package.
-        early_detection: Also refit prefixes (refit-limited bound, onset) and count alerts.
-        num_bootstrap: Resamples of pairs behind every interval.
-        seed: Of the resampling.
-
-    Returns:
-        What `metrics.json` holds.
-
-    Raises:
-        InputError: If the set cannot be read or scored, or holds events the network has seen.
+    `data` is in the exchange format, its `X` used as it is stored; `run` a run folder of `train`,
+    None = the shipped weights; `early_detection` also refits prefixes (refit-limited bound, onset)
+    and counts alerts; `seed` is of the `num_bootstrap` resamples of pairs behind every interval.
+    Returns what `metrics.json` holds. InputError if the set cannot be scored or has been seen.
     """
-    data, output_dir, device = Path(data), Path(output_dir), str(find_device())
-    network, config = load_network(run, device)
+    data, output_dir, device = Path(data), Path(output_dir), str(network.find_device())
+    loaded, config = network.load_network(run, device)
     curves = load(data)
     check_fresh(curves, config, data)
     check_classes(curves, data)
-    predictions = predict_with_bar(network, curves)
-    result, ideal = full_report(
-        curves, predictions, early_detection=early_detection, num_bootstrap=num_bootstrap, seed=seed
-    )
+    predictions = predict_with_bar(loaded, curves)
+    options = {"early_detection": early_detection, "num_bootstrap": num_bootstrap, "seed": seed}
+    result, ideal = evaluation.full_report(curves, predictions, **options)
     preset, set_seed, _ = curves.events()
     result["provenance"] = {
-        "weights_sha256": weights_hash(run),
+        "weights_sha256": network.weights_hash(run),
         "data": data.name,
         "rows": len(curves),
         "set": {"preset": preset, "seed": set_seed, "survey": curves.meta.get("survey")},
@@ -99,7 +67,7 @@ def evaluate(
 def check_fresh(curves: LightCurves, config: Mapping[str, Any], path: Path) -> None:
     """`check_unseen`, with the set's own survey in the command that makes fresh events."""
     try:
-        check_unseen(curves, config, path)
+        network.check_unseen(curves, config, path)
     except InputError as error:
         survey, default = curves.meta.get("survey") or {}, plain(Survey().describe())
         other = {k: v for k, v in survey.items() if k in default and v != default[k]}
@@ -152,27 +120,25 @@ def figures(
     `p` is P(binary) at the end of the window (n,); `ideal` the log-likelihood ratio up to
     FRACTIONS (n, 7), None = unknown.
     """
-    y = curves.y
+    y, observer = curves.y, result["ideal_observer"]
     ratio = np.full(len(y), np.nan) if ideal is None else ideal[:, -1]
     known = np.isfinite(ratio)
     best = {"ideal_y": y[known], "ideal_score": ratio[known]} if known.any() else {}
-    observer = result["ideal_observer"]
     drawn = {
         "roc_and_pr": plotting.roc_and_pr({"network": (y, p)}, **best),
         "confusion": plotting.confusion(result["confusion_matrix"], observer["confusion_matrix"]),
-        "reliability": plotting.reliability(reliability(y, p)),
+        "reliability": plotting.reliability(evaluation.reliability(y, p)),
         "early_detection": plotting.early_detection({"network": result["early_detection"]}),
         "against_phase": plotting.scores_by_phase({"network": result["against_phase"]}),
     }
     if table := result["recall_by_dchi2"]:
-        tables = {"network": table["recall_at_1pct"]}
-        drawn["recall_by_dchi2"] = plotting.recall_by_dchi2(tables)
+        drawn["recall_by_dchi2"] = plotting.recall_by_dchi2({"network": table["recall_at_1pct"]})
     s, q, u0 = (curves.param(name) for name in ("s", "q", "u0"))
     shown = (y == 1) & np.isfinite(s) & np.isfinite(q)
     if shown.any():
-        found, bound = p[shown] > threshold_at_fpr(p[y == 0], 0.01), None
+        found, bound = p[shown] > evaluation.threshold_at_fpr(p[y == 0], 0.01), None
         if known[shown].all():
-            bound = ratio[shown] > threshold_at_fpr(ratio[known & (y == 0)], 0.01)
+            bound = ratio[shown] > evaluation.threshold_at_fpr(ratio[known & (y == 0)], 0.01)
         drawn["map_s_q"] = plotting.recall_map(s[shown], q[shown], found, bound)
         drawn["against_u0"] = plotting.recall_by_u0(u0[shown], found, bound)
     return drawn
@@ -210,35 +176,37 @@ def kept_path(how: str, *sets: LightCurves) -> Path:
     return DATA / "scores" / f"{digest.hexdigest()[:24]}.npz"
 
 
-def predict_with_bar(network: Network, curves: LightCurves, **options) -> Predictions:
+def predict_with_bar(
+    loaded: network.Network, curves: LightCurves, **options
+) -> network.Predictions:
     """`predict` with a progress bar."""
     with progress_bar(None, "classify", total=-(-len(curves) // 256), delay=0) as bar:
-        hook = network.register_forward_hook(lambda *_: [bar.update()] and None)  # output as it was
-        found = predict(network, curves, **options)
+        hook = loaded.register_forward_hook(lambda *_: [bar.update()] and None)  # output as it was
+        found = network.predict(loaded, curves, **options)
     hook.remove()
     return found
 
 
 def predictions(
     curves: LightCurves, run: Path | str | None = None, *, season_rows: int = 0
-) -> Predictions:
+) -> network.Predictions:
     """`predict`, or what it returned for the same curves, weights, code and kind of device.
 
     Kept below ``data/scores`` under a digest of all of these, so that chapters which look at the
     same events share the work. Arguments as in `predict`; `run` as in `load_network`.
     """
-    device = find_device()
-    path = kept_path(f"{device.type} {weights_hash(run)} {code_digest()}", curves)
+    device = network.find_device()
+    path = kept_path(f"{device.type} {network.weights_hash(run)} {code_digest()}", curves)
     season_rows = min(season_rows, len(curves))
     if path.exists():
         with np.load(path) as kept:
             if len(kept["season"]) >= season_rows:
-                found = Predictions(**kept)
+                found = network.Predictions(**kept)
                 return replace(found, season=found.season[:season_rows])
-    network, _ = load_network(run, device)
-    found = predict_with_bar(network, curves, season_rows=season_rows)
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, **asdict(found))
+    loaded, _ = network.load_network(run, device)
+    found = predict_with_bar(loaded, curves, season_rows=season_rows)
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **asdict(found))
     return found
 
 
@@ -249,31 +217,28 @@ def classical(curves: LightCurves, training: LightCurves) -> dict[str, NDArray]:
     """
     path = kept_path(code_digest(SEARCHES), curves, training)
     if not path.exists():
-        searched, learned = (search_prefixes(each, (1.0,)) for each in (curves, training))
-        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-            np.savez(stream, **classical_scores(searched, learned))
+        sets = (evaluation.search_prefixes(each, (1.0,)) for each in (curves, training))
+        with atomic_path(path) as temporary:
+            np.savez(temporary, **evaluation.classical_scores(*sets))
     with np.load(path) as kept:
         return dict(kept)
 
 
-def scored(curves: LightCurves, run: Path | str | None = None) -> Scores:
+def scored(curves: LightCurves, run: Path | str | None = None) -> evaluation.Scores:
     """Network and ideal observer on a matched set at the end of the window (`predictions`)."""
-    return score(curves, predictions(curves, run).p[:, -1])
+    return evaluation.score(curves, predictions(curves, run).p[:, -1])
 
 
 def assess(
     curves: LightCurves, run: Path | None = None, *, num_bootstrap: int = 200, seed: int = 0
 ) -> Assessment:
-    """Score a network on a set at the end of the window, unless it has seen one of the events.
-
-    Arguments as in `evaluate`, but for the set itself.
-    """
-    check_unseen(curves, load_network(run)[1], Path("the test set"))
+    """Score a network on unseen events at the end of the window; options as in `evaluate`."""
+    network.check_unseen(curves, network.load_network(run)[1], Path("the test set"))
     p = predictions(curves, run).p[:, -1]
-    ideal = ideal_log_ratio(curves) if (curves.pair >= 0).any() else None
-    report = score_report(curves, p, ideal, num=num_bootstrap, seed=seed)
+    ideal = evaluation.ideal_log_ratio(curves) if (curves.pair >= 0).any() else None
+    report = evaluation.score_report(curves, p, ideal, num=num_bootstrap, seed=seed)
     excess = report["bound_excess"] or {}
-    assert_below_ideal({name: row["z"] for name, row in excess.items()})
+    evaluation.assert_below_ideal({name: row["z"] for name, row in excess.items()})
     return Assessment(curves, p, ideal, report)
 
 

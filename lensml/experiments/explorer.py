@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import ipywidgets as widgets
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -16,9 +16,6 @@ from lensml.experiments.results import png
 from lensml.lensing import BinaryLens, binary_magnification, fit_pspl
 from lensml.network import classify
 from lensml.plotting import BINARY, SINGLE, canvas, styled
-
-if TYPE_CHECKING:
-    from ipywidgets import HBox, VBox
 
 TIMES = np.linspace(-60.0, 60.0, 900)  # the default survey's cadence, centred on the event [day]
 T0, TE, RHO = 0.0, 20.0, 2e-3  # what the sliders leave alone [day, day, theta_E]
@@ -39,7 +36,6 @@ PRESETS = {
 }
 PREVIEW, CRISP = 96, 192  # dots per inch, one and two a pixel of the page
 REST = 0.5  # from the last change to P(binary) [s]
-WIDTH = {"width": "682px", "max_width": "100%"}
 
 
 @dataclass(frozen=True)
@@ -67,8 +63,8 @@ def observe_example(
 ) -> ExampleEvent:
     """Simulate one event on TIMES, observe it, and classify it with the shipped network.
 
-    The noise is the same at every position of the sliders, so that only the event changes. `sigma`
-    is the error of an epoch [mag]; the network takes most of the time, `classified` runs it.
+    The noise is always the same, so that only the event changes. `sigma` is the error of an epoch
+    [mag]; the network takes most of the time, `classified` runs it.
     """
     event = BinaryLens(t0=T0, u0=u0, tE=TE, rho=RHO, s=s, q=q, alpha=alpha)
     delta = -2.5 * np.log10(binary_magnification(event, TIMES))
@@ -104,12 +100,11 @@ def draw(example: ExampleEvent) -> Figure:
         axes["call"].text(0.5, 0.5, "computing ...", ha="center", transform=axes["call"].transAxes)
     else:
         axes["call"].plot(TIMES, example.p, color=BINARY)
-    axes["call"].set(ylim=(-0.03, 1.03), ylabel="P(binary)", xlabel="time [d]")
+    axes["call"].set(ylim=(-0.03, 1.03), ylabel="P(binary)")
+    axes["call"].set(xlim=TIMES[[0, -1]], xlabel="time [d]")
     for name, label in (("light", "magnitude"), ("residual", "minus twin\n[mag]")):
-        axes[name].set(ylabel=label), axes[name].invert_yaxis()
+        axes[name].set(ylabel=label, xlim=TIMES[[0, -1]]), axes[name].invert_yaxis()
         axes[name].tick_params(labelbottom=False)
-    for name in ("light", "residual", "call"):
-        axes[name].set_xlim(TIMES[0], TIMES[-1])
     figure.align_ylabels([axes[name] for name in ("light", "residual", "call")])
     figure.suptitle(example.caption, fontsize=9)
     return figure
@@ -149,23 +144,22 @@ def snapshot(**parameters: float) -> Figure:
     return draw(observe_example(**(DEFAULTS | parameters)))
 
 
-def explore(**parameters: float) -> "HBox":
+def explore(**parameters: float) -> widgets.HBox:
     """Sliders from `DEFAULTS | parameters`, and a figure that follows; needs a running kernel.
 
     While a slider moves, caustic and light curve follow; P(binary) is computed once all rest.
     """
-    from ipywidgets import HTML, Button, FloatLogSlider, FloatSlider, HBox, Image, Layout, VBox
-
     sliders, start, timer, held = {}, DEFAULTS | parameters, None, False
     for name, value in start.items():
         label, low, high = SLIDERS[name]
-        kind, form = (FloatSlider, ".3f") if name in ("u0", "alpha") else (FloatLogSlider, ".4g")
-        if kind is FloatLogSlider:
-            low, high = np.log10([low, high])
-        look = {"layout": Layout(width="25em"), "style": {"description_width": "11em"}}
+        kind, form = widgets.FloatSlider, ".3f"
+        if name not in ("u0", "alpha"):
+            (low, high), kind, form = np.log10([low, high]), widgets.FloatLogSlider, ".4g"
+        look = {"layout": {"width": "25em"}, "style": {"description_width": "11em"}}
         look |= {"description": label, "readout_format": form}
         sliders[name] = kind(value, min=low, max=high, step=(high - low) / 500, **look)
-    sign, image = HTML(), Image(format="png", layout=Layout(width="600px", max_width="100%"))
+    image = widgets.Image(format="png", layout={"width": "600px", "max_width": "100%"})
+    sign = widgets.HTML()
 
     def show(classified: bool) -> None:
         sign.value = "" if classified else "<em>computing P(binary) ...</em>"
@@ -194,30 +188,29 @@ def explore(**parameters: float) -> "HBox":
 
     buttons = []
     for name, positions in {**PRESETS, "reset": start}.items():
-        buttons.append(Button(description=name, layout=Layout(width="7.5em")))
+        buttons.append(widgets.Button(description=name, layout={"width": "7.5em"}))
         buttons[-1].on_click(lambda _, positions=DEFAULTS | positions: move(positions))
     for slider in sliders.values():
         slider.observe(follow, names="value")
     show(True)
-    rows = HBox(buttons, layout=Layout(flex_flow="row wrap", width="26em"))
-    left = VBox([*sliders.values(), rows, sign])
-    return HBox([left, image], layout=Layout(flex_flow="row wrap", align_items="center"))
+    rows = widgets.HBox(buttons, layout={"flex_flow": "row wrap", "width": "26em"})
+    left = widgets.VBox([*sliders.values(), rows, sign])
+    return widgets.HBox([left, image], layout={"flex_flow": "row wrap", "align_items": "center"})
 
 
-def frames(name: str, values: NDArray, **fixed: float) -> "VBox":
+def frames(name: str, values: NDArray, **fixed: float) -> widgets.VBox:
     """One slider over figures drawn beforehand, for published pages without a kernel.
 
     It changes `name` (one of s, q, u0, alpha, sigma) to `values` (K,); `fixed` are the others.
     """
-    from ipywidgets import Image, IntSlider, Layout, Stack, VBox, jslink
-
     if name not in DEFAULTS:
         raise ValueError(f"`name` is {name!r}, but one of {', '.join(DEFAULTS)} was expected")
     images = [png(snapshot(**(fixed | {name: float(value)})), dpi=CRISP) for value in values]
-    stack = Stack([Image(value=x, format="png", layout=Layout(**WIDTH)) for x in images])
+    wide = {"width": "682px", "max_width": "100%"}
+    stack = widgets.Stack([widgets.Image(value=x, format="png", layout=wide) for x in images])
     stack.selected_index = 0
-    look = {"readout": False, "style": {"description_width": "22em"}}
+    look = {"readout": False, "style": {"description_width": "22em"}, "layout": {"width": "42em"}}
     look["description"] = f"{SLIDERS[name][0]}, {values[0]:.3g} to {values[-1]:.3g}"
-    slider = IntSlider(0, min=0, max=len(images) - 1, layout=Layout(width="42em"), **look)
-    jslink((slider, "value"), (stack, "selected_index"))
-    return VBox([slider, stack])
+    slider = widgets.IntSlider(0, min=0, max=len(images) - 1, **look)
+    widgets.jslink((slider, "value"), (stack, "selected_index"))
+    return widgets.VBox([slider, stack])

@@ -48,9 +48,7 @@ def provenance(*, size: str, seed: int | Iterable[int], started: float) -> dict[
     return {
         "size": check_size(size),
         "commit": git_commit(),
-        "modified": bool(
-            git("status", "--porcelain", "-uno", "--", ".", ":!data/results", ":!figures")
-        ),
+        "modified": git(*"status --porcelain -uno -- . :!data/results :!figures".split()) != "",
         "seeds": [int(s) for s in np.atleast_1d(np.asarray(seed))],
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "wall_time_s": round(time.time() - started, 1),
@@ -95,14 +93,11 @@ def preflight() -> dict[str, Any]:
         "bfloat16": "yes" if bf16_supported(device) else "emulated",
         "shipped weights": "yes" if (WEIGHTS / "model.safetensors").exists() else "none",
     } | {p: v or "MISSING" for p, v in versions.items()}
-    slow = []
-    if not gpus:
-        slow.append("no GPU: size `desk` takes hours here; `full` wants a GPU node, here weeks")
-    if cores < 8:
-        slow.append(
-            f"{cores} cores: simulating a million events takes {20 // cores} minutes or more"
-        )
-    if disk < FULL_SET_GB:
-        slow.append(f"{disk:.0f} GB of disk: a full set needs {FULL_SET_GB} GB")
+    minutes = f"simulating a million events takes {20 // cores} minutes or more"
+    slow = {
+        "no GPU: size `desk` takes hours here; `full` wants a GPU node, here weeks": not gpus,
+        f"{cores} cores: {minutes}": cores < 8,
+        f"{disk:.0f} GB of disk: a full set needs {FULL_SET_GB} GB": disk < FULL_SET_GB,
+    }
     missing = [f"{p}: pip install {p}" for p, v in versions.items() if v is None]
-    return {"facts": facts, "slow": slow, "missing": missing}
+    return {"facts": facts, "slow": [line for line, so in slow.items() if so], "missing": missing}

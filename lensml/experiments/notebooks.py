@@ -59,18 +59,12 @@ def find_chapter(name: str) -> str:
 def run(
     chapter: str, size: str = "smoke", parameters: Mapping[str, Any] | None = None, workers: int = 0
 ) -> None:
-    """Run one chapter, or all of them.
+    """Run one chapter (as `find_chapter` understands it), or "all" of them, at one of SIZES.
 
-    Args:
-        chapter: "all", or what `find_chapter` understands.
-        size: "smoke", "desk" or "full".
-        parameters: Values for names of the chapter's `parameters` cell; strings are read as
-            Python literals where they are one. A run with any is kept out of `data/results`.
-        workers: Chapters at a time; 0 for two, or one on a single core.
-
-    Raises:
-        InputError: If the chapter, the size or a parameter is not known.
-        SystemExit: With status 1 and one line a chapter, if any failed.
+    `parameters` are values for names of the chapter's `parameters` cell, strings read as `literal`
+    does; a run with any is kept out of `data/results`. `workers` is how many chapters run at a
+    time, 0 for two, or one on a single core. What is not known is an InputError; chapters that
+    fail end in SystemExit with status 1 and one line each.
     """
     check_size(size)
     values = {name: literal(value) for name, value in (parameters or {}).items()}
@@ -87,10 +81,7 @@ def literal(value: Any) -> Any:
     """Read a command-line string as the Python literal it spells, or leave it a string.
 
     Only what papermill writes harmlessly into a cell comes out: None, bool, int, float, str, list
-    (also of a tuple) and dict with names as keys.
-
-    Raises:
-        InputError: If it spells anything else.
+    (also of a tuple) and dict with names as keys. All else is an InputError.
     """
     try:
         value = ast.literal_eval(value) if isinstance(value, str) else value
@@ -133,9 +124,7 @@ def run_chapter(
 ) -> float:
     """Wall time of one chapter in a fresh kernel [s]; its copy appears whole or not at all.
 
-    Raises:
-        InputError: If a parameter is not known.
-        ChapterError: If a cell failed; the copy up to there stays beside the log.
+    A cell that fails is a ChapterError, and the copy up to there stays beside the log.
     """
     from papermill import execute_notebook
     from papermill.exceptions import PapermillException
@@ -166,9 +155,10 @@ def run_chapter(
                     raise ChapterError(errors[0])
                 shutil.copyfile(failed, temporary)
         except (PapermillException, ChapterError, RuntimeError) as error:
-            raise ChapterError(
-                f"{name}: {last_line(error)}; log {log}, copy up to the error {failed}"
-            ) from None
+            text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # without terminal colours
+            last = text.splitlines()[-1] if text else type(error).__name__  # of a traceback
+            why = f"{name}: {last}; log {log}, copy up to the error {failed}"
+            raise ChapterError(why) from None
     failed.unlink()
     line = provenance(size=size, seed=(), started=started)  # of the status page
     with atomic_path(RECORDS / f"{name}.json") as temporary:
@@ -176,19 +166,12 @@ def run_chapter(
     return time.time() - started
 
 
-def last_line(error: BaseException) -> str:
-    """The last line of a message (of a traceback: the error), without terminal colours."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
-    return text.splitlines()[-1] if text else type(error).__name__
-
-
 def error_outputs(path: Path) -> list[str]:
     """Errors saved in an executed notebook; the book would print them without a warning."""
-    cells = json.loads(path.read_text())["cells"]
-    outputs = [(i, output) for i, cell in enumerate(cells) for output in cell.get("outputs", [])]
     return [
         f"cell {i} ended in {output['ename']}: {output['evalue']}"
-        for i, output in outputs
+        for i, cell in enumerate(json.loads(path.read_text())["cells"])
+        for output in cell.get("outputs", [])
         if output["output_type"] == "error"
     ]
 
@@ -243,11 +226,7 @@ def is_current(name: str, size: str, parameters: Mapping[str, Any]) -> bool:
 
 
 def run_all(size: str, parameters: Mapping[str, Any], workers: int) -> None:
-    """Run every chapter that is not current, several at a time.
-
-    Raises:
-        SystemExit: With status 1 and one line a chapter, if any failed; the others are finished.
-    """
+    """Run all chapters that are not current, several at a time; failures come at the end."""
     names = chapter_names()
     for name in names:
         check_parameters(name, parameters)

@@ -82,10 +82,7 @@ def _errors(*sigmas: float) -> dict[str, Survey]:
 
 
 def _fine_tuned(preset: str, size: str, seed: int) -> tuple[Simulation, TrainingConfig]:
-    """Training events of one set, and how a network for it alone is trained.
-
-    At `full` from scratch; below, from the shipped general weights, at a small learning rate.
-    """
+    """Training events of one set, and how: below `full` from the shipped weights, slowly."""
     pairs = TRAINING_PAIRS[check_size(size)]
     simulation = Simulation(preset=preset, num_pairs=pairs, seed=TRAINING_SEED + seed)
     shared = {"hide_blending_fraction": 0.0, "seed": seed}
@@ -104,8 +101,7 @@ def _fine_tuned(preset: str, size: str, seed: int) -> tuple[Simulation, Training
 
 def simulated_events(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 1: the four sets, and whether anything but the anomaly separates the classes."""
-    sets = ("baseline", "distinct", "planetary", "stellar")
-    tests = {k: _tests(k, size, seed) for k in sets}
+    tests = {k: _tests(k, size, seed) for k in ("baseline", "distinct", "planetary", "stellar")}
     null_pairs = {"smoke": 40, "desk": 2000, "full": 2000}[size]
     tests["null"] = Simulation(preset="null", num_pairs=null_pairs, seed=seed)
     return Experiment(size, seed, tests)
@@ -113,11 +109,10 @@ def simulated_events(size: str = "full", seed: int = 0) -> Experiment:
 
 def baseline(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 2: the whole range of binaries at the default survey, matched and not matched."""
+    few = {"population": True, "num_pairs": min(PAIRS[check_size(size)], 2000)}
     tests = {
         "matched": _tests("baseline", size, seed),
-        "population": _tests(
-            "baseline", size, seed, population=True, num_pairs=min(PAIRS[size], 2000)
-        ),
+        "population": _tests("baseline", size, seed, **few),
         "blended": _tests("baseline", size, seed, blending=(0.1, 1.0)),
         "training": _tests("baseline", size, seed + 50),  # of classical searches, as chapter 12
     }
@@ -150,9 +145,8 @@ def photometric_error(size: str = "full", seed: int = 0) -> Experiment:
 
 def planetary_stellar(size: str = "full", seed: int = 0) -> Experiment:
     """Chapter 6: planetary and stellar companions at two photometric errors."""
-    kinds = ("planetary", "stellar")
-    tests = {k: _tests(k, size, seed) for k in kinds}
-    fine_tuned = {k: _fine_tuned(k, size, seed) for k in kinds}
+    tests = {k: _tests(k, size, seed) for k in ("planetary", "stellar")}
+    fine_tuned = {k: _fine_tuned(k, size, seed) for k in tests}
     return Experiment(size, seed, tests, _errors(0.01, 0.1), fine_tuned)
 
 
@@ -190,10 +184,7 @@ def physical_limits(size: str = "full", seed: int = 0) -> Experiment:
 
 
 def classical_searches(size: str = "full", seed: int = 0) -> Experiment:
-    """Chapter 12: the network beside classical searches, on the same rows.
-
-    Gradient boosting learns from the set `training`.
-    """
+    """Chapter 12: network and classical searches; gradient boosting learns from `training`."""
     pairs = min(PAIRS[check_size(size)], 10_000)  # intervals on recalls are a per cent wide
     seeds = {"baseline": seed, "training": seed + 50}
     tests = {k: _tests("baseline", size, v, num_pairs=pairs) for k, v in seeds.items()}

@@ -65,17 +65,15 @@ def alerts_by_phase(by_name: Mapping[str, Mapping[str, Sequence]], edges: ArrayL
 
 
 @style.styled
-def purity_by_prevalence(
-    prevalence: Sequence[float], by_name: Mapping[str, Sequence], shown: Sequence = (0.01, 0.1)
-) -> Figure:
-    """Alert rate and purity at each prevalence, by name of the threshold; `shown` are dotted."""
+def purity_by_prevalence(prevalence: Sequence[float], by_name: Mapping[str, Sequence]) -> Figure:
+    """Alert rate and purity at each prevalence, by name of the threshold; 1, 10 % are dotted."""
     figure, (row,) = style.canvas(3.2, 1, 2)
     labels = {"alerts_per_1000": "alerts per 1000 events", "purity": "fraction of alerts binary"}
     for axes, (key, label) in zip(row, labels.items(), strict=True):
         for name, rows, look in style.looks(by_name):
             values, look = [r[key] for r in rows], look | {"marker": "", "label": name}
             style.line_with_band(axes, prevalence, values, **look)
-        for value in shown:
+        for value in (0.01, 0.1):
             axes.axvline(value, **style.DOTTED)
         axes.set(xscale="log", xlabel="fraction of events binary (prevalence)", ylabel=label)
         axes.set_xlim(min(prevalence), max(prevalence))
@@ -111,14 +109,12 @@ def reliability(bins: Mapping) -> Figure:
 
 
 @style.styled
-def reliability_at_fractions(
-    y: ArrayLike, by_name: Mapping[str, ArrayLike], fractions: Sequence[float] = FRACTIONS
-) -> Figure:
-    """Observed over predicted frequency at each fraction of the window, of P(binary) (n, F)."""
-    figure, grid = style.canvas(4.4, 2, (len(fractions) + 1) // 2, sharex=True, sharey=True)
-    for axes in grid.ravel()[len(fractions) :]:
+def reliability_at_fractions(y: ArrayLike, by_name: Mapping[str, ArrayLike]) -> Figure:
+    """Observed over predicted frequency at each of FRACTIONS, of P(binary) (n, 7) by name."""
+    figure, grid = style.canvas(4.4, 2, (len(FRACTIONS) + 1) // 2, sharex=True, sharey=True)
+    for axes in grid.ravel()[len(FRACTIONS) :]:
         axes.set_axis_off()
-    for k, (fraction, axes) in enumerate(zip(fractions, grid.ravel(), strict=False)):
+    for k, (fraction, axes) in enumerate(zip(FRACTIONS, grid.ravel(), strict=False)):
         axes.plot([0, 1], [0, 1], label="perfect calibration", **style.IDEAL)
         for name, p, look in style.looks(by_name):
             bins = evaluation.reliability(y, np.asarray(p)[:, k])

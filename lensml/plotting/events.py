@@ -81,18 +81,14 @@ def real_event(
     title: str = "",
     start: float = -np.inf,
 ) -> Figure:
-    """Photometry with its single-lens fit, residuals, and P(binary) over time.
+    """Photometry (T,) with its single-lens fit, residuals, and P(binary) over time.
 
-    Args:
-        time, mag, error: Epochs (full HJD are drawn less 2450000), magnitude, its error, each (T,).
-        model: The fit: magnitude at any times (m,), drawn on a dense grid.
-        p: P(binary) at each epoch (T,), or several by name; above `threshold` it alerts.
-        start: First time to show [day].
+    Full HJD are drawn less 2450000, from `start` [day] on; `model` is the fit, magnitude at any
+    times (m,); `p` is (T,), or several by name, and alerts above `threshold`.
     """
     time, mag, error = (np.asarray(x, dtype=float) for x in (time, mag, error))
     shown = np.isfinite(mag) & (time >= start)
-    full = bool(np.median(time) > 2_400_000)
-    zero = 2_450_000 if full else 0
+    zero = 2_450_000 * int(np.median(time) > 2_400_000)
     x, residuals = time[shown] - zero, ((mag - model(time)) / error)[shown]
     figure, grid = style.canvas(5.2, 3, 1, sharex=True, height_ratios=[3, 1.2, 1.5])
     light, residual, call = grid[:, 0]
@@ -119,7 +115,7 @@ def real_event(
     if threshold is not None:
         call.axhline(threshold, label=f"alert threshold {threshold:.3f}", ls="-.", c="0.3", lw=1)
     call.set(ylim=(-0.03, 1.03), xlim=(x[0] - 0.01 * np.ptp(x), x[-1] + 0.01 * np.ptp(x)))
-    call.set(ylabel="P(binary)", xlabel="HJD \N{MINUS SIGN} 2450000 [d]" if full else "time [d]")
+    call.set(ylabel="P(binary)", xlabel="HJD \N{MINUS SIGN} 2450000 [d]" if zero else "time [d]")
     call.ticklabel_format(axis="x", useOffset=False, style="plain")
     faint, bright = np.quantile(mag[shown], 0.995), min(mag[shown].min(), curve.min())
     room = 0.08 * (faint - bright) + 0.02  # outliers and their bars may leave the frame

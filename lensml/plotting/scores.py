@@ -219,11 +219,9 @@ def recall_by_u0(u0: ArrayLike, found: ArrayLike, ideal: ArrayLike | None = None
     order = np.array_split(np.argsort(u0), max(1, min(10, u0.size // 5)))
     x, n = [np.median(u0[i]) for i in order], [i.size for i in order]
     figure, ((axes,),) = style.canvas(3.2, width=5.0)
-    drawn = {
-        "network": (found, {"color": style.COLOURS[0]}),
-        "ideal observer": (ideal, style.IDEAL),
-    }
-    for (name, (hits, look)), marker in zip(drawn.items(), "os", strict=True):
+    own = {"color": style.COLOURS[0]}
+    drawn = ("network", found, own, "o"), ("ideal observer", ideal, style.IDEAL, "s")
+    for name, hits, look, marker in drawn:
         if hits is not None:
             y = [np.mean(np.asarray(hits)[i]) for i in order]
             style.wilson_points(axes, x, y, n, label=name, marker=marker, **look)

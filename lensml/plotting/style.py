@@ -68,12 +68,8 @@ def canvas(height: float, *shape: int, width: float = WIDTH, **options) -> tuple
 
 def looks(by_name: Mapping[str, Any]) -> list[tuple[str, Any, dict]]:
     """Name, value and look of each entry; after the last colour they repeat."""
-    return [
-        (*item, {"color": colour, "marker": marker, "linestyle": stroke})
-        for item, colour, marker, stroke in zip(
-            by_name.items(), cycle(COLOURS), cycle(MARKERS), cycle(STROKES), strict=False
-        )
-    ]
+    drawn = zip(by_name.items(), cycle(COLOURS), cycle(MARKERS), cycle(STROKES), strict=False)
+    return [(*item, {"color": c, "marker": m, "linestyle": s}) for item, c, m, s in drawn]
 
 
 def legend_below(figure: Figure) -> None:

@@ -15,22 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lensml.network import (
-    BIN_WIDTHS,
-    FEATURE_WINDOW,
-    MAX_HISTORY,
-    NUM_BINS,
-    PATCH_SIZE,
-    Fits,
-    Network,
-    encode_latest,
-    innovation_features,
-    next_refit_epoch,
-    one_thread,
-    prior_fits,
-    refit_and_map,
-    refit_schedule,
-)
+from lensml import network as net
+from lensml.network import FEATURE_WINDOW, MAX_HISTORY, NUM_BINS, PATCH_SIZE, Fits, Network
 
 CHUNK = 512  # events that advance together on a CPU: what they touch then stays in its cache
 # Lengths to which prefixes are padded before a refit: few, as each group of a length costs most.
@@ -39,7 +25,7 @@ REFITTED = 2**17  # epochs, pads included, that are refitted together: bounds th
 ON_GPU = 64  # times as many
 MAX_MAG = 1e3  # brightening is clipped to this [mag]: sums must not keep what has no float32
 # Epochs back from the last one to the edges of the bins of each width but the first.
-EDGES = np.array([[k * width for width in BIN_WIDTHS[1:]] for k in range(NUM_BINS + 1)])
+EDGES = np.array([[k * width for width in net.BIN_WIDTHS[1:]] for k in range(NUM_BINS + 1)])
 
 
 def completed_levels(count: int, num_levels: int) -> int:
@@ -49,14 +35,10 @@ def completed_levels(count: int, num_levels: int) -> int:
 
 
 class RingLayout:
-    """Where the tokens that `Network.step` reads and writes lie in an event's row of tokens.
+    """Where the tokens that `Network.step` reads and writes lie in an event's row of `tokens`.
 
-    A ring for each block, then single tokens.
-
-    Attributes:
-        tokens: Of a row.
-        read: Places by phase, (phases, K): two tokens of each block, then the single ones.
-        write: Places by phase, (phases, K'): of each block's new token, then of its group's own.
+    A ring for each block, then single tokens. Places by phase: `read` (phases, K), two tokens of
+    each block, then the single ones; `write` (phases, K'), new tokens of blocks, then the group's.
     """
 
     def __init__(self, pasts: list[int], phases: int, singles: int, rotating: int) -> None:
@@ -75,10 +57,7 @@ class RingLayout:
 class EventCache:
     """Slots for events; each call of `advance` takes one more epoch of some of them.
 
-    Args:
-        network: The classifier; it is moved to `device`.
-        device: Where to keep and compute; None = where the network is.
-        blended: Whether f_s may be less than 1.
+    The network moves to `device` (None = where it is); `blended`: f_s may be less than 1.
     """
 
     def __init__(
@@ -124,10 +103,8 @@ class EventCache:
     @property
     def bytes_per_event(self) -> int:
         """Bytes of one slot, at any number of epochs."""
-        return 16 + sum(
-            entries * int(np.prod(shape)) * np.dtype(kind).itemsize
-            for entries, shape, kind in self.shapes.values()
-        )
+        sizes = (n * np.dtype((kind, shape)).itemsize for n, shape, kind in self.shapes.values())
+        return 16 + sum(sizes)
 
     def _zeros(self, capacity: int, name: str) -> Tensor:
         """A buffer, (capacity x entries, ...): numpy's zeros cost no memory until written to."""
@@ -172,7 +149,7 @@ class EventCache:
         depth = self._depths[count % len(self._depths)]
         order, answers = np.argsort(-depth, kind="stable"), np.empty(len(slots))
         together = CHUNK if self.on_cpu else max(len(order), 1)
-        with one_thread():
+        with net.one_thread():
             for first in range(0, len(order), together):
                 part = order[first : first + together]
                 epochs = times[part], photometry[part]
@@ -228,14 +205,14 @@ class EventCache:
         totals = self._take("totals", ring + (now - EDGES[..., None]) % FEATURE_WINDOW)
         inputs = bright, sigma, self._take("times", last), totals, self._own(count)
         if self.on_cpu:
-            return torch.from_numpy(encode_latest(*(x.numpy() for x in inputs))).float()
-        return encode_latest(*inputs).float()
+            return torch.from_numpy(net.encode_latest(*(x.numpy() for x in inputs))).float()
+        return net.encode_latest(*inputs).float()
 
     def _refit_those_due(self, slots: NDArray, count: NDArray) -> None:
         """Refit events that the schedule refits now, in groups of the same padded length."""
         if len(count) and count.max() >= len(self._is_due):
             most = 2 * int(count.max())
-            self._is_due = np.isin(np.arange(most), refit_schedule(most))
+            self._is_due = np.isin(np.arange(most), net.refit_schedule(most))
         due = np.flatnonzero(self._is_due[count])
         lengths = LENGTHS[np.searchsorted(LENGTHS[:-1], count[due])]
         for length in sorted({*lengths.tolist()}):
@@ -255,12 +232,12 @@ class EventCache:
         bright, root = photometry[..., 0], photometry[..., 1].reciprocal()
         bright, root = (torch.where(self._own(place < kept), x, 0.0) for x in (bright, root))
         # Begin from the active fits, a first refit from the prior.
-        fits, begin = self._fits(slots), prior_fits(len(slots), times[:, -1]).theta
-        is_first = self._own(count == next_refit_epoch(0))[:, None, None]
+        fits, begin = self._fits(slots), net.prior_fits(len(slots), times[:, -1]).theta
+        is_first = self._own(count == net.next_refit_epoch(0))[:, None, None]
         fits = fits._replace(theta=torch.where(is_first, begin, fits.theta))
         blended = torch.full((len(slots),), self.blended, device=self.device)
         counts = self._own(count)
-        fits, maps, fit_summary = refit_and_map(fits, counts, times, bright, root, blended)
+        fits, maps, fit_summary = net.refit_and_map(fits, counts, times, bright, root, blended)
         for name, values in fits._asdict().items():
             self._put(name, slots, values)
         maps, fit_summary = maps.nan_to_num_(), fit_summary.nan_to_num_()
@@ -272,10 +249,10 @@ class EventCache:
         """Innovations (B, I) of the latest epoch, and the embedding (B, C) of the last refit."""
         times, photometry = self._own(times)[:, None], self._own(photometry).double()
         bright, root = photometry[:, :1], photometry[:, 1:].reciprocal()
-        innovations, fits = innovation_features(self._fits(slots), times, bright, root)
+        innovations, fits = net.innovation_features(self._fits(slots), times, bright, root)
         self._put("innovation_sums", slots, fits.innovation_sums)
         self._put("epochs_since_fit", slots, fits.epochs_since_fit)
-        has_fit = self._own(count >= next_refit_epoch(0))[:, None]
+        has_fit = self._own(count >= net.next_refit_epoch(0))[:, None]
         innovations = innovations[:, 0].float().nan_to_num_(0.0, 0.0, 0.0) * has_fit
         return innovations, self._take("embedding", slots)
 

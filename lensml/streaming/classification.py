@@ -78,8 +78,8 @@ class Classification:
             meaning = "which 1 % of simulated single lenses pass at any time of their season"
             what = f"{when} above P = {threshold:.3f}, {meaning}" if threshold else "none is known"
             lines += [("threshold" if threshold is None else "alert", what)]
-            last = ("last", answer["p_binary"], curve.time[-1])
-            for name, p, time in (("highest", answer["p_binary_max"], answer["time_max"]), last):
+            highest = ("highest", answer["p_binary_max"], answer["time_max"])
+            for name, p, time in (highest, ("last", answer["p_binary"], curve.time[-1])):
                 lines += [(name, f"P(binary) = {p:.3f} at {scale} {time:.3f}")]
         lines += [("WARNING", warning) for warning in answer["warnings"]]
         span = f"{len(curve)} epochs, {scale} {curve.time[0]:.3f} to {curve.time[-1]:.3f}"
@@ -93,11 +93,7 @@ def alert_threshold(run: Path | None) -> float | None:
 
 
 def classify_file(path: Path, m_base: float | None = None, run: Path | None = None):
-    """Read and classify one light curve: a `Classification`.
-
-    Raises:
-        InputError: If it cannot be read, or `m_base` [mag] cannot be the baseline of its data.
-    """
+    """One light curve, classified; InputError if `m_base` [mag] cannot be its baseline."""
     curve, least = read_photometry(path), network.BASELINE_MIN
     low, high = np.median(curve.mag) - BRIGHTER, curve.mag.max() + FAINTER
     if m_base is not None and not low <= m_base <= high:
@@ -142,7 +138,6 @@ def classify_file(path: Path, m_base: float | None = None, run: Path | None = No
         "threshold": threshold,
         "baseline": baseline,
         "warnings": warnings,
+        "epochs": [{"time": t, "p_binary": x} for t, x in np.stack([curve.time, p], 1).tolist()],
     }
-    pairs = zip(curve.time.tolist(), p.tolist(), strict=True)
-    answer["epochs"] = [{"time": t, "p_binary": value} for t, value in pairs]
     return Classification(curve, p, answer, fit)

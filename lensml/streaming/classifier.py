@@ -16,16 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lensml.network import (
-    BASELINE_MAX,
-    BASELINE_MIN,
-    Network,
-    fingerprint,
-    is_finite,
-    load_network,
-    read_snapshot,
-    write_snapshot,
-)
+from lensml import network as net
+from lensml.network import BASELINE_MAX, BASELINE_MIN, Network, is_finite
 from lensml.paths import InputError
 from lensml.streaming.cache import EventCache
 
@@ -46,16 +38,9 @@ class BaselineEstimator:
 class StreamingClassifier:
     """Live classification of any number of events.
 
-    Args:
-        network: The classifier; None = the shipped one.
-        device: Where events are kept and advanced; None = where the network is.
-        blended: Whether f_s of its events may be less than 1.
-        max_events: How many are kept; a new one beyond is refused. To drop an old one instead
-            would restart it unnoticed, with another baseline, when its next epoch comes.
-
-    Attributes:
-        events: Name of each event to its slot.
-        lines: Input lines taken so far, counted by the server; saved with the events.
+    `network` is the classifier, None = the shipped one; `device` where events are kept, None =
+    where the network is; `blended` whether f_s may be less than 1. A new event beyond `max_events`
+    is refused: an old one, dropped, would begin again unnoticed with its next epoch.
     """
 
     def __init__(
@@ -65,10 +50,10 @@ class StreamingClassifier:
         blended: bool = True,
         max_events: int = MAX_EVENTS,
     ) -> None:
-        self.network = (network or load_network()[0]).eval()
+        self.network = (network or net.load_network()[0]).eval()
         self.cache = EventCache(self.network, device, blended=blended)
-        self.events: dict[str, int] = {}
-        self.lines, self.max_events = 0, max_events
+        self.events: dict[str, int] = {}  # name -> slot
+        self.lines, self.max_events = 0, max_events  # `lines`: counted by the server, saved here
         self._estimators: dict[int, BaselineEstimator] = {}
         self._records = np.empty((0, 3))  # of each slot: last time, m_base as given, m_base in use
 
@@ -82,18 +67,11 @@ class StreamingClassifier:
     ) -> float:
         """Take one epoch of `event`; P(binary) from all epochs so far.
 
-        Args:
-            event: Its name.
-            time: Epoch, later than the event's last [day].
-            mag, mag_err: Magnitude and its 1-sigma error [mag].
-            m_base: Baseline magnitude, with the event's first epoch or not at all.
-
-        Raises:
-            InputError: If the epoch does not follow the last one or a value is unusable; the
-                state is left unchanged.
+        `time` [day] is later than the event's last, `mag_err` the 1-sigma error of `mag` [mag];
+        the baseline `m_base` [mag] comes with the event's first epoch or not at all. An epoch that
+        cannot be used is an InputError and changes nothing.
         """
-        bases = None if m_base is None else [m_base]
-        answers, problems = self.update_many([event], [time], [mag], [mag_err], bases)
+        answers, problems = self.update_many([event], [time], [mag], [mag_err], [m_base])
         if problems:
             raise InputError(problems[0])
         return float(answers[0])
@@ -108,17 +86,9 @@ class StreamingClassifier:
     ) -> tuple[NDArray[np.float64], dict[int, str]]:
         """Take one epoch of each entry; an event that comes twice is taken in the order given.
 
-        Args:
-            events: Names, n of them.
-            times, mags, mag_errs: As in `update`, each (n,), lists or arrays.
-            m_bases: Baselines (n,), None or (in an array) NaN where not given.
-
-        Returns:
-            P(binary) (n,), and by entry what was wrong with it: such an entry has NaN and changed
-            nothing, the others go on.
-
-        Raises:
-            InputError: If the columns differ in length.
+        Columns are as in `update`, each (n,), lists or arrays; a baseline not given is None or (in
+        an array) NaN. Returned are P(binary) (n,), and by entry what was wrong with it: that has
+        NaN and changed nothing, the others go on. Unequal columns are an InputError.
         """
         columns = (times, mags, mag_errs) if m_bases is None else (times, mags, mag_errs, m_bases)
         if any(len(column) != len(events) for column in columns):
@@ -140,8 +110,7 @@ class StreamingClassifier:
             if known is None and (problem := self._room_error(events[i])):
                 problems[i], good[i] = problem, False
                 continue
-            base = None if np.isnan(bases[i]) else float(bases[i])
-            slots[i] = self._add_event(events[i], base) if known is None else known
+            slots[i] = self._add_event(events[i], bases[i]) if known is None else known
         answers = np.full(len(events), nan)
         left = np.flatnonzero(good)
         while len(left):
@@ -151,21 +120,20 @@ class StreamingClassifier:
             changed = ~np.isnan(bases[now]) & (bases[now] != given)
             wrong = (values[0, now] <= last) | changed
             for i in now[wrong].tolist():
-                base = None if np.isnan(bases[i]) else float(bases[i])
-                problems[i] = self._order_error(events[i], slots[i], float(values[0, i]), base)
+                problems[i] = self._order_error(events[i], slots[i], values[0, i], bases[i])
             now = now[~wrong]
             if len(now):
                 answers[now] = self._advance(slots[now], *values[:, now])
             left = np.delete(left, first)
         return answers, problems
 
-    def _add_event(self, event: str, m_base: float | None) -> int:
+    def _add_event(self, event: str, m_base: float) -> int:
         (slot,) = self.cache.new_slots(1)
         if slot >= len(self._records):
             room = np.full((len(self.cache.count) - len(self._records), 3), nan)
             self._records = np.concatenate([self._records, room])
-        self._records[slot] = -np.inf, *((nan, nan) if m_base is None else (m_base, m_base))
-        if m_base is None:
+        self._records[slot] = -np.inf, m_base, m_base
+        if np.isnan(m_base):
             self._estimators[slot] = BaselineEstimator()
         self.events[event] = slot
         return slot
@@ -179,21 +147,17 @@ class StreamingClassifier:
             return f"event {quoted(event)}: {full}; give a larger --max_events"
         return None
 
-    def _order_error(self, event: str, slot: int, time: float, m_base: float | None) -> str | None:
-        """Why an epoch of usable values does not go with those before it; None if it does."""
+    def _order_error(self, event: str, slot: int, time: float, m_base: float) -> str:
+        """Why an epoch of usable values does not go with those before it: its time or baseline."""
         last, given, _ = self._records[slot].tolist()
         if time <= last:
             return (
                 f"event {quoted(event)}: time {time:.6f} does not follow {last:.6f}; "
                 "epochs must come in order, each once"
             )
-        if m_base is not None and m_base != given:
-            return (
-                f"event {quoted(event)}: `m_base` is {m_base:g} but was "
-                f"{'not given' if np.isnan(given) else format(given, 'g')} "
-                "with the first epoch; it cannot change"
-            )
-        return None
+        was = "not given" if np.isnan(given) else f"{given:g}"
+        change = f"`m_base` is {m_base:g} but was {was} with the first epoch"
+        return f"event {quoted(event)}: {change}; it cannot change"
 
     def _advance(self, slots: NDArray, times: NDArray, mags: NDArray, errors: NDArray) -> NDArray:
         """Answers of one epoch of each slot; all have been checked, and none comes twice."""
@@ -226,9 +190,8 @@ class StreamingClassifier:
                 self._estimators[slot].waiting = array("d")
         ready = np.flatnonzero(~np.isnan(bases))
         if len(ready):
-            answers[ready] = self.cache.advance(
-                slots[ready], times[ready], (bases - mags)[ready], errors[ready]
-            )
+            columns = (x[ready] for x in (slots, times, bases - mags, errors))
+            answers[ready] = self.cache.advance(*columns)
         return answers
 
     def save(self, path: Path) -> None:
@@ -245,24 +208,20 @@ class StreamingClassifier:
         }
         tensors = {k: torch.as_tensor(v) for k, v in tensors.items()}
         notes = {"version": STATE_VERSION, "lines": self.lines, "events": len(names)}
-        write_snapshot(path, tensors, notes | {"network": fingerprint(self.network)})
+        net.write_snapshot(path, tensors, notes | {"network": net.fingerprint(self.network)})
 
     def restore(self, path: Path) -> None:
         """Take up a snapshot of `save`; the answers go on as if nothing had happened.
 
-        Raises:
-            InputError: If it is damaged, of another version or of another network; the stream is
-                then as before.
+        One that is damaged, of another version or network is an InputError and changes nothing.
         """
-        tensors, notes = read_snapshot(path, STATE_VERSION)
-        if notes["network"] != fingerprint(self.network):
+        tensors, notes = net.read_snapshot(path, STATE_VERSION)
+        if notes["network"] != net.fingerprint(self.network):
             raise InputError(f"{path}: the state of another network; start without --state")
         self.cache.restore(tensors)
         text, ends = tensors["names"].numpy().tobytes(), tensors["name_lengths"].cumsum(0).tolist()
-        names = [
-            text[first:last].decode("utf-8", "surrogatepass")
-            for first, last in zip([0, *ends], ends, strict=False)
-        ]
+        parts = (text[a:b] for a, b in zip([0, *ends], ends, strict=False))
+        names = (part.decode("utf-8", "surrogatepass") for part in parts)
         self.events = {name: slot for slot, name in enumerate(names)}
         self.lines = notes["lines"]
         self._records = tensors["records"].numpy().copy()

@@ -31,12 +31,7 @@ def answer_lines(stream: StreamingClassifier, lines: Iterable[str], first: int =
     """Answers to lines of one batch: `(answer, None)` each, `(answer, problem)` if bad.
 
     A bad line changes nothing; its answer names the event, if it has one, and the problem. Empty
-    lines get no answer.
-
-    Args:
-        stream: The classifier.
-        lines: Newline-delimited JSON.
-        first: Number of the first line, for messages.
+    lines get no answer. `first` is the number of the first line, for messages.
     """
     replies, epochs = [], []
     for number, line in enumerate(lines, first):
@@ -61,11 +56,9 @@ def answer_lines(stream: StreamingClassifier, lines: Iterable[str], first: int =
     names = [str(epoch["event"]) for *_, epoch in epochs]
     p, problems = stream.update_many(names, *columns)
     for i, (place, number, epoch) in enumerate(epochs):
-        if i in problems:
-            replies[place] = _refusal(epoch["event"], number, problems[i])
-        else:
-            answer = {"event": epoch["event"], "time": epoch["time"], "p_binary": float(p[i])}
-            replies[place] = (answer, None)
+        answer = {"event": epoch["event"], "time": epoch["time"], "p_binary": float(p[i])}
+        bad = problems.get(i)
+        replies[place] = _refusal(epoch["event"], number, bad) if bad else (answer, None)
     return replies
 
 
@@ -77,9 +70,7 @@ def _refusal(event: object, number: int, error: object) -> tuple[dict, str]:
 def read_batches(descriptor: int, wake: int | None = None) -> Iterator[list[str]]:
     """Lines as they arrive, up to BATCH together; an empty list after IDLE_SECONDS of silence.
 
-    Args:
-        descriptor: File descriptor to read.
-        wake: Another one; as soon as it can be read, the reading ends.
+    As soon as the descriptor `wake` can be read, the reading ends.
     """
     lines, rest, cut, ended = deque(), b"", False, False
     watched = [descriptor] if wake is None else [descriptor, wake]
@@ -166,14 +157,8 @@ def serve(
 ) -> int:
     """Answer every line of `source` until it ends, a signal comes or the reader closes.
 
-    Args:
-        stream: The classifier.
-        source: Lines of JSON; a file with a descriptor.
-        answers, problems: Where answers go, and a line for each bad line.
-        state: Where to keep snapshots; None = nowhere.
-
-    Returns:
-        Exit code: 0, 2 if there was a bad line, 128 + number of the signal that ended it.
+    `source` has a descriptor; `problems` gets a line for each bad line, `state` the snapshots.
+    The exit code is 0, 2 if there was a bad line, 128 + number of the signal that ended it.
     """
     keeper, code, number = SnapshotScheduler(stream, state), 0, 1
     keeper.save()  # a path that cannot be written is better known now than after a night

@@ -199,7 +199,7 @@ def test_predictions_are_kept_until_a_curve_or_a_wish_changes(monkeypatch, tmp_p
         return predict(network, curves, **options)
 
     monkeypatch.setattr("lensml.experiments.evaluation_run.DATA", tmp_path)
-    monkeypatch.setattr("lensml.experiments.evaluation_run.predict", counted)
+    monkeypatch.setattr("lensml.network.predict", counted)
     curves = toy_set(num_pairs=4)
     first = predictions(curves, season_rows=3)
     again = predictions(curves, season_rows=2)
@@ -219,7 +219,7 @@ def test_classical_scores_are_kept_until_the_events_or_their_training_change(mon
         return {"single-lens refit": searched.refits.score[:, -1]}
 
     monkeypatch.setattr("lensml.experiments.evaluation_run.DATA", tmp_path)
-    monkeypatch.setattr("lensml.experiments.evaluation_run.classical_scores", counted)
+    monkeypatch.setattr("lensml.evaluation.classical_scores", counted)
     curves, training, others = toy_set(3, seed=2), toy_set(2, seed=4), toy_set(2, seed=5)
     first = classical(curves, training)
     assert np.array_equal(classical(curves, training)["single-lens refit"], *first.values())
