@@ -71,13 +71,11 @@ def git(*arguments: str) -> str:
     """Output of a git command in the checkout the package lies in; empty outside of one."""
     if not (ROOT / ".git").exists():
         return ""
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 30, "check": True}
     try:
-        run = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
-        )
+        return subprocess.run(["git", *arguments], **options).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
-    return run.stdout.strip()
 
 
 @cache
