@@ -41,7 +41,13 @@ def evaluate(
     loaded, config = network.load_network(run, device)
     curves = load(data)
     check_fresh(curves, config, data)
-    check_classes(curves, data)
+    singles, binaries = (int((curves.y == label).sum()) for label in (0, 1))
+    if not (singles and binaries and singles + binaries == len(curves)):
+        raise InputError(
+            f"{data}: `y` holds {singles} single lenses (0) and {binaries} binaries (1) in "
+            f"{len(curves)} rows, but both classes and nothing else were expected; "
+            "`lensml classify` calls curves of unknown class"
+        )
     predictions = predict_with_bar(loaded, curves)
     options = {"early_detection": early_detection, "num_bootstrap": num_bootstrap, "seed": seed}
     result, ideal = evaluation.full_report(curves, predictions, **options)
@@ -99,17 +105,6 @@ def report_text(report: Mapping[str, Any]) -> str:
         bound = "-" if beside is None else format_number(beside)
         lines.append(f"{OBSERVER_COLUMNS[name]:33}{format_number(found[name]):28}{bound}")
     return "\n".join(lines)
-
-
-def check_classes(curves: LightCurves, path: Path) -> None:
-    """Refuse labels that cannot be scored."""
-    counts = {int(label): int((curves.y == label).sum()) for label in (0, 1)}
-    if sum(counts.values()) != len(curves) or 0 in counts.values():
-        raise InputError(
-            f"{path}: `y` holds {counts[0]} single lenses (0) and {counts[1]} binaries (1) in "
-            f"{len(curves)} rows, but both classes and nothing else were expected; "
-            "`lensml classify` calls curves of unknown class"
-        )
 
 
 def figures(
