@@ -84,7 +84,7 @@ def format_number(value: Any) -> str:
     """
     if is_interval(value):
         value, low, high = value["value"], value["low"], value["high"]
-        if None in (value, low, high) or not low < high:
+        if None in (value, low, high) or not high - low > 1e-9 * abs(high):
             return format_number(value)
         decimals = decimals_of(high - low)
         while decimals < 4 and value < 1 and f"{value:.{decimals}f}" == f"{1:.{decimals}f}":
