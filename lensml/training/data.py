@@ -27,10 +27,7 @@ class TrainingData:
     observed: tuple[Tensor, Tensor] | None = None  # delta_mag (NaN = gap) and sigma, (2 P, T)
 
     def curriculum_order(self) -> np.ndarray:
-        """Training pairs in the order in which a curriculum admits them, (P_train,).
-
-        By falling distance between the two noise-free curves; unchanged where a set has none.
-        """
+        """Training pairs (P_train,) by falling distance of their noise-free curves, if any."""
         if self.clean is None:
             return self.train_pairs
         apart = torch.cat(
@@ -75,12 +72,9 @@ def load_training_data(
     """Load sets for training; the last events of each set are kept for validation.
 
     A set without any binary holds contaminants, each after the single lens that fits it best: only
-    the contaminants enter the loss, with label 0, and none is kept for validation.
-
-    Memory: all rows, 4 bytes an epoch (8 without magnifications), and one shard.
-
-    Raises:
-        InputError: If the sets do not share their epochs, or are not made of pairs.
+    the contaminants enter the loss, with label 0, and none is kept for validation. Memory: all
+    rows, 4 bytes an epoch (8 without magnifications), and one shard. InputError if sets do not
+    share their epochs or are not made of pairs.
     """
     sizes = [num_rows(p) for p in paths]
     total, num_epochs = sum(n for n, _ in sizes), sizes[0][1]

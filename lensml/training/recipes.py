@@ -21,13 +21,8 @@ class TrainingRecipe:
 # The thesis' grid with gaps; the same at coarser cadences with nights and a seasonal gap; and what
 # real surveys add: photon noise with errors quoted too small, outliers, and a baseline known only
 # from a finite number of epochs.
-COARSE = {"missing_fraction": (0.05, 0.4), "keep_every": (1, 24), "night": (0.3, 1.0)}
-REAL = {
-    "photon_noise": True,
-    "error_scale": (0.9, 1.8),
-    "outlier_fraction": 0.01,
-    "baseline_error": 0.2,
-}
+COARSE = dict(missing_fraction=(0.05, 0.4), keep_every=(1, 24), night=(0.3, 1.0))
+REAL = dict(photon_noise=True, error_scale=(0.9, 1.8), outlier_fraction=0.01, baseline_error=0.2)
 GENERAL_SURVEYS = (
     (0.60, Survey(sigma=(0.003, 0.2), missing_fraction=(0.05, 0.6))),
     (0.20, Survey(sigma=(0.003, 0.2), season_gap=(0.0, 40.0), **COARSE)),
@@ -49,14 +44,9 @@ def shipped_recipe(size: str = "full", seed: int = 0, *, times: float = 1.0) -> 
         name: Simulation(preset=name, num_pairs=int(n * fraction), seed=31416, shard_size=2000)
         for name, n in counts.items()
     }
+    options = {"seed": 27183, "shard_size": 1000, "blending": (0.1, 1.0)}
     for name, n in {"baseline": 6000, "stellar": 3000, "distinct": 2000}.items():
-        sets[f"{name}_blended"] = Simulation(
-            preset=name,
-            num_pairs=int(n * fraction),
-            seed=27183,
-            shard_size=1000,
-            blending=(0.1, 1.0),
-        )
+        sets[f"{name}_blended"] = Simulation(preset=name, num_pairs=int(n * fraction), **options)
     kinds = {
         "finite_source": 500,
         "parallax": 500,

@@ -56,21 +56,12 @@ def train(
     name: str = "",
     resume: bool = False,
 ) -> Path:
-    """Train a network on one or several sets into a run folder.
+    """Train a network on one or several sets into a run folder, which is returned.
 
-    Args:
-        data: Sets in the exchange format; noise is drawn afresh where they carry magnifications.
-        output: Run folder: config.json, model.safetensors (best), last.safetensors (to resume),
-            metrics.json, history.csv, training.log.
-        config: What to do.
-        name: Label of the experiment, kept with the run.
-        resume: Continue a killed run; it ends with the same bits as one that was not killed.
-
-    Returns:
-        The run folder.
-
-    Raises:
-        InputError: If the sets cannot be read, the folder holds another run, or memory is short.
+    Noise is drawn afresh where the sets carry magnifications. The folder holds config.json with the
+    `name` of the experiment, model.safetensors (best), last.safetensors (to resume), metrics.json,
+    history.csv and training.log. A killed run ends with the same bits once resumed. InputError if
+    the sets cannot be read, the folder holds another run, or memory is short.
     """
     run = run_folder(output)
     paths = [Path(p) for p in ([data] if isinstance(data, str | Path) else data)]

@@ -150,7 +150,9 @@ class BatchSampler:
         With `whole` of all rows, whatever the number of processes. Refits are made together: many
         small operations, which a GPU starts more slowly than it does them.
         """
-        parts = [self._own_pairs(plan.pairs, whole) for plan in plans]
+        rank, world = (0, 1) if whole else (self.rank, self.world)
+        sizes = [len(plan.pairs) for plan in plans]
+        parts = [slice(rank * n // world, (rank + 1) * n // world) for n in sizes]
         # Observe each batch, pad all to one length, encode.
         seen = [self._observe(plan, part) for plan, part in zip(plans, parts, strict=True)]
         lengths = [padded_length(s[2], plan.survey) for s, plan in zip(seen, plans, strict=True)]
@@ -173,11 +175,6 @@ class BatchSampler:
             found.append((*inputs, refits and refits.rows(rows)))
         return found
 
-    def _own_pairs(self, pairs: Tensor, whole: bool) -> slice:
-        """Which pairs of a global batch are this process' own."""
-        rank, world = (0, 1) if whole else (self.rank, self.world)
-        return slice(rank * len(pairs) // world, (rank + 1) * len(pairs) // world)
-
     def _observe(self, plan: BatchPlan, part: slice) -> tuple[Tensor, Tensor, Tensor]:
         """`(delta_mag, sigma, observed)` of a part of a batch, each (B, T).
 
@@ -196,10 +193,7 @@ class BatchSampler:
         return observe(self.data.clean[rows], draws, plan.survey, self.data.time)
 
     def free_blending(self, plan: BatchPlan) -> Tensor:
-        """Which rows of a global batch are refitted with f_s free, (B,) bool.
-
-        All rows of surveys whose baseline is not known exactly.
-        """
+        """Rows refitted with f_s free, (B,) bool: all where the baseline is not known exactly."""
         free = self.data.blended[2 * plan.pairs]
         if plan.survey is not None and plan.survey.baseline_error > 0:
             free = torch.ones_like(free)

@@ -49,12 +49,8 @@ def _learning_rate(config: TrainingConfig, progress: float) -> float:
 def training_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     """Cross entropy over epochs, mean over curves; later epochs weigh more.
 
+    `logits` and `valid` (observed) are (B, L), `labels` (B,) 0, 1 or NaN, which does not count.
     Uniform weights would spend most of the gradient on epochs before the event.
-
-    Args:
-        logits: Of P(binary) at every epoch, (B, L).
-        labels: 0 or 1, (B,); rows with NaN do not count.
-        valid: Which epochs are observed, (B, L) bool.
     """
     labelled = torch.isfinite(labels)
     labels, valid = labels.nan_to_num(), valid & labelled[:, None]
@@ -174,15 +170,10 @@ class Trainer:
             if step % 10 == 0 or step == sampler.steps - 1:  # reading waits for the device
                 read.append(float(loss))
                 bar.set_postfix(loss=f"{read[-1]:.4f}")
-        return self.mean_over_processes(sum(read) / len(read)), rate
-
-    def mean_over_processes(self, value: float) -> float:
-        """Mean of a number over all processes, whose parts of a batch are equal."""
-        if self.sampler.world == 1:
-            return value
-        total = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
-        return float(total) / self.sampler.world
+        total = torch.tensor(sum(read) / len(read), dtype=torch.float64, device=self.device)
+        if sampler.world > 1:  # processes, whose parts of a batch are equal
+            dist.all_reduce(total)
+        return float(total) / sampler.world, rate
 
     @torch.no_grad()
     def validate(self) -> tuple[float, float]:
@@ -241,10 +232,7 @@ class Trainer:
         return notes["epoch"] + 1
 
     def should_stop(self) -> bool:
-        """Whether the validation loss has not improved for `patience` epochs.
-
-        Never while the curriculum still raises the errors.
-        """
+        """Whether the loss has not improved for `patience` epochs, the curriculum being over."""
         losses = [row["validation_loss"] for row in self.history]
         rising = len(losses) < self.config.curriculum * self.config.epochs
         return not rising and len(losses) - 1 - int(np.argmin(losses)) >= self.config.patience
