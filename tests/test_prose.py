@@ -27,7 +27,6 @@ SHARE = re.compile(  # the noun, also in identifiers; "fraction" is the word
 ALLOWED = {  # (file, word): why it stays
     ("lensml/simulation/contaminants.py", "impostor"): "names of random streams",
     ("lensml/training/recipes.py", "impostor"): "names of training sets on disk",
-    ("lensml/training/sampler.py", "_share"): "a setting's name in older runs",
     ("lensml/network/checkpoint.py", "expert"): "tensor names of older runs",
     ("lensml/network/checkpoint.py", "consult"): "tensor names of older runs",
     ("lensml/network/checkpoint.py", "opinion"): "configuration key of older runs",
@@ -123,9 +122,8 @@ def test_every_exception_is_needed():
 def test_a_line_of_prose_is_one_sentence_and_short(file, text):
     found = []
     for number, line in prose_lines(text):
-        bare = re.sub(
-            r"\]\([^)]*\)|\{\{ \w+ \}\}|\{cite:\w+\}`[^`]*`", "", quotes().WRITTEN.sub("", line)
-        )
+        bare = quotes().names_only(line)
+        bare = re.sub(r"\]\([^)]*\)|\{\{ \w+ \}\}|\{cite:\w+\}`[^`]*`", "", bare)
         if len(bare) > MAX_LINE:
             found.append(f"line {number}: {len(line)} characters: {line[:70]!r}")
         bare = re.sub(r"^\s*(?:[-*]\s+|\d+\.\s+)?(?:\*\*[^*]+\*\*\s)?", "", line)

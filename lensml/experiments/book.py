@@ -1,4 +1,4 @@
-"""Compile pages and chapters into the book; what is the book's own code lies in `book/_ext`."""
+"""Compile pages and chapters into the book; the book's own code lies in `book/_ext`."""
 
 import re
 import shutil
