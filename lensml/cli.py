@@ -243,10 +243,11 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _book(args: argparse.Namespace) -> None:
-    from lensml.experiments import make_book, quotes
+    from lensml.experiments import book_code, make_book
 
     if args.quote:
-        print(f"numbers renewed in: {', '.join(quotes().quote_everywhere()) or 'no file'}")
+        renewed = book_code("quotes").quote_everywhere()
+        print(f"numbers renewed in: {', '.join(renewed) or 'no file'}")
     else:
         make_book(args.size, args.workers, run=not args.no_run, pdf=args.pdf)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pybtex.database import parse_file
 
-from lensml.experiments import quotes
+from lensml.experiments import book_code
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,7 +33,8 @@ ALLOWED = {  # (file, word): why it stays
 }
 READMES = ("README.md", "data/README.md", "figures/README.md")
 MAX_LINE = 140
-VALUES = quotes().quotable()
+QUOTES = book_code("quotes")
+VALUES = QUOTES.quotable()
 SENTENCE_END = re.compile(r"""(?<=[\w)\]*`$%"}>])[.!?]["*)_]*\s+(?=[A-Z`$*"\[(])""")
 QUOTE = re.compile(r"(?:\{\{ |<!-- )([a-z]\w*)(?: \}\}| -->)")
 CITED = re.compile(r"\{cite:\w+\}`([^`]*)`")
@@ -122,7 +123,7 @@ def test_every_exception_is_needed():
 def test_a_line_of_prose_is_one_sentence_and_short(file, text):
     found = []
     for number, line in prose_lines(text):
-        bare = quotes().names_only(line)
+        bare = QUOTES.names_only(line)
         bare = re.sub(r"\]\([^)]*\)|\{\{ \w+ \}\}|\{cite:\w+\}`[^`]*`", "", bare)
         if len(bare) > MAX_LINE:
             found.append(f"line {number}: {len(line)} characters: {line[:70]!r}")
@@ -153,7 +154,7 @@ def test_the_readme_lists_the_rooms_and_the_chapters():
 
 @by_file(pages())
 def test_every_quoted_number_is_that_of_its_record(file, text):
-    assert quotes().quote(text, VALUES, file) == text, "`lensml book --quote` renews quoted numbers"
+    assert QUOTES.quote(text, VALUES, file) == text, "`lensml book --quote` renews quoted numbers"
     if not file.startswith("book/"):  # JupyterLab and GitHub show them as they stand
         assert re.findall(r"\{\{ \w+ \}\}", text) == []
 

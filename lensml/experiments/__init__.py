@@ -12,10 +12,9 @@ __getattr__, __dir__, __all__ = exports(
     presets="TEST_SEED",
     results=(
         "BENCHMARKS PERFORMANCE STUDIES benchmarks_by_device display load_benchmark load_results "
-        "season_thresholds start"
+        "png season_thresholds start write_json"
     ),
     evaluation_run="assess classical evaluate headline predictions report_text scored",
-    explorer="explore frames plot_caustics snapshot",
-    notebooks="chapter_names find_chapter run",
-    book="make_book quotes",
+    notebooks="EXECUTED LOGS RECORDS chapter_names find_chapter read_record run",
+    book="book_code make_book",
 )

@@ -1,143 +1,39 @@
-"""Compile pages and chapters into the book; the book's own code lies in `book/_ext`."""
+"""The book: chapters run and compiled by its own code, which lies in `book/_ext`."""
 
-import re
-import shutil
-import subprocess
 import sys
-from collections.abc import Sequence
 from functools import cache
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
-from pathlib import Path
+from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType
 
-from lensml.experiments.notebooks import (
-    EXECUTED,
-    LOGS,
-    RECORDS,
-    chapter_names,
-    read_record,
-    run_all,
-)
-from lensml.experiments.results import load_results, write_json
-from lensml.paths import BOOK, BUILD, FIGURES, ROOT, InputError, check_size
+from lensml.experiments.notebooks import run_all
+from lensml.paths import BOOK, InputError, check_size
 
-STAGE = BUILD / "book"  # mirrors the repository, so that launch buttons point at committed sources
-PRINTING = {  # programs and modules that a PDF needs, and what brings them
-    "latexmk": "apt-get install latexmk texlive-latex-extra texlive-fonts-extra",
-    "xelatex": "apt-get install texlive-xetex fonts-freefont-otf",
-    "rsvg-convert": "apt-get install librsvg2-bin",
-    "sphinxcontrib.rsvgconverter": "pip install 'lensml[pdf]'",
-}
+
+@cache
+def book_code(name: str) -> ModuleType:
+    """The module `book/_ext/<name>.py`: `quotes`, `build`, `chapters` or `explorer`."""
+    path = BOOK / "_ext" / f"{name}.py"
+    if not path.exists():
+        raise InputError(f"{path} is missing; this needs a checkout of lensml with its book")
+    spec = spec_from_file_location(f"lensml_book_{name}", path)
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for their annotations
+    spec.loader.exec_module(module)
+    return module
 
 
 def make_book(
     size: str = "smoke", workers: int = 0, *, run: bool = True, pdf: bool = False
 ) -> None:
-    """Run all chapters, compile them with the prose (any warning is an error), print where.
+    """Run all chapters at `size`, `workers` at a time (0: two), compile the book, print where.
 
-    Args:
-        size: Of the chapters that are run.
-        workers: Chapters at a time; 0 for two, or one on a single core.
-        run: Whether to run them; without, their last copies are used as they are.
-        pdf: Whether to print the book to a PDF in place of the pages.
-
-    Raises:
-        InputError: If a program that a PDF needs is missing; one line each.
+    Without `run` the chapters' last copies are used as they are; with `pdf` the book is printed in
+    place of the pages, and InputError names each program that this needs and that is missing.
     """
     check_size(size)
-    if pdf and (missing := [f"{n} is missing: {way}" for n, way in PRINTING.items() if lacks(n)]):
+    code = book_code("build")
+    if pdf and (missing := code.missing_programs()):
         raise InputError("\n".join(missing))
     if run:
         run_all(size, {}, workers)
-    stage_book()
-    output = (BUILD / "pdf" if pdf else STAGE) / "_build" / ("latex" if pdf else "html")
-    shutil.rmtree(output, ignore_errors=True)
-    build(output)
-    final = print_book(output) if pdf else output / "index.html"
-    print(f"the book is at {final.as_uri()}")
-
-
-def lacks(name: str) -> bool:
-    """Whether a program, or a module with a dot in its name, is not installed."""
-    return (find_spec(name) if "." in name else shutil.which(name)) is None
-
-
-def build(output: Path) -> None:
-    """Compile the staging tree by jupyter-book; the output's folder and name say as what."""
-    command = ["-c", "from jupyter_book.cli.main import main; main()", "build", str(STAGE)]
-    files = ["--toc", str(STAGE / "_toc.yml"), "--config", str(STAGE / "_config.yml")]
-    strict = ["--path-output", str(output.parent.parent), "--builder", output.name]
-    command = [sys.executable, *command, *files, *strict, "-W", "-n", "--keep-going"]
-    call(command, r"WARNING|ERROR|sphinx\.errors")
-
-
-def print_book(folder: Path) -> Path:
-    """The PDF of LaTeX that sphinx left in a folder; warnings of TeX are no errors."""
-    command = ["latexmk", "-xelatex", "-interaction=nonstopmode", "-halt-on-error", "book.tex"]
-    call(command, r"^!|^l\.\d", cwd=folder)
-    final = BUILD / "book.pdf"
-    shutil.copyfile(folder / "book.pdf", final)
-    return final
-
-
-def call(command: Sequence[str], errors: str, cwd: Path = ROOT) -> None:
-    """Run a program with its output in a log.
-
-    Raises:
-        SystemExit: With its lines that match `errors`, if it fails.
-    """
-    log = LOGS / "book.log"
-    LOGS.mkdir(parents=True, exist_ok=True)
-    with open(log, "w") as stream:
-        done = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, cwd=cwd)
-    if done.returncode:
-        text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))
-        found = [line for line in text.splitlines() if re.search(errors, line)]
-        lines = found or text.splitlines()[-15:]
-        raise SystemExit("\n".join(["the book was not built:", *lines, f"log {log}"]))
-
-
-@cache
-def quotes() -> ModuleType:
-    """The module `book/_ext/quotes.py`, which puts stored numbers into prose."""
-    spec = spec_from_file_location("lensml_book_quotes", BOOK / "_ext" / "quotes.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def stage_book() -> None:
-    """Lay out, in `_build/book`, a mirror of the repository with every number filled in.
-
-    `book/_ext/chapters.py` then places figures and tables while sphinx reads the chapters.
-    """
-    if missing := [n for n in chapter_names() if not (EXECUTED / f"{n}.ipynb").exists()]:
-        raise InputError(f"not run yet: {', '.join(missing)}; `lensml run all` comes first")
-    for folder in ("book", "figures", "records", "runs"):
-        shutil.rmtree(STAGE / folder, ignore_errors=True)
-    shutil.copytree(BOOK, STAGE / "book")
-    shutil.copytree(RECORDS, STAGE / "runs")
-    for size in {read_record(name).get("size", "smoke") for name in chapter_names()}:
-        if (mine := BUILD / "figures" / size).exists():  # for want of a committed one
-            shutil.copytree(mine, STAGE / "figures", dirs_exist_ok=True)
-    if FIGURES.exists():
-        shutil.copytree(FIGURES, STAGE / "figures", dirs_exist_ok=True)
-    shutil.copyfile(ROOT / "_toc.yml", STAGE / "_toc.yml")
-    settings = re.sub(r".*//\S*example\.org.*\n", "", (ROOT / "_config.yml").read_text())
-    (STAGE / "_config.yml").write_text(settings)
-    prose = quotes()
-    values = prose.quotable()
-    for page in (STAGE / "book").glob("*.md"):
-        page.write_text(prose.fill(page.read_text(), values, page.name))
-    for old in (STAGE / "notebooks").glob("*.ipynb"):
-        if old.stem not in chapter_names():
-            old.unlink()
-    for name in chapter_names():
-        if record := load_results(name):
-            write_json(record, STAGE / "records" / f"{name}.json")
-        path = STAGE / "notebooks" / f"{name}.ipynb"
-        copy = (EXECUTED / path.name).read_text()
-        filled = prose.edit_markdown(copy, prose.fill, values, path.name)
-        if not path.exists() or path.read_text() != filled:  # sphinx reads again what is newer
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(filled)
+    print(f"the book is at {code.compile_book(pdf=pdf).as_uri()}")

@@ -14,14 +14,17 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch  # its `dict` sets variables for a while
 
 from tqdm import tqdm
 
 from lensml.experiments.machine import OUTPUT_VARIABLE, provenance
 from lensml.paths import (
+    BOOK,
     BUILD,
     NOTEBOOKS,
     PACKAGE,
+    ROOT,
     WEIGHTS,
     InputError,
     atomic_path,
@@ -61,10 +64,8 @@ def run(
 ) -> None:
     """Run one chapter (as `find_chapter` understands it), or "all" of them, at one of SIZES.
 
-    `parameters` are values for names of the chapter's `parameters` cell, strings read as `literal`
-    does; a run with any is kept out of `data/results`. `workers` is how many chapters run at a
-    time, 0 for two, or one on a single core. What is not known is an InputError; chapters that
-    fail end in SystemExit with status 1 and one line each.
+    `parameters`, of the chapter's `parameters` cell, keep a run out of `data/results`; `workers`
+    chapters run at a time, 0 for two. Chapters that fail end in SystemExit, one line each.
     """
     check_size(size)
     values = {name: literal(value) for name, value in (parameters or {}).items()}
@@ -80,30 +81,20 @@ def run(
 def literal(value: Any) -> Any:
     """Read a command-line string as the Python literal it spells, or leave it a string.
 
-    Only what papermill writes harmlessly into a cell comes out: None, bool, int, float, str, list
-    (also of a tuple) and dict with names as keys. All else is an InputError.
+    Tuples become lists. What JSON cannot hold, papermill could write as code: an InputError.
     """
     try:
         value = ast.literal_eval(value) if isinstance(value, str) else value
+        return json.loads(json.dumps(value))
     except (ValueError, SyntaxError):
         return value
     except (RecursionError, MemoryError):
         raise InputError("a parameter is nested too deeply; give a number, text or list") from None
-    return harmless(value)
-
-
-def harmless(value: Any) -> Any:
-    """`value` with tuples as lists; sets, bytes, complex numbers and the like are refused."""
-    if isinstance(value, list | tuple):
-        return [harmless(item) for item in value]
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: harmless(item) for key, item in value.items()}
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    raise InputError(
-        f"a parameter has a value of type {type(value).__name__}, but a number, text, yes or no "
-        "(True, False), None, a list or a dict with names as keys was expected"
-    )
+    except TypeError:
+        raise InputError(
+            "a parameter holds a value that is none of: number, text, True, False, None, list, "
+            f"dict with names as keys; its type is {type(value).__name__}"
+        ) from None
 
 
 def check_parameters(name: str, parameters: Iterable[str]) -> None:
@@ -137,7 +128,7 @@ def run_chapter(
     changes = {"TQDM_DISABLE": "1"}  # of the kernel's own bars
     if parameters:
         changes[OUTPUT_VARIABLE] = str(BUILD / "custom")
-    with logged(log), environment(changes):
+    with logged(log), patch.dict(os.environ, changes):
         try:
             with atomic_path(final) as temporary:
                 execute_notebook(
@@ -191,25 +182,13 @@ def logged(path: Path):
         handler.close()
 
 
-@contextmanager
-def environment(changes: Mapping[str, str]):
-    """Set environment variables for the processes that are started inside."""
-    before = dict(os.environ)
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
 def fingerprint(name: str, size: str, parameters: Mapping[str, Any]) -> str:
-    """Digest of all that decides what a chapter computes: itself, the package, the weights."""
+    """Digest of all that decides what a chapter shows: itself, package, weights, book's code."""
     digest = hashlib.sha256(json.dumps([size, dict(parameters)], sort_keys=True).encode())
     digest.update((NOTEBOOKS / f"{name}.ipynb").read_bytes())
-    weights = [path for path in WEIGHTS.rglob("*") if path.is_file()]
-    for path in sorted([*PACKAGE.rglob("*.py"), *weights]):
-        digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
+    files = [*PACKAGE.rglob("*.py"), *BOOK.glob("_ext/*.py"), *WEIGHTS.rglob("*")]
+    for path in sorted(path for path in files if path.is_file()):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -240,7 +219,7 @@ def run_all(size: str, parameters: Mapping[str, Any], workers: int) -> None:
     limits = dict.fromkeys(THREAD_VARIABLES, str(threads))
     failures = []
     # A spawned worker has imported nothing yet, so the thread limits reach all libraries.
-    with environment(limits), ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with patch.dict(os.environ, limits), ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         jobs = {pool.submit(run_chapter, name, size, parameters): name for name in todo}
         for job in (bar := tqdm(as_completed(jobs), total=len(jobs), desc=f"chapters, {size}")):
             try:

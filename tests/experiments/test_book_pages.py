@@ -1,16 +1,13 @@
 """Executed chapters become pages: figures at their captions, numbered tables, links."""
 
-import importlib.util
 import json
 
 import nbformat
 import pytest
 
-from lensml.paths import BOOK
+from lensml.experiments import book_code
 
-spec = importlib.util.spec_from_file_location("chapters_extension", BOOK / "_ext" / "chapters.py")
-extension = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(extension)
+extension = book_code("chapters")
 
 
 def output(data, **origin):

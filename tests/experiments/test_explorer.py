@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from lensml.experiments import explorer
+from lensml.experiments import book_code
 from lensml.lensing import point_lens_magnification, topology
+
+explorer = book_code("explorer")
 
 
 def observe(**changes):

@@ -17,7 +17,7 @@ from lensml.experiments import notebooks as chapters
 from lensml.experiments import results
 from lensml.paths import BOOK, InputError
 
-prose = publish.quotes()
+prose, compiler = publish.book_code("quotes"), publish.book_code("build")
 
 
 @pytest.fixture
@@ -307,15 +307,15 @@ def test_a_chapter_uses_what_rooms_show(name):
 
 @pytest.mark.parametrize("missing", ["xelatex", "sphinxcontrib.rsvgconverter"])
 def test_what_a_pdf_needs_is_named_before_anything_runs(tree, monkeypatch, missing):
-    monkeypatch.setattr(publish, "lacks", lambda name: name == missing)
+    monkeypatch.setattr(compiler, "lacks", lambda name: name == missing)
     with pytest.raises(InputError, match=f"^{missing} is missing: (apt-get|pip) install"):
         publish.make_book(pdf=True)
     assert not (tree / "_build").exists()
 
 
 def test_an_installed_program_and_module_are_found():
-    assert not publish.lacks("python3") and not publish.lacks("sphinxcontrib.bibtex")
-    assert publish.lacks("no-such-program") and publish.lacks("sphinxcontrib.none")
+    assert not compiler.lacks("python3") and not compiler.lacks("sphinxcontrib.bibtex")
+    assert compiler.lacks("no-such-program") and compiler.lacks("sphinxcontrib.none")
 
 
 @pytest.mark.book

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lensml import lensing
-from lensml.experiments.results import png
+from lensml.experiments import png
 from lensml.lensing import BinaryLens, binary_magnification, fit_pspl
 from lensml.network import classify
 from lensml.plotting import BINARY, SINGLE, canvas, styled
