@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = exports(
     early_detection=(
         "PHASE_EDGES add_refit_limited first_alert onset_times refit_prefixes scores_by_phase"
     ),
-    anomaly_finder="pspl_residuals score_at_fixed_thresholds search_prefixes",
+    anomaly_finder="score_at_fixed_thresholds search_prefixes",
     alerts=(
         "alert_rate_and_purity compare_observers detected_by_phase observer_scores season_policy"
     ),

@@ -26,15 +26,10 @@ DRAWS = 20_000  # behind the intervals of `alert_rate_and_purity`
 def season_policy(set_on: ArrayLike, fresh: ArrayLike, rate: float = 0.01) -> dict[str, Any]:
     """Threshold that at most `rate` of single lenses ever exceed, and how it holds on others.
 
-    Args:
-        set_on, fresh: Highest P(binary) over the season of the single lenses that set it and of
-            those that measure it, (n,) and (m,).
-        rate: Fraction of single lenses that may ever alert.
-
-    Returns:
-        `threshold`, `rate`, `set_on` (how many), `false_alarms` (fraction of `fresh` that alert)
-        and `expected`: whatever the distribution of scores, the fraction above a threshold that k
-        of n others exceed is Beta(k + 1, n - k) distributed (order statistics; Wilks 1941).
+    Of the highest P(binary) over a season of single lenses that set it and of those that measure
+    it, (n,) and (m,). Returns `threshold`, `rate`, `set_on` = n, `false_alarms` (fraction of fresh
+    that alert) and `expected`: whatever the distribution of scores, the fraction above a threshold
+    that k of n others exceed is Beta(k + 1, n - k) distributed (order statistics; Wilks 1941).
     """
     set_on = np.asarray(set_on, dtype=float)
     threshold = metrics.threshold_at_fpr(set_on, rate)
@@ -58,16 +53,11 @@ def median_interval(values: NDArray, num: int, seed: int) -> dict[str, float]:
 def latency_summary(
     alert: ArrayLike, onset: ArrayLike, *, num: int = 400, seed: int = 0
 ) -> dict[str, Any]:
-    """Detection of binaries and latency of their alerts after the onset of the anomaly.
+    """Detection of binaries and latency of their alerts after the onset of the anomaly, (n,).
 
-    Args:
-        alert: First alert of each binary (n,); NaN if none.
-        onset: Onset of its anomaly (n,); NaN if never, or not known.
-
-    Returns:
-        `detected` (fraction of all), `detected_with_onset` and `premature` (fraction of the alerts
-        on binaries with an onset that came before it); `median_lag` over all of these alerts [day],
-        a premature one being negative; `median_lag_after_onset` over those that are not premature.
+    Returns `detected` (fraction of all), `detected_with_onset` and `premature` (fraction of the
+    alerts on binaries with a known onset that came before it); `median_lag` of all these alerts,
+    premature ones negative, and `median_lag_after_onset` of the others [day].
     """
     alert, onset = np.asarray(alert, dtype=float), np.asarray(onset, dtype=float)
     given = np.isfinite(alert[np.isfinite(onset)])
@@ -86,10 +76,9 @@ def cross_fitted_alerts(
 ) -> tuple[NDArray, float]:
     """First alert of every row (n,), at the threshold that the other FOLDS of the pairs set.
 
-    Every row is measured and none sets its own threshold. The realised fraction of single lenses
-    that alert scatters less about `rate` than with two halves, so that observers are compared at
-    equal rates. Pairs, and two lone rows, which come as single, binary, stay together. Also returns
-    the median of the thresholds.
+    Every row is measured and none sets its own threshold; the realised rate scatters less about
+    `rate` than with two halves. Pairs, and two lone rows, which come as single, binary, stay
+    together. Also returns the median of the thresholds.
     """
     single, pair = np.asarray(y) == 0, np.asarray(pair)
     fold = np.where(pair >= 0, pair, np.arange(pair.size) // 2) % FOLDS
@@ -105,16 +94,11 @@ def season_report(
     score: NDArray, times: NDArray, y: ArrayLike, pair: ArrayLike, onset: NDArray, rate: float,
     *, num: int = 400, seed: int = 0,
 ) -> tuple[dict[str, Any], NDArray]:  # fmt: skip
-    """Alerts of one observer over a season at a controlled fraction of alerting single lenses.
+    """Alerts of one observer over a season where `rate` of the single lenses may ever alert.
 
-    Args:
-        score, times: Score at every epoch, NaN where there is none, and its epochs, each (n, T).
-        y, pair, onset: Class, pair and onset (NaN if none) of each row (n,).
-        rate: Fraction of single lenses that may ever alert (`cross_fitted_alerts`).
-
-    Returns:
-        `rate`, `threshold`, `false_alarms` (fraction of the single lenses that alert) and the
-        `latency_summary` of the binaries; and the first alert of each row (n,).
+    `score`, NaN where there is none, and `times` [day] are (n, T). Returns `rate`, `threshold`,
+    `false_alarms` (fraction of the single lenses that alert, `cross_fitted_alerts`) with the
+    `latency_summary` of the binaries; and the first alert of each row (n,).
     """
     first, threshold = cross_fitted_alerts(score, times, y, pair, rate)
     single = np.asarray(y) == 0
@@ -145,16 +129,11 @@ def compare_observers(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, NDArray]]:  # fmt: skip
     """Observers at equal fractions of twins that ever alert, on the same pairs.
 
-    Args:
-        curves, onset: Matched set, n rows, and `onset_times` of it (n,).
-        scores: By observer, `network` first (`observer_scores`).
-        rates: Fractions of twins that may alert; the first one is that of all but `by_rate`.
-
-    Returns:
-        Report by observer: `season_report`; `by_rate`, its main numbers at each of `rates`; and
-        `behind`, over binaries alerted by both the `median_difference` (network minus observer
-        [day]) and how often `network_first`. And of the binaries (m,): first alerts by observer,
-        `onset`, `t0`, `tE`.
+    `scores` are `observer_scores` of a matched set, `network` first, `onset` its `onset_times`.
+    Returns by observer the `season_report` at the first of `rates`; `by_rate`, its main numbers at
+    each; and `behind`, over binaries alerted by both the `median_difference` (network minus
+    observer [day]) and how often `network_first`. And of the binaries (m,): first alerts by
+    observer, `onset`, `t0`, `tE`.
     """
     binary, options = curves.y == 1, {"num": num, "seed": seed}
     report, binaries = {}, {"onset": onset[binary]}
@@ -188,22 +167,14 @@ def detected_by_phase(
 
 
 def alert_rate_and_purity(
-    false_alarm_rate: Mapping[str, float],
-    detected_rate: Mapping[str, float],
-    prevalence: float,
-    *,
-    seed: int = 0,
-) -> dict[str, Any]:
+    false_alarm_rate: Mapping[str, float], detected_rate: Mapping[str, float], prevalence: float,
+    *, seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
     """Alerts per 1000 events and their purity where a fraction `prevalence` is binary.
 
-    Args:
-        false_alarm_rate, detected_rate: `binomial_interval` of single lenses and of binaries that
-            ever alert; draws of both (beta, Jeffreys' prior) make the intervals.
-        prevalence: Fraction of binaries among the events watched.
-
-    Returns:
-        Intervals of `alerts_per_1000` events and of `purity`, the fraction of the alerts that are
-        binaries; NaN if nothing ever alerted.
+    Draws (beta, Jeffreys' prior) of both `binomial_interval`s, of single lenses and of binaries
+    that ever alert, make the intervals of `alerts_per_1000` and of `purity`, the fraction of the
+    alerts that are binaries; NaN if nothing ever alerted.
     """
     rng, rates = np.random.default_rng(seed), (false_alarm_rate, detected_rate)
 

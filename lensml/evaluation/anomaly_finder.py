@@ -93,7 +93,7 @@ def fit_curves(curves: LightCurves, fractions: Sequence[float] = FRACTIONS) -> P
     Of any set only X, time, sigma and m_base are used (and whether f_s is free); `fractions` rise.
     """
     blended = bool((curves.param("f_s") < 1).any())
-    parameters, chi2, dof = [], [], []
+    parts = []
     for start in progress_bar(range(0, len(curves), CHUNK), "fit prefixes"):
         times, delta, sigma = observed(curves.rows(slice(start, start + CHUNK)))
         weight = np.where(np.isfinite(delta), sigma**-2.0, 0.0)
@@ -101,11 +101,11 @@ def fit_curves(curves: LightCurves, fractions: Sequence[float] = FRACTIONS) -> P
         tensors = map(torch.from_numpy, (times, np.nan_to_num(delta)))
         options = {"weight": torch.from_numpy(weight), "blended": blended}
         fits = fit_prefixes(*tensors, list(map(torch.from_numpy, prefixes)), **options)
-        parameters.append(torch.stack([fit.start()[:, 0] for fit in fits], dim=1).numpy())
-        chi2.append(torch.stack([fit.chi2 for fit in fits], dim=1).numpy())
+        parameters = torch.stack([fit.start()[:, 0] for fit in fits], dim=1).numpy()
+        chi2 = torch.stack([fit.chi2 for fit in fits], dim=1).numpy()
         epochs = np.stack([((weight > 0) & p).sum(axis=1) for p in prefixes], axis=1)
-        dof.append(epochs - (4 if blended else 3))
-    return PrefixFits(*(np.concatenate(column) for column in (parameters, chi2, dof)))
+        parts.append((parameters, chi2, epochs - (4 if blended else 3)))
+    return PrefixFits(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def residuals(curves: LightCurves, parameters: NDArray, until: float = 1.0) -> NDArray:
@@ -118,11 +118,6 @@ def residuals(curves: LightCurves, parameters: NDArray, until: float = 1.0) -> N
         deviates = (delta - pspl_delta_mag(torch.from_numpy(times), *theta).numpy()) / sigma
         result[rows] = np.where(until_fraction(times, until), deviates, np.nan)
     return result
-
-
-def pspl_residuals(curves: LightCurves) -> NDArray:
-    """Residuals of the best single lens of the whole curve of each row, (n, T), in errors."""
-    return residuals(curves, fit_curves(curves, (1.0,)).parameters[:, 0])
 
 
 def shapes(tau: NDArray) -> NDArray:
@@ -265,10 +260,9 @@ def score_at_fixed_thresholds(
 ) -> dict[str, dict]:
     """Detections at the surveys' own thresholds, and at `rate` false positives on these rows.
 
-    Returns:
-        By rule of `RULES`: `false_positives`, the fraction of single lenses detected; `recall` of
-        all binaries; `recall_by_dchi2` with `bin`, `binaries`, `recall`. Then, under "1 % false
-        positives" or the like, the same at the pooled threshold, with `threshold`.
+    By rule of `RULES`: `false_positives`, the fraction of single lenses detected; `recall` of all
+    binaries; `recall_by_dchi2` with `bin`, `binaries`, `recall`. Then, under "1 % false positives"
+    or the like, the same at the pooled `threshold`.
     """
     threshold = metrics.threshold_at_fpr(scan.score[y == 0], rate)
     found = {name: scan.called(rule) for name, rule in RULES.items()}

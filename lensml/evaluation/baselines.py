@@ -80,7 +80,7 @@ def shortcut_probe(
 
 
 def residual_scan_score(residual: NDArray) -> NDArray:
-    """Largest deviate of any window of `pspl_residuals` (n, T), (n,); 0 for too few epochs.
+    """Largest deviate of any window of residuals (n, T), (n,); 0 for too few epochs.
 
     In windows of 3 to 129 successive observed epochs: the chi2 gained by a constant offset (a bump)
     and the summed chi2 (any scatter), both as standard normal deviates, the second by Wilson &
@@ -186,21 +186,14 @@ def boosted_score(train: NDArray, y: NDArray, test: NDArray, seed: int) -> NDArr
 
 
 def compare_methods(
-    scores: Mapping[str, NDArray],
-    y: NDArray,
-    dchi2: NDArray,
-    pair: NDArray,
-    *,
-    num: int = 200,
-    seed: int = 0,
-) -> dict[str, dict]:
+    scores: Mapping[str, NDArray], y: NDArray, dchi2: NDArray, pair: NDArray,
+    *, num: int = 200, seed: int = 0,
+) -> dict[str, dict]:  # fmt: skip
     """Every method on the same rows (n,) at 1 % false positives, `scores` (n,) by method.
 
-    Returns:
-        By method `recall_by_dchi2` (`metrics.recall_by_dchi2`), and with intervals
-        `dchi2_at_half_recall` (1 %), `dchi2_at_half_recall_strict` (0.1 %), `roc_auc` and `recall`,
-        the last at the pooled threshold. Of the method "ideal observer", recall by delta-chi2 and
-        delta-chi2 at 50 % recall are the closed forms.
+    By method `recall_by_dchi2` (`metrics.recall_by_dchi2`), and with intervals delta-chi2 at 50 %
+    recall (at 1 and 0.1 %), `roc_auc` and `recall` at the pooled threshold. Of the method "ideal
+    observer", recall by delta-chi2 and delta-chi2 at 50 % recall are the closed forms.
     """
     names, compared = (*metrics.IDEAL_HALF, "roc_auc", "recall_at_1pct"), {}
     for method, p in scores.items():

@@ -18,13 +18,9 @@ from lensml.evaluation.metrics import Interval
 def prior_shift(p: ArrayLike, prevalence: float, trained_at: float = 0.5) -> NDArray:
     """P(binary) at another prevalence: Bayes' formula, a shift of the log-odds.
 
-    logit p' = logit p + logit(prevalence) - logit(trained_at); certain p (0, 1) stay. Saerens,
-    Latinne & Decaestecker (2002), Neural Computation 14, 21, eq. 2.4.
-
-    Args:
-        p: P(binary) at the prevalence `trained_at`, any shape.
-        prevalence: Fraction of binaries among the events asked about, 0 < prevalence < 1.
-        trained_at: Fraction of binaries among the events that the network learned from.
+    logit p' = logit p + logit(prevalence) - logit(trained_at), both fractions of binaries between
+    0 and 1, `p` of any shape; certain p (0, 1) stay. Saerens, Latinne & Decaestecker (2002), Neural
+    Computation 14, 21, eq. 2.4.
     """
     for name, value in (("prevalence", prevalence), ("trained_at", trained_at)):
         if not 0 < value < 1:
@@ -110,22 +106,12 @@ def calibration_table(
 
 
 def anytime_calibration(
-    y: ArrayLike,
-    max_probability: ArrayLike,
-    levels: Sequence[float] = (0.5, 0.8, 0.9, 0.95, 0.99),
+    y: ArrayLike, max_probability: ArrayLike, levels: Sequence = (0.5, 0.8, 0.9, 0.95, 0.99)
 ) -> dict[str, Interval]:
-    """Fraction of binaries among the curves whose P(binary) ever reaches each level.
+    """Fraction of binaries among curves whose highest P(binary) (n,) reaches each level.
 
-    A probability that is right whenever it is looked at gives at least the level itself, for a
-    curve that reaches it passes through it.
-
-    Args:
-        y: Class of each curve (n,).
-        max_probability: Its highest P(binary) at any epoch (n,).
-        levels: Probabilities.
-
-    Returns:
-        By level ("0.5", ...) the Wilson interval with counts `hits` and `of`.
+    By level ("0.5", ...), as `binomial_interval`. A probability that is right whenever it is looked
+    at gives at least the level itself, for a curve that reaches it passes through it.
     """
     y, peak = metrics.check_scores(y, max_probability)
     return {f"{x:g}": metrics.binomial_interval(y[peak >= x]) for x in levels}

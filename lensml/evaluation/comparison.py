@@ -50,24 +50,17 @@ class Scores:
 
 def score(curves: LightCurves, p: NDArray) -> Scores:
     """Scores of a matched set, of which `p` (n,) is P(binary) at the end of the window."""
-    return Scores(
-        y=curves.y,
-        pair=curves.pair,
-        dchi2=curves.dchi2,
-        epochs=np.isfinite(curves.X).sum(axis=1),
-        p=p,
-        ideal=limits.ideal_log_ratio(curves),
-    )
+    known = {name: getattr(curves, name) for name in ("y", "pair", "dchi2")}
+    epochs = np.isfinite(curves.X).sum(axis=1)
+    return Scores(**known, epochs=epochs, p=p, ideal=limits.ideal_log_ratio(curves))
 
 
 def summary(scores: Scores, *, num: int, seed: int = 0) -> dict[str, Any]:
-    """Summarise network and ideal observer with intervals over pairs.
+    """Network and ideal observer with intervals over pairs.
 
-    Returns:
-        `pairs`; `epochs`, the mean number observed; `network` and `ideal`, each with the
-        statistics `SUMMARY` and the delta-chi2 at 50 % recall (of the ideal observer `IDEAL_HALF`);
-        `bound_z`, the largest excess of the network over the realised ideal observer in bootstrap
-        standard errors; `undetectable`, as the function of that name.
+    `pairs`; `epochs`, the mean number observed; `network` and `ideal`, each with `SUMMARY` and the
+    delta-chi2 at 50 % recall; `bound_z`, the largest excess of the network over the realised ideal
+    observer in bootstrap standard errors; `undetectable`, as the function of that name.
     """
     options, binaries = {"num": num, "seed": seed}, scores.dchi2[scores.binary]
     result: dict[str, Any] = {"pairs": binaries.size, "epochs": float(scores.epochs.mean())}
@@ -91,9 +84,7 @@ def completeness(
     """Recall in narrow bins of log delta-chi2, thresholds from `neighbour_thresholds`.
 
     A quarter of a decade each, from 0.1; a bin of fewer than `FEWEST` binaries joins the next.
-
-    Returns:
-        `dchi2` (median of the bin), `recall`, `low`, `high` (95 % Wilson), `count`; each (k,).
+    Returns `dchi2` (median of the bin), `recall`, `low`, `high` (95 % Wilson), `count`; each (k,).
     """
     y, p = metrics.check_scores(y, p)
     found = (p > metrics.neighbour_thresholds(y, p, dchi2, rate))[y]
@@ -116,9 +107,8 @@ def loss_by_cause(
 ) -> dict[str, Interval]:
     """Loss of a worse survey on the same events, split by cause, with paired intervals.
 
-    Returns:
-        `total`, the fall of the network's statistic; `data`, that of the ideal observer: the
-        information that was not recorded; `network`, the difference.
+    `total` is the fall of the network's statistic; `data` that of the ideal observer, the
+    information that was not recorded; `network` the difference.
     """
     if not np.array_equal(before.pair, after.pair) or not np.array_equal(before.y, after.y):
         raise ValueError("`before` and `after` must hold the same events in the same order")

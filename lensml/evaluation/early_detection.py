@@ -63,7 +63,7 @@ def refit_rows(
     The twin is fitted to the whole curve, which no observer has yet; here the single lens is fitted
     to the prefix alone. `fractions` of the window rise; the onset is searched for up to the last.
     """
-    numbers, parts, onsets = [np.empty(0, int)], [np.empty((0, len(fractions)))], [np.empty(0)]
+    parts = [(np.empty(0, int), np.empty((0, len(fractions))), np.empty(0))]
     for rows, own, other, single, binary in paired_rows(curves, REFIT_ROWS, curves.y == 1):
         times, names = np.array(own.times()), ("t0", "u0", "tE", "f_s")
         twin = torch.from_numpy(np.stack([other.param(name) for name in names], axis=1))[:, None]
@@ -80,10 +80,8 @@ def refit_rows(
         dchi2 = np.minimum.accumulate(dchi2[:, ::-1], axis=1)[:, ::-1]
         ends = np.stack([prefix.sum(axis=1) for prefix in prefixes], axis=1)
         starts = torch.cat([fit.start() for fit in fits], dim=1)
-        numbers.append(rows)
-        parts.append(dchi2)
-        onsets.append(bisect_onset(epochs, dchi2, ends, starts, level, **options))
-    return PrefixRefits(*(np.concatenate(column) for column in (numbers, parts, onsets)))
+        parts.append((rows, dchi2, bisect_onset(epochs, dchi2, ends, starts, level, **options)))
+    return PrefixRefits(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def bisect_onset(

@@ -103,13 +103,9 @@ def llr_terms(lightcurves: LightCurves) -> Iterator[tuple[NDArray, LightCurves, 
 def ideal_log_ratio(lightcurves: LightCurves, until: ArrayLike | None = None) -> NDArray:
     """Exact log-likelihood ratio, binary over single, of each row's own data, (n,) or (n, F).
 
-    Where the error depends on the magnitude, each hypothesis has its own and the ln sigma terms
-    count; outliers of the survey enter as the mixture they were drawn from. NaN for rows whose
-    partner is not in the set.
-
-    Args:
-        lightcurves: Set with `magnification` (else InputError); matched by `pair` and `y`.
-        until: Fractions of the window (F,); only epochs up to each of them count.
+    Only epochs up to the fractions `until` (F,) of the window count. Where the error depends on the
+    magnitude, each hypothesis has its own and the ln sigma terms count; outliers of the survey
+    enter as the mixture they were drawn from. NaN for rows whose partner is not in the set.
     """
     fractions = np.atleast_1d(1.0 if until is None else np.asarray(until, dtype=float))
     ratio = np.full((len(lightcurves), fractions.size), np.nan)
@@ -121,11 +117,10 @@ def ideal_log_ratio(lightcurves: LightCurves, until: ArrayLike | None = None) ->
 
 
 def llr_series(curves: LightCurves) -> NDArray:
-    """Log-likelihood ratio, binary over twin, up to each observed epoch, (n, T).
+    """Log-likelihood ratio, binary over twin, up to each observed epoch, (n, T); NaN elsewhere.
 
-    NaN where nothing was observed and for rows without a partner; the last value of a row is
-    `ideal_log_ratio`. By Ville's inequality at most a fraction 1/a of the twins ever exceeds ln a,
-    so that ln 100 is a season's threshold for 1 % before anything is measured.
+    By Ville's inequality at most a fraction 1/a of the twins ever exceeds ln a: ln 100 is a
+    season's threshold for 1 % before anything is measured.
     """
     ratio = np.full(curves.X.shape, np.nan)
     for rows, own, term in llr_terms(curves):
@@ -167,14 +162,9 @@ def excess_over_ideal(
 ) -> dict[str, dict[str, float]]:
     """Network minus the realised ideal observer on the same rows, in standard errors.
 
-    Args:
-        p: P(binary) of the network (n,).
-        ideal: Log-likelihood ratio of the ideal observer (n,); rows of NaN are left out.
-        y, pair, num, seed: Class, pair, resamples of pairs.
-
-    Returns:
-        For `roc_auc`, `balanced_accuracy` and `recall` (at 1 % pooled false positives): `network`,
-        `ideal`, `excess`, `standard_error` and `z`. A z above 3 is a leak.
+    Of P(binary) and the log-likelihood ratio `ideal` (n,), whose rows of NaN are left out: for
+    `roc_auc`, `balanced_accuracy` and `recall` (at 1 % pooled false positives) `network`, `ideal`,
+    `excess`, `standard_error` over pairs, and `z`. A z above 3 is a leak.
     """
     known = np.isfinite(ideal)
     p, ideal, y, pair = (np.asarray(column)[known] for column in (p, ideal, y, pair))
@@ -245,10 +235,9 @@ def weighted_epochs(observed: PackedCurves) -> tuple[Tensor, Tensor, Tensor]:
 def profile_llr_series(curves: LightCurves, refits: NDArray | None = None) -> NDArray:
     """Profile likelihood ratio: `llr_series` with each prefix's best fit as twin, (n, T).
 
-    It is `llr_series` less what a fit to the prefix gains over the twin, in half a chi-squared.
-    Every BIN observed epochs the prefix is refitted to the data (`causal_refits`, made here if not
-    given); an epoch between two refits takes the one that fits its own prefix better. NaN for rows
-    with less than BIN epochs.
+    `llr_series` less what a fit to the prefix gains over the twin, in half a chi-squared. Refits to
+    the data come every BIN observed epochs (`causal_refits`); an epoch between two takes the one
+    that fits its own prefix better. NaN for rows with less than BIN epochs.
     """
     ratio, refits = llr_series(curves), causal_refits(curves) if refits is None else refits
     for rows, own, _, single, _ in paired_rows(curves, REFIT_ROWS):

@@ -196,11 +196,10 @@ def ideal_recall(dchi2: ArrayLike, rate: float) -> NDArray:
 def recall_by_dchi2(y: ArrayLike, p: ArrayLike, dchi2: ArrayLike, rate: float) -> list[dict]:
     """Recall in the bins `DCHI2_BINS`, false positives taken from each bin's own twins.
 
-    Returns:
-        A row a bin: `bin`, `low`, `high`, `binaries`, `twins`; `median`, their delta-chi2;
-        `recall` with its Wilson interval `recall_low`, `recall_high`; `threshold_from`, "bin", or
-        "pooled" with fewer than 1 / rate twins, which cannot show that rate; `recall_pooled`; and
-        `ideal`, the mean `ideal_recall` of its binaries.
+    A row a bin: `bin`, `low`, `high`, `binaries`, `twins`; `median`, their delta-chi2; `recall`
+    with its Wilson interval `recall_low`, `recall_high`; `threshold_from`, "bin", or "pooled" with
+    fewer than 1 / rate twins, which cannot show that rate; `recall_pooled`; and `ideal`, the mean
+    `ideal_recall` of its binaries.
     """
     y, p = check_scores(y, p)
     dchi2 = np.asarray(dchi2, dtype=float)
@@ -228,12 +227,8 @@ def dchi2_50(y: ArrayLike, p: ArrayLike, dchi2: ArrayLike, rate: float = 0.01) -
     a lapse of at most `LARGEST_LAPSE`, by maximum likelihood: the curve of a search in white noise,
     whose signal-to-noise ratio is sqrt(D). A second fit leaves out binaries of more than `LOCAL`
     times the D of the first, so that lapses far above do not count. Thresholds are
-    `neighbour_thresholds`, which in a set of fewer twins than they want use all. Rows of unknown
-    delta-chi2 (NaN) are left out.
-
-    Returns:
-        Where the fit crosses one half. NaN with fewer than 2 / rate twins or `FEWEST` detections,
-        and if the crossing lies outside the delta-chi2 of the binaries.
+    `neighbour_thresholds`; rows of unknown delta-chi2 are left out. NaN with fewer than 2 / rate
+    twins or `FEWEST` detections, and if it lies outside the delta-chi2 of the binaries.
     """
     y, p = check_scores(y, p)
     dchi2 = np.asarray(dchi2, dtype=float)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import precision_recall_fscore_support
 
 from lensml.evaluation import alerts, metrics
 from lensml.evaluation import early_detection as early
@@ -19,17 +20,14 @@ REFITTED_PAIRS = 200  # binaries whose prefixes are refitted for a full report
 def classification_report(y: ArrayLike, p: ArrayLike) -> dict[str, dict[str, float]]:
     """Precision, recall, F1 and support of "single" and "binary" at P = 0.5.
 
-    As scikit-learn's function of that name; a precision without any such call is NaN.
+    A precision without any such call is NaN.
     """
-    matrix = metrics.confusion_matrix(y, p).astype(float)
-    result = {}
-    for k, name in enumerate(("single", "binary")):
-        right, called, support = matrix[k, k], matrix[:, k].sum(), matrix[k].sum()
-        row = {"precision": right / called if called else float("nan")}
-        row["recall"] = right / support if support else float("nan")
-        row["f1"] = 2 * right / (called + support) if called + support else float("nan")
-        result[name] = row | {"support": int(support)}
-    return result
+    y, p = metrics.check_scores(y, p)
+    parts = precision_recall_fscore_support(y, p > 0.5, labels=[0, 1], zero_division=np.nan)
+    names = ("precision", "recall", "f1", "support")
+    rows = zip(*(column.tolist() for column in parts), strict=True)
+    rows = (dict(zip(names, row, strict=True)) for row in rows)
+    return dict(zip(("single", "binary"), rows, strict=True))
 
 
 def observer_scores(
@@ -63,20 +61,11 @@ def observer_scores(
 def score_report(
     curves: LightCurves, p: NDArray, ideal: NDArray | None, *, num: int = 200, seed: int = 0
 ) -> dict[str, Any]:
-    """Full report of one probability a row, with the ideal observer's on the same rows.
+    """Full report of P(binary) of each row (n,), with the ideal observer's on the same rows.
 
-    Without noise-free curves the ideal observer is its expectation from `dchi2`, as far as that
-    goes; what is not defined is None.
-
-    Args:
-        curves: The set, n rows.
-        p: P(binary) of each row (n,).
-        ideal: Log-likelihood ratio of the ideal observer (n,), NaN = no partner; None = unknown.
-        num, seed: Resamples of pairs behind each interval.
-
-    Returns:
-        Numbers of the network, `intervals`, `ideal_observer` and `bound_excess`
-        (`excess_over_ideal`).
+    `ideal` is the log-likelihood ratio (n,), NaN = no partner. Without it the ideal observer is its
+    expectation from `dchi2`, as far as that goes; what is not defined is None. Returns numbers of
+    the network, `intervals`, `ideal_observer` and `bound_excess` (`excess_over_ideal`).
     """
     options = {"num": num, "seed": seed}
     y, dchi2, pair = curves.y, curves.dchi2, curves.pair
@@ -122,23 +111,14 @@ def scores_by_fraction(
 
 
 def full_report(
-    curves: LightCurves,
-    predictions: Predictions,
-    *,
-    early_detection: bool = False,
-    num_bootstrap: int = 200,
-    seed: int = 0,
-) -> tuple[dict[str, Any], NDArray | None]:
-    """All numbers of `metrics.json` but provenance.
+    curves: LightCurves, predictions: Predictions, *, early_detection: bool = False,
+    num_bootstrap: int = 200, seed: int = 0,
+) -> tuple[dict[str, Any], NDArray | None]:  # fmt: skip
+    """All numbers of `metrics.json` but provenance, of a set and `predict` on it.
 
-    Args:
-        curves, predictions: The set, n rows, and `predict` on it.
-        early_detection: Also refit prefixes (refit-limited bound, onset) and count alerts.
-        num_bootstrap, seed: Resamples of pairs behind every interval.
-
-    Returns:
-        The report, and the log-likelihood ratio of the ideal observer up to FRACTIONS (n, 7), None
-        without noise-free pairs.
+    `early_detection` also refits prefixes (refit-limited bound, onset) and counts alerts. Returns
+    the report, and the log-likelihood ratio of the ideal observer up to FRACTIONS (n, 7), None
+    without noise-free pairs.
     """
     options = {"num": num_bootstrap, "seed": seed}
     paired = curves.magnification is not None and (curves.pair >= 0).any()

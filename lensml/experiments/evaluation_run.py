@@ -22,14 +22,9 @@ HEADLINE = [name for name in evaluation.STATISTICS if name not in ("accuracy", "
 
 
 def evaluate(
-    data: Path | str,
-    output_dir: Path | str,
-    run: Path | str | None = None,
-    *,
-    early_detection: bool = False,
-    num_bootstrap: int = 200,
-    seed: int = 0,
-) -> dict[str, Any]:
+    data: Path | str, output_dir: Path | str, run: Path | str | None = None,
+    *, early_detection: bool = False, num_bootstrap: int = 200, seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
     """Score a network on a set and write `metrics.json`, `predictions.npz` and figures (SVG).
 
     `data` is in the exchange format, its `X` used as it is stored; `run` a run folder of `train`,

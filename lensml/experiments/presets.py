@@ -4,7 +4,7 @@ Nothing is made here: a preset combines settings, `results.Chapter` simulates an
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lensml.paths import check_size
 from lensml.simulation import Simulation, Survey
@@ -85,18 +85,13 @@ def _fine_tuned(preset: str, size: str, seed: int) -> tuple[Simulation, Training
     """Training events of one set, and how: below `full` from the shipped weights, slowly."""
     pairs = TRAINING_PAIRS[check_size(size)]
     simulation = Simulation(preset=preset, num_pairs=pairs, seed=TRAINING_SEED + seed)
-    shared = {"hide_blending_fraction": 0.0, "seed": seed}
+    config = TrainingConfig(epochs=50, batch_size=1024, hide_blending_fraction=0.0, seed=seed)
     if size == "full":
-        return simulation, TrainingConfig(epochs=50, batch_size=1024, **shared)
-    return simulation, TrainingConfig(
-        epochs=2 if size == "desk" else 1,
-        batch_size=128 if size == "desk" else 32,
-        learning_rate=3e-4 if size == "desk" else 1e-5,
-        validation_fraction=0.05,
-        curriculum=0.0,
-        start_from="shipped",
-        **shared,
-    )
+        return simulation, config
+    slow = {"desk": (2, 128, 3e-4), "smoke": (1, 32, 1e-5)}[size]
+    changes = dict(zip(("epochs", "batch_size", "learning_rate"), slow, strict=True))
+    changes |= {"validation_fraction": 0.05, "curriculum": 0.0, "start_from": "shipped"}
+    return simulation, replace(config, **changes)
 
 
 def simulated_events(size: str = "full", seed: int = 0) -> Experiment:

@@ -123,11 +123,9 @@ def png(figure: Figure, dpi: int) -> bytes:
 
 
 def display(thing: Any, **origin: Any) -> None:
-    """Show `thing` inside a notebook, its `origin` as metadata; do nothing elsewhere.
+    """Show a figure, its svg file, data by media type or any object inside a notebook.
 
-    Args:
-        thing: A figure, its svg file, a mapping of media types to data, or any other object.
-        origin: What the book needs to know of this output (`figure`, `table`, `own`, ...).
+    `origin` is its metadata: what the book needs to know (`figure`, `table`, `own`, ...).
     """
     import IPython
 
@@ -171,14 +169,10 @@ def one_file(simulation: Simulation) -> Path:
 class Chapter:
     """One run of a chapter: its preset, its clock, and what it shows and saves.
 
-    A page shows the committed result of the largest size. Where this run is smaller, its own
-    figures, tables and numbers stand in one collapsed block, which `save` shows.
-
-    Args:
-        name: File stem of the notebook; ``02_baseline`` takes `presets.baseline`.
-        size: "smoke", "desk" or "full".
-        seed: Of all that is drawn.
-        sizes_differ: Whether a run at smoke is less than one at desk.
+    `name` is the notebook's file stem; ``02_baseline`` takes `presets.baseline`. A page shows the
+    committed result of the largest size. Where this run is smaller, its own figures, tables and
+    numbers stand in one collapsed block, which `save` shows. `sizes_differ` says whether a run at
+    smoke is less than one at desk.
     """
 
     def __init__(self, name: str, size: str, seed: int = 0, *, sizes_differ: bool = True) -> None:
@@ -229,21 +223,13 @@ class Chapter:
         pairs = max((test.num_pairs for test in tests), default=0)
         return f"smoke size: {f'{pairs} pairs, ' * bool(pairs)}not a result"
 
-    def test_path(self, name: str) -> Path:
-        """File of the test set `name`, simulated on first use."""
-        return one_file(self.experiment.tests[name])
-
     def test_set(self, name: str, survey: str | None = None) -> LightCurves:
-        """The test set `name` through one of the chapter's surveys; None = the set's own.
+        """The test set `name`, unseen in training, through a chapter's survey or its own (None).
 
-        Matched events are observed by `reobserve` in every chapter, so that two chapters which look
-        at one condition have the same rows.
-
-        Raises:
-            InputError: If the shipped network was trained or validated on one of its events.
+        Matched events are observed by `reobserve`: chapters of one condition share their rows.
         """
-        path, simulation = self.test_path(name), self.experiment.tests[name]
-        curves = load(path)
+        simulation = self.experiment.tests[name]
+        curves = load(path := one_file(simulation))
         check_unseen(curves, load_network()[1], path)
         if simulation.population:
             return curves
@@ -286,21 +272,14 @@ class Chapter:
         plt.close(figure)
 
     def table(
-        self,
-        rows: ResultsTable | Mapping[str, Mapping[str, Any]],
-        columns: Sequence[str] | Mapping[str, str] = (),
-        caption: str = "",
-        note: str = "",
+        self, rows: ResultsTable | Mapping[str, Mapping[str, Any]],
+        columns: Sequence[str] | Mapping[str, str] = (), caption: str = "", note: str = "",
         name: str = "",
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Show the committed table of that name, or this one if the page shows this run.
 
-        Args:
-            rows: What `results_table` takes, or a table made before.
-            columns: The same.
-            caption: One sentence above it; a number such as "Table 2.1" is put before.
-            note: What stands below it.
-            name: Key in the chapter's record; without one, the number of tables so far.
+        `rows` and `columns` are what `results_table` takes, or a table made before; `name` is its
+        key in the chapter's record, by default the number of tables so far.
         """
         table = rows if isinstance(rows, ResultsTable) else results_table(rows, columns)
         number = len(self.tables) + 1
@@ -319,10 +298,8 @@ class Chapter:
     def save(self, numbers: Mapping[str, Any], *, spell_keys: bool = False) -> None:
         """Write numbers, tables, names of figures and provenance, whole or not at all; show them.
 
-        Args:
-            numbers: Name to number, to interval ``{"value", "low", "high"}``, or to a nested
-                mapping or list of these. Numpy types are converted; NaN becomes null.
-            spell_keys: Store every key as `result_key` spells it, not as it is.
+        `numbers` are nested mappings and lists of numbers and intervals; NaN becomes null. With
+        `spell_keys` every key is stored as `result_key` spells it.
         """
         numbers = plain(safe_keys(numbers) if spell_keys else numbers)
         origin = provenance(size=self.size, seed=self.seed, started=self.started)

@@ -123,11 +123,7 @@ class ResultsTable:
     """Headings, rows of text, a note below and a caption; as HTML, Markdown and plain text."""
 
     def __init__(
-        self,
-        headings: Sequence[str],
-        rows: Sequence[Sequence[str]],
-        note: str = "",
-        caption: str = "",
+        self, headings: Sequence[str], rows: Sequence[Sequence[str]], note: str = "", caption=""
     ) -> None:
         self.headings, self.rows = list(headings), [list(row) for row in rows]
         self.note, self.caption = note, caption
@@ -157,18 +153,11 @@ def _inline_html(text: str) -> str:
 
 
 def results_table(
-    rows: Mapping[str, Mapping[str, Any]],
-    columns: Sequence[str] | Mapping[str, str],
-    note: str = "",
-    caption: str = "",
+    rows: Mapping[str, Mapping], columns: Sequence | Mapping[str, str], note: str = "", caption=""
 ) -> ResultsTable:
     """One row a name, a column a number; a dash where a row has no such number.
 
-    Args:
-        rows: Name to the numbers and intervals of its row.
-        columns: Keys of these numbers, or a mapping from key to heading.
-        note: What stands below the table.
-        caption: One sentence above it.
+    `rows` are numbers and intervals by key, by name; `columns` their keys, or headings by key.
     """
     if not isinstance(columns, Mapping):
         columns = {key: str(key).replace("_", " ") for key in columns}

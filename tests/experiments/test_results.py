@@ -153,9 +153,9 @@ def chapter(repository, monkeypatch):
 
 
 def test_a_test_set_is_made_once(chapter, repository):
-    path = chapter.test_path("matched")
+    path = results.one_file(chapter.experiment.tests["matched"])
     made = path.stat().st_mtime_ns
-    assert chapter.test_path("matched") == path
+    assert results.one_file(chapter.experiment.tests["matched"]) == path
     assert path.stat().st_mtime_ns == made and path.is_relative_to(repository)
     assert len(chapter.test_set("matched")) == 2 * chapter.experiment.tests["matched"].num_pairs
 
