@@ -4,6 +4,8 @@ from lensml._exports import exports
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
+    noise="NoiseLevels SkyNoise draw_noise_levels nights noise_third ornstein_uhlenbeck sky_noise",
+    schedules=("SURVEYS DataSet Observed noise_levels observe_event quoted_sigma schedule"),
     priors="PARAMETER_SETS draw_binary parameter_set",
     survey="Survey draw_torch error_bars noise_free_delta_mag observe",
     lightcurves=(
