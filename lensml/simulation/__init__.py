@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = exports(
     noise="NoiseLevels SkyNoise draw_noise_levels nights noise_third ornstein_uhlenbeck sky_noise",
     schedules=("SURVEYS DataSet Observed noise_levels observe_event quoted_sigma schedule"),
     priors="PARAMETER_SETS draw_binary parameter_set",
+    populations="VARIABLES Variable draw_variable",
     survey="Survey draw_torch error_bars noise_free_delta_mag observe",
     lightcurves=(
         "FRACTIONS LightCurves PARAM_NAMES iterate load num_rows partner_rows reobserve save "

@@ -127,7 +127,7 @@ def sky_noise(
     strength: float = 1.0,
     levels: NoiseLevels | None = None,
 ) -> SkyNoise:
-    """Noise of one data set at sorted `times` (n,) [day] with quoted errors `sigma` (n,) [mag].
+    """Noise of a data set at sorted `times` (n,) [day] with quoted errors `sigma` (n,) [mag].
 
     `levels` None: drawn. An observed magnitude is true + systematic + scale * sigma * white normal.
     """
