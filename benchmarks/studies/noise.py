@@ -7,9 +7,10 @@ archives, label quality B and C, that `noise_third` sets aside for this: a third
 name; the others only measure. Each is fitted by a single lens with a blend and a robust loss; the
 residuals, in units of the quoted errors, are modelled as a Gaussian process (white noise, a term a
 night, an hour-angle term, red noise with its time-scale, a slow drift), whose amplitudes are
-estimated by maximum a posteriori with log-normal priors a factor of four wide. Quantiles over the
-curves, by class of the median error, go to `lensml/simulation/noise.json`; no photometry does.
-`--check` measures curves of white noise and of `sky_noise` at the same epochs by the same steps.
+estimated by maximum a posteriori with log-normal priors a factor of four wide. The same steps on
+white noise at the same epochs give what the priors and the fit alone leave: its quantiles are taken
+off in quadrature. Quantiles over the curves, by class of the median error, go to
+`lensml/simulation/noise.json`; no photometry does. `--check` measures what `sky_noise` draws, too.
 """
 
 import argparse
@@ -148,14 +149,20 @@ def measure(times: NDArray, mag: NDArray, sigma: NDArray, row: dict) -> dict:
     }
 
 
-def table(found: list[dict]) -> dict:
-    """Quantiles over the curves by class of their error: what `sky_noise` draws from."""
+def table(found: list[dict], control: list[dict]) -> dict:
+    """Quantiles over the curves by class of their error, net of `control`, white noise."""
     place = np.digitize([f["sigma"] for f in found], SIGMA_EDGES)
     classes = [[f for f, p in zip(found, place, strict=True) if p == k] for k in range(3)]
-    quantiles = {
-        name: [np.quantile([f[name] for f in part], LEVELS).round(4).tolist() for part in classes]
-        for name in NAMES
-    }
+    quantiles, floors = {}, {}
+    for name in NAMES:
+        floors[name] = np.quantile([f[name] for f in control], LEVELS)
+        raw = np.array([np.quantile([f[name] for f in part], LEVELS) for part in classes])
+        if name == "error_factor":
+            raw = raw / floors[name][2]
+        elif name != "red_time":  # at least a fifth is left: an estimate of zero has no logarithm
+            net = np.sqrt(np.maximum(raw**2 - floors[name] ** 2, (0.2 * raw) ** 2))
+            raw = np.sort(net, axis=1)
+        quantiles[name] = raw.round(4).tolist()
     ratios = np.concatenate([f["seasons"] for f in found])
     sizes = np.abs(np.concatenate([f["sizes"] for f in found]))
     return {
@@ -166,6 +173,7 @@ def table(found: list[dict]) -> dict:
         "levels": LEVELS,
         "units": "of the quoted error; red_time in days",
         **quantiles,
+        "white_noise": {name: floors[name].round(4).tolist() for name in NAMES},
         "outlier_fraction": float(np.mean(np.concatenate([[f["outliers"]] for f in found]))),
         "curves_with_outliers": float(np.mean([f["outliers"] > 0 for f in found])),
         "outlier_size": np.quantile(sizes, LEVELS).round(2).tolist(),
@@ -205,10 +213,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     curves = read(options.folder)
     found = [measure(*data.T, row) for data, row in tqdm(curves.values(), "real")]
-    with atomic_path(TABLE) as temporary:
-        temporary.write_text(json.dumps(table(found), indent=1) + "\n")
     checks = {}
-    for label in ("white", "drawn") if options.check else ():
+    for label in ("white", "drawn") if options.check else ("white",):
         generator = np.random.default_rng(1)
         checks[label] = []
         for data, row in tqdm(curves.values(), label):
@@ -219,6 +225,9 @@ def main(arguments: list[str] | None = None) -> int:
                 offset = noise.systematic + noise.scale * offset
             truth = single_lens(times, mag, sigma, row)[1]
             checks[label].append(measure(times, truth + offset, sigma, row))
+        if label == "white":
+            with atomic_path(TABLE) as temporary:
+                temporary.write_text(json.dumps(table(found, checks[label]), indent=1) + "\n")
     for label, part in {"real": found, **checks}.items():
         print(label, {k: np.quantile([f[k] for f in part], LEVELS).round(3) for k in NAMES})
         for key in ("quiet", "lensed", "outliers"):

@@ -80,7 +80,7 @@ def draw_noise_levels(
             "error_factor": float(np.clip(drawn["error_factor"], 0.4, 3.0)) ** min(strength, 1.0),
             "red_time": 0.05 * 200 ** u[6],  # an hour to ten days: hardly measured at one a night
             "drift_time": 30 * 10 ** u[0],
-            "seeing": strength * 0.5 * u[1] ** 2,
+            "seeing": strength * 0.3 * u[1] ** 2,
             "floor": strength * FLOOR * FLOOR_SPREAD ** generator.standard_normal(),
             # Half the data sets have outliers, log-uniform; a quarter one-sided ones.
             "outliers": strength * 10 ** (-3 + 1.5 * u[2]) if u[5] < 0.5 else 0.0,
