@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from lensml.paths import InputError, atomic_path
 from lensml.seeds import event_generator
-from lensml.simulation.noise import ornstein_uhlenbeck
 from lensml.simulation.survey import Survey, draw_numpy, noise_free_delta_mag, observe
 
 FRACTIONS = (0.1, 0.25, 0.33, 0.5, 0.67, 0.83, 1.0)  # of the window, for early detection
@@ -310,50 +309,3 @@ def reobserve(curves: LightCurves, survey: Survey, seed: int) -> LightCurves:
         parts.append(observe_pairs(*pairs, survey, curves.time))
     meta = {**curves.meta, "survey": survey.describe(), "observed_with_seed": seed}
     return replace(curves, **concatenate(parts), meta=meta)
-
-
-CONDITIONS = {  # name of a transfer condition -> what `spoil` does, in quoted errors
-    "white noise x1.2": ("white", 1.2),
-    "red noise 0.3 sigma": ("red", 0.3),
-    "red noise 0.5 sigma": ("red", 0.5),
-    "red noise 1 sigma": ("red", 1.0),
-    "baseline off 0.2 sigma": ("baseline", 0.2),
-    "baseline off 1 sigma": ("baseline", 1.0),
-    "outliers 1 %": ("outliers", 0.01),
-    "outliers 3 %": ("outliers", 0.03),
-    "undeclared blends": ("blends", 0.1),
-}
-RED_TIME, OUTLIER = 1.0, 5.0  # time-scale [day]; scatter of an outlier over that of others
-
-
-def spoil(curves: LightCurves, condition: str, seed: int) -> LightCurves:
-    """A set with one of `CONDITIONS` that its `sigma`, `m_base` and blending do not declare.
-
-    White noise and outliers add to the noise that is there, baselines are off by a normal number a
-    row. Blends, f_s uniform from 0.1 to 1 a pair, need `magnification` and unblended rows; both
-    curves of a pair get the same, so that single lenses stay single lenses; `dchi2` is then NaN.
-    """
-    if condition not in CONDITIONS:
-        raise InputError(
-            f"`condition` is {condition!r}, but one of {', '.join(CONDITIONS)} was expected"
-        )
-    kind, size = CONDITIONS[condition]
-    g, sigma = event_generator(seed, condition, 0, "spoil"), curves.sigmas()
-    if kind == "blends":
-        fractions = g.uniform(size, 1.0, int(curves.pair.max(initial=-1)) + 1 + len(curves))
-        place = np.where(curves.pair >= 0, curves.pair + len(curves), np.arange(len(curves)))
-        params = curves.params.copy()
-        params[:, PARAM_NAMES.index("f_s")] = fractions[place]
-        blended = replace(curves, params=params, dchi2=np.full(len(curves), np.nan), dchi2_at=None)
-        shift = blended.noise_free() - curves.noise_free()
-        return replace(blended, X=(curves.X + shift).astype(np.float32))
-    white = g.standard_normal(curves.X.shape)
-    if kind == "red":
-        red = [ornstein_uhlenbeck(g, times, np.array([RED_TIME])) for times in curves.times()]
-        shift = size * sigma * np.concatenate(red)
-    elif kind == "baseline":
-        shift = size * np.median(sigma, axis=1, keepdims=True) * white[:, :1]
-    else:
-        scale = size if kind == "white" else np.where(g.random(white.shape) < size, OUTLIER, 1.0)
-        shift = np.sqrt(scale**2 - 1) * sigma * white
-    return replace(curves, X=(curves.X + shift).astype(np.float32))

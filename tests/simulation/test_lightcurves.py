@@ -9,9 +9,7 @@ import pytest
 from sets import toy_set
 
 from lensml.paths import InputError
-from lensml.simulation.contaminants import contaminant_set
 from lensml.simulation.lightcurves import (
-    CONDITIONS,
     FRACTIONS,
     PARAM_NAMES,
     LightCurves,
@@ -22,7 +20,6 @@ from lensml.simulation.lightcurves import (
     partner_rows,
     reobserve,
     save,
-    spoil,
     until_fraction,
 )
 from lensml.simulation.simulator import Simulation, simulate
@@ -232,63 +229,3 @@ def test_the_last_epoch_belongs_to_the_whole_window():
     times = np.array([0.1, 0.3, 0.7])  # 0.1 + (0.7 - 0.1) rounds to less than 0.7
     assert until_fraction(times, 1.0).all()
     assert until_fraction(times, 0.5).tolist() == [True, True, False]
-
-
-@pytest.fixture(scope="module")
-def singles():
-    """Point-source single lenses at 0.1 mag on 400 epochs."""
-    return contaminant_set("point_source", 128, 4, Survey(num_epochs=400))
-
-
-@pytest.mark.parametrize("condition", CONDITIONS)
-def test_spoiling_keeps_epochs_and_all_that_is_declared(singles, condition):
-    spoiled = spoil(singles, condition, 1)
-    np.testing.assert_array_equal(np.isnan(spoiled.X), np.isnan(singles.X))
-    for name in ("sigma", "m_base", "time", "y", "pair"):
-        np.testing.assert_array_equal(getattr(spoiled, name), getattr(singles, name))
-    np.testing.assert_array_equal(spoiled.X, spoil(singles, condition, 1).X)
-    assert not np.array_equal(spoiled.X, spoil(singles, condition, 2).X, equal_nan=True)
-
-
-def added(singles, condition):
-    """What a condition adds to the observed magnitudes, in quoted errors (n, T)."""
-    spoiled = spoil(singles, condition, 1)
-    return (spoiled.X - singles.X) / singles.sigmas()
-
-
-@pytest.mark.parametrize("rms", [0.3, 0.5, 1.0])
-def test_red_noise_has_the_rms_and_the_time_scale_of_its_condition(singles, rms):
-    red = added(singles, f"red noise {rms:g} sigma")
-    assert np.nanstd(red) == pytest.approx(rms, rel=0.03)
-    steps = round(1.0 / (singles.time[1] - singles.time[0]))  # a day
-    kept = np.nanmean(red[:, steps:] * red[:, :-steps]) / np.nanmean(red**2)
-    assert kept == pytest.approx(np.exp(-1), abs=0.04)
-
-
-def test_white_noise_outliers_and_baselines_are_of_their_sizes(singles):
-    total = (spoil(singles, "white noise x1.2", 1).X - singles.noise_free()) / singles.sigmas()
-    assert np.nanstd(total) == pytest.approx(1.2, rel=0.01)
-    for percent in (1, 3):
-        out = added(singles, f"outliers {percent} %")
-        hit = abs(out[np.isfinite(out)]) > 1e-3  # float32 magnitudes
-        assert hit.mean() == pytest.approx(percent / 100, rel=0.1)
-        assert np.nanstd(out[abs(out) > 1e-3]) == pytest.approx(np.sqrt(24), rel=0.05)
-    for size in (0.2, 1.0):
-        off = added(singles, f"baseline off {size:g} sigma")
-        assert np.nanmax(np.nanstd(off, axis=1)) < 1e-3  # one offset a curve
-        assert np.nanstd(np.nanmean(off, axis=1)) == pytest.approx(size, rel=0.2)
-
-
-def test_undeclared_blends_dilute_both_curves_of_a_pair_and_are_not_declared(tmp_path):
-    curves = load(simulate(tmp_path / "set.npz", Simulation(num_pairs=6, seed=3), workers=1))
-    spoiled = spoil(curves, "undeclared blends", 1)
-    f_s = spoiled.param("f_s")
-    assert (f_s[::2] == f_s[1::2]).all() and len(set(f_s)) == 6 and f_s.min() >= 0.1
-    assert not spoiled.blended and np.isnan(spoiled.dchi2).all()
-    residuals = [(c.X - c.noise_free()) for c in (curves, spoiled)]
-    np.testing.assert_allclose(*residuals, atol=1e-5)  # the noise stays
-
-
-def test_unknown_conditions_are_named(singles):
-    with pytest.raises(InputError, match="'moonlight', but one of white noise x1.2"):
-        spoil(singles, "moonlight", 0)
