@@ -6,7 +6,6 @@ Amplitudes are drawn from `noise.json`, quantiles over real single lenses by the
 
 import json
 from dataclasses import dataclass
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+TABLE = json.loads(Path(__file__).with_suffix(".json").read_text())
 SIDEREAL = 1.0027379  # turns a day
 WIDER = 1.5  # log-spread of what is drawn over that of what was measured
 # Absolute floor of all systematics, log-normal: flat fields and colour terms of millimagnitudes.
@@ -50,11 +50,6 @@ class NoiseLevels:
     bad: float = 1.0  # factor on all noise in one stretch of 10 to 150 days
 
 
-@cache
-def _table() -> dict:
-    return json.loads(Path(__file__).with_suffix(".json").read_text())
-
-
 def draw_noise_levels(
     generator: np.random.Generator, sigma: float, strength: float = 1.0
 ) -> NoiseLevels:
@@ -62,12 +57,11 @@ def draw_noise_levels(
 
     `strength` multiplies systematics and rates of outliers; 0 gives white noise as quoted.
     """
-    table = _table()
-    place = int(np.digitize(sigma, table["sigma_edges"]))
+    place = int(np.digitize(sigma, TABLE["sigma_edges"]))
     # Normal scores of the levels .05 .25 .5 .75 .95; outside of them the ends go on straight.
     scores, drawn = np.array([-1.645, -0.674, 0.0, 0.674, 1.645]), {}
     for name in ("error_factor", "night", "hour_angle", "red", "drift"):
-        logs, z = np.log(table[name][place]), generator.standard_normal()
+        logs, z = np.log(TABLE[name][place]), generator.standard_normal()
         inside = np.interp(z, scores, logs)
         beyond = (z - np.clip(z, -1.645, 1.645)) * (logs[-1] - logs[0]) / 3.29
         drawn[name] = float(np.exp(logs[2] + WIDER * (inside + beyond - logs[2])))

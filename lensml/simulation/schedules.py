@@ -13,18 +13,11 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from lensml.paths import InputError
-from lensml.simulation.noise import (
-    NoiseLevels,
-    draw_noise_levels,
-    ornstein_uhlenbeck,
-    sky_noise,
-)
+from lensml.simulation.noise import NoiseLevels, draw_noise_levels, ornstein_uhlenbeck, sky_noise
 
 YEAR = 365.25  # [day]
-MAX_EPOCHS = 4000  # of an event, all data sets together
-MIN_EPOCHS = 3  # of a data set
 GAMMA = 0.039  # of the error model, for every survey: Ivezic et al. (2019), ApJ 873, 111, eq. 5
-MAX_SIGMA = 1.0  # [mag]
+Generator = np.random.Generator
 
 
 class Site(NamedTuple):
@@ -51,19 +44,13 @@ class DataSet:
     f_s: float  # the source's part of the baseline flux
 
 
-def quoted_sigma(dataset: DataSet, mag: NDArray) -> NDArray:
+def quoted_sigma(dataset: DataSet, mag: NDArray | float) -> NDArray:
     """Error (n,) that the survey states at its epochs for magnitudes `mag` (n,) [mag]."""
     x = 10 ** (0.4 * np.clip(mag - dataset.depth, -20, 5))
-    return np.minimum(np.sqrt(dataset.floor**2 + (0.04 - GAMMA) * x + GAMMA * x**2), MAX_SIGMA)
+    return np.minimum(np.sqrt(dataset.floor**2 + (0.04 - GAMMA) * x + GAMMA * x**2), 1.0)
 
 
-def ground(
-    generator: np.random.Generator,
-    site: Site,
-    span: tuple[float, float],
-    midsummer: float,
-    cadence: float,
-) -> NDArray:
+def ground(g: Generator, site: Site, span: tuple, midsummer: float, cadence: float) -> NDArray:
     """Epochs of a field of the Galactic bulge from one site, sorted [day].
 
     The bulge transits at midnight on the day `midsummer` (21 June) and is seen while it is within
@@ -76,56 +63,49 @@ def ground(
     transit = -season / YEAR  # from midnight [day]
     dark = (5.5 - 0.7 * abs(season) / 122) / 24
     start, end = np.maximum(-dark, transit - 4.5 / 24), np.minimum(dark, transit + 4.5 / 24)
-    weather = ornstein_uhlenbeck(generator, day, np.array([2.0]))[0]
-    early = generator.random(len(day)) < 1 / 6
-    end = np.where(early, start + (end - start) * generator.random(len(day)), end)
+    weather = ornstein_uhlenbeck(g, day, np.array([2.0]))[0]
+    early = g.random(len(day)) < 1 / 6
+    end = np.where(early, start + (end - start) * g.random(len(day)), end)
     use = (weather < ndtri(site.clear)) & (end - start > 0.02)
     if cadence >= 1:
-        use &= generator.random(len(day)) < 1 / cadence
-        times = (day + start + (end - start) * generator.random(len(day)))[use]
+        use &= g.random(len(day)) < 1 / cadence
+        times = (day + start + (end - start) * g.random(len(day)))[use]
     else:
-        first = (day + start)[use] + cadence * generator.random(int(use.sum()))
+        first = (day + start)[use] + cadence * g.random(int(use.sum()))
         count = np.maximum(((day + end)[use] - first) // cadence + 1, 0).astype(int)
         place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        jitter = generator.uniform(-0.1, 0.1, len(place))
+        jitter = g.uniform(-0.1, 0.1, len(place))
         times = np.repeat(first, count) + cadence * (place + jitter)
     times = np.sort(times + site.midnight)
     return times[(times >= span[0]) & (times <= span[1])]
 
 
-def _depths(generator: np.random.Generator, times: NDArray, depth: float) -> NDArray:
-    """Depth of each epoch: Moon and transparency by night (0.3 mag), seeing within it (0.1)."""
-    slow, fast = ornstein_uhlenbeck(generator, times, np.array([1.5, 0.05]))
-    return depth + 0.3 * slow + 0.1 * fast
-
-
 class _Event:
     """What the data sets of one event share: its time, its source and its blends."""
 
-    def __init__(self, generator: np.random.Generator, t0: float, tE: float):
+    def __init__(self, generator: Generator, t0: float, tE: float):
         self.generator, self.t0, self.tE = generator, t0, tE
         # Most events peak where the bulge is seen for hours; one in ten near the season's ends.
         edge = generator.random() < 0.1
         self.midsummer = t0 - generator.uniform(*((90, 125) if edge else (-90, 90)))
         self.end = t0 + float(np.clip(generator.uniform(1.5, 5) * tE, 15, 300))
-        # Baselines in I; half the sources are blended, evenly in their part of the flux.
+        # Baselines in I; seven in ten are blended, evenly in the part of the flux.
         self.m_base = generator.triangular(15.0, 19.5, 20.5)
         self.f_s = 1.0 if generator.random() < 0.3 else generator.uniform(0.05, 1.0)
         self.color = generator.normal(1.8, 0.4)  # V - I, reddened
 
-    def see(
-        self, name: str, times: NDArray, depth: float, floor: float, color: float = 0.0
-    ) -> DataSet:
+    def see(self, name: str, times: NDArray, depth: float, floor: float, color=0.0) -> DataSet:
         """A data set; other resolution and band change the blend and shift the magnitude."""
         g = self.generator
-        ratio = (1 / self.f_s - 1) * np.exp(0.4 * g.standard_normal())
+        # Moon and transparency change the depth from night to night, seeing within an hour.
+        slow, fast = ornstein_uhlenbeck(g, times, np.array([1.5, 0.05]))
         return DataSet(
             name=name,
             times=times,
-            depth=_depths(g, times, depth + g.normal(0, 0.2)),
+            depth=depth + g.normal(0, 0.2) + 0.3 * slow + 0.1 * fast,
             floor=floor * 2 ** g.uniform(-0.5, 1),
             m_base=self.m_base + color + 0.1 * g.standard_normal(),
-            f_s=1 / (1 + ratio),
+            f_s=1 / (1 + (1 / self.f_s - 1) * np.exp(0.4 * g.standard_normal())),
         )
 
 
@@ -208,18 +188,16 @@ def roman(event: _Event) -> list[DataSet]:
     pauses = start + 72 * g.random(g.integers(0, 6))
     lengths = 0.1 * 20 ** g.random(len(pauses))
     event.m_base = g.triangular(17.0, 22.5, 24.0)
-    found = []
-    for name, step, depth, color in (
-        ("F146", 12.1 / 1440, 24.7, 0.0),
-        ("F087", 0.5, 24.0, 1.0),
-        ("F213", 0.5, 23.5, -0.3),
-    ):
+    found, bands = (
+        [],
+        (("F146", 12.1 / 1440, 24.7, 0), ("F087", 0.5, 24, 1), ("F213", 0.5, 23.5, -0.3)),
+    )
+    for name, step, depth, color in bands:
         times = np.append(sparse, np.arange(start + step * g.random(), start + 72, step))
         paused = (times[:, None] >= pauses) & (times[:, None] < pauses + lengths)
         times = times[~paused.any(axis=1) & (times < event.end)]
         seen = event.see(name, times, depth, 0.001, color)
-        # No weather in space: a constant depth.
-        found.append(replace(seen, depth=np.full(len(times), depth)))
+        found.append(replace(seen, depth=np.full(len(times), depth)))  # no weather in space
     return found
 
 
@@ -248,11 +226,7 @@ SURVEYS: dict[str, Callable[[_Event], list[DataSet]]] = {
 
 
 def schedule(
-    name: str,
-    generator: np.random.Generator,
-    t0: float,
-    tE: float,
-    max_epochs: int = MAX_EPOCHS,
+    name: str, generator: Generator, t0: float, tE: float, max_epochs: int = 4000
 ) -> tuple[DataSet, ...]:
     """Data sets of an event that peaks at `t0` [day] after a rise of `tE` [day]; of `SURVEYS`.
 
@@ -260,11 +234,10 @@ def schedule(
     """
     if name not in SURVEYS:
         raise InputError(f"`survey` is {name!r}, but one of {', '.join(SURVEYS)} was expected")
-    while True:
-        found = SURVEYS[name](_Event(generator, t0, tE))
-        found = [d for d in found if len(d.times) >= MIN_EPOCHS]
-        if (total := sum(len(d.times) for d in found)) >= 20:
-            break
+    total = 0
+    while total < 20:
+        found = [d for d in SURVEYS[name](_Event(generator, t0, tE)) if len(d.times) >= 3]
+        total = sum(len(d.times) for d in found)
     step = -(-total // max_epochs)
     return tuple(replace(d, times=d.times[::step], depth=d.depth[::step]) for d in found)
 
@@ -282,7 +255,7 @@ class Observed(NamedTuple):
 
 
 def observe_event(
-    generator: np.random.Generator,
+    generator: Generator,
     delta_mag: Callable[[NDArray], NDArray],
     plans: Sequence[DataSet],
     noise: bool | float | Sequence[NoiseLevels] = True,
@@ -292,28 +265,24 @@ def observe_event(
     `delta_mag` gives unblended magnitudes (n,); every data set adds its blend. `noise`: False is
     white as quoted; a number multiplies the systematics; `NoiseLevels` a data set are given.
     """
+    strength = 1.0 if isinstance(noise, Sequence) else float(noise)
+    levels = (
+        noise if isinstance(noise, Sequence) else [None if noise else NoiseLevels()] * len(plans)
+    )
     found = []
-    for k, plan in enumerate(plans):
+    for plan, level in zip(plans, levels, strict=True):
         flux = 10 ** (-0.4 * np.asarray(delta_mag(plan.times)))
         truth = plan.m_base - 2.5 * np.log10(np.maximum(1 + plan.f_s * (flux - 1), 1e-4))
         sigma = quoted_sigma(plan, truth)
-        levels = noise[k] if isinstance(noise, Sequence) else None
-        if levels is None and not noise:
-            levels = NoiseLevels()
-        strength = 1.0 if isinstance(noise, bool | Sequence) else float(noise)
-        drawn = sky_noise(generator, plan.times, sigma, strength, levels)
-        white = drawn.scale * sigma
-        mag = truth + drawn.systematic + white * generator.standard_normal(len(truth))
-        quoted = quoted_sigma(plan, mag)
-        found.append(Observed(plan.times, mag, quoted, plan.m_base, white, drawn.systematic, truth))
+        systematic, scale = sky_noise(generator, plan.times, sigma, strength, level)
+        white = scale * sigma
+        mag = truth + systematic + white * generator.standard_normal(len(truth))
+        sigma = quoted_sigma(plan, mag)
+        found.append(Observed(plan.times, mag, sigma, plan.m_base, white, systematic, truth))
     return found
 
 
-def noise_levels(generator: np.random.Generator, plans: Sequence[DataSet]) -> list[NoiseLevels]:
+def noise_levels(generator: Generator, plans: Sequence[DataSet]) -> list[NoiseLevels]:
     """Noise of each data set, so that both events of a pair are observed with the same."""
-    return [
-        draw_noise_levels(
-            generator, float(np.median(quoted_sigma(p, np.full(len(p.times), p.m_base))))
-        )
-        for p in plans
-    ]
+    sigmas = [float(np.median(quoted_sigma(p, p.m_base))) for p in plans]
+    return [draw_noise_levels(generator, sigma) for sigma in sigmas]

@@ -11,6 +11,7 @@ from lensml.simulation import (
     ornstein_uhlenbeck,
     sky_noise,
 )
+from lensml.simulation.noise import TABLE
 
 TIMES = np.sort(np.random.default_rng(0).uniform(-100, 100, 1200))
 SIGMA = np.full(len(TIMES), 0.05)
@@ -101,13 +102,11 @@ def test_a_bad_stretch_is_one_stretch():
 
 
 def test_drawn_levels_follow_the_table_with_wider_tails():
-    from lensml.simulation.noise import _table
-
     generator = np.random.default_rng(8)
     for place, sigma in enumerate((0.01, 0.04, 0.1)):
         levels = [draw_noise_levels(generator, sigma) for _ in range(4000)]
         for name in ("error_factor", "red", "night"):
-            low, _, middle, _, high = np.log(_table()[name][place])
+            low, _, middle, _, high = np.log(TABLE[name][place])
             found = np.log(np.quantile([getattr(x, name) for x in levels], [0.05, 0.5, 0.95]))
             assert found[1] == pytest.approx(middle, abs=0.05)
             assert found[0] < low + 0.01 and found[2] > min(high, np.log(1.49)) - 0.01
