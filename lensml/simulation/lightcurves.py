@@ -10,11 +10,26 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from lensml.paths import InputError, atomic_path
 from lensml.seeds import event_generator
+from lensml.simulation.noise import ornstein_uhlenbeck
 from lensml.simulation.survey import Survey, draw_numpy, noise_free_delta_mag, observe
 
+# What the quoted errors do not tell of: effect and size, in errors of an epoch where not noted.
+CONDITIONS: dict[str, tuple[str, float]] = {
+    "as quoted": ("white", 1.0),
+    "1.2 times as large": ("white", 1.2),  # factor
+    "outliers, 1 %": ("outliers", 0.01),  # fraction of epochs, five times the noise
+    "outliers, 3 %": ("outliers", 0.03),
+    "baseline off by 0.2 sigma": ("baseline", 0.2),  # rms
+    "baseline off by 1 sigma": ("baseline", 1.0),
+    "red noise, 0.3 sigma": ("red", 0.3),  # Ornstein-Uhlenbeck process, time-scale of a day
+    "red noise, 0.5 sigma": ("red", 0.5),
+    "red noise, 1 sigma": ("red", 1.0),
+    "undeclared blend": ("blend", 0.1),  # least fraction of the flux that is lensed
+}
 FRACTIONS = (0.1, 0.25, 0.33, 0.5, 0.67, 0.83, 1.0)  # of the window, for early detection
 PARAM_NAMES = ("t0", "u0", "tE", "rho", "s", "q", "alpha", "f_s")
 SHARED = ("time", "param_names", "meta")  # members that belong to the set, not to a row
@@ -309,3 +324,35 @@ def reobserve(curves: LightCurves, survey: Survey, seed: int) -> LightCurves:
         parts.append(observe_pairs(*pairs, survey, curves.time))
     meta = {**curves.meta, "survey": survey.describe(), "observed_with_seed": seed}
     return replace(curves, **concatenate(parts), meta=meta)
+
+
+def spoil(curves: LightCurves, condition: str, seed: int) -> LightCurves:
+    """A set of unblended single lenses under one of `CONDITIONS`, added to the noise it has.
+
+    Only what is observed changes: new `X`, or `m_base` for a wrong baseline. A row is the same in a
+    set of any size, and effects of one kind differ in size only.
+    """
+    if condition not in CONDITIONS:
+        raise InputError(
+            f"`condition` is {condition!r}, but one of {', '.join(CONDITIONS)} was expected"
+        )
+    effect, size = CONDITIONS[condition]
+    generator, sigma = event_generator(seed, f"spoil_{effect}", 0), curves.sigmas()
+    meta = {**curves.meta, "condition": condition}
+    if effect == "baseline":
+        level = np.nanmedian(np.where(np.isfinite(curves.X), sigma, np.nan), axis=1)
+        off = size * level * generator.standard_normal(len(curves))
+        return replace(curves, m_base=(curves.m_base + off).astype(np.float32), meta=meta)
+    if effect == "blend":
+        params = curves.params.copy()
+        params[:, -1] = generator.uniform(size, 1.0, len(curves))
+        change = replace(curves, params=params).noise_free() - curves.noise_free()
+    elif effect == "red":
+        red = [ornstein_uhlenbeck(generator, t, np.ones(1)) for t in curves.times()]
+        change = size * sigma * np.concatenate(red)
+    elif effect == "outliers":
+        hit, white = generator.standard_normal((len(curves), 2, curves.X.shape[1])).swapaxes(0, 1)
+        change = np.where(hit < ndtri(size), np.sqrt(24) * sigma * white, 0.0)
+    else:
+        change = np.sqrt(size**2 - 1) * sigma * generator.standard_normal(curves.X.shape)
+    return replace(curves, X=(curves.X + change).astype(np.float32), meta=meta)
