@@ -37,6 +37,7 @@ YEAR = 365.25  # time 0 of the grid falls on any day of it [d]
 FLUX_RATIO = (1e-3, 1.0)  # second source over first, log-uniform; its t0, u0 from the same priors
 AMPLITUDE = (0.01, 0.2)  # half the range of the pulsation, log-uniform [mag]
 PERIOD = (2.0, 200.0)  # log-uniform [day]
+STREAMS = ("side", "noise")  # of an event: its baseline, its noise and gaps
 DRIFT = 0.1  # uniform from -DRIFT to DRIFT over 100 d, counted from the first epoch [mag]
 
 
@@ -78,12 +79,14 @@ def draw_contaminant(kind: str, seed: int, index: int) -> Contaminant:
         event["date"] = generator.uniform(0, YEAR)
     elif kind == "binary_source":
         second = draw_single(parameter_set("baseline"), generator)
-        event |= {"t0_2": second.t0, "u0_2": second.u0}
-        event["flux_ratio"] = log_uniform(generator, FLUX_RATIO)
+        ratio = log_uniform(generator, FLUX_RATIO)
+        event |= {"t0_2": second.t0, "u0_2": second.u0, "flux_ratio": ratio}
     elif kind == "variable_baseline":
-        event["amplitude"] = log_uniform(generator, AMPLITUDE)
-        event["period"] = log_uniform(generator, PERIOD)
-        event["phase"] = generator.uniform(0, 2 * np.pi)
+        event |= {"amplitude": log_uniform(generator, AMPLITUDE)}
+        event |= {
+            "period": log_uniform(generator, PERIOD),
+            "phase": generator.uniform(0, 2 * np.pi),
+        }
         drift = generator.uniform(-DRIFT, DRIFT)
         event["drift"] = drift if generator.random() < 0.5 else 0.0
     return Contaminant(**event)
@@ -123,7 +126,13 @@ def contaminant_magnification(events: list[Contaminant], times: NDArray) -> NDAr
     """Flux of each event over its baseline's, everything included, at `times` (T,): (n, T)."""
     names = [f.name for f in fields(Contaminant)]
     columns = {k: np.array([[getattr(e, k)] for e in events], dtype=float) for k in names}
-    u = _separation(columns, times)
+    # The (first) source from the lens, (n, T) [theta_E].
+    t0, u0, pi_N, pi_E = (columns[k] for k in ("t0", "u0", "pi_E_N", "pi_E_E"))
+    tau = (times - t0) / columns["tE"]
+    if pi_N.any() or pi_E.any():
+        north, east = sun_offset(times + columns["date"], t0 + columns["date"])
+        u0, tau = u0 + pi_N * east - pi_E * north, tau + pi_N * north + pi_E * east
+    u = np.hypot(u0, tau)
     flux = point_lens_magnification(np.maximum(u, 1e-12))
     for k in np.flatnonzero(columns["rho"]):
         flux[k] = finite_source_magnification(u[k], events[k].rho)
@@ -135,17 +144,6 @@ def contaminant_magnification(events: list[Contaminant], times: NDArray) -> NDAr
         drift = columns["drift"] * (times - times[0]) / 100
         flux *= 10 ** (-0.4 * (columns["amplitude"] * np.sin(angle) + drift))
     return flux
-
-
-def _separation(columns: dict[str, NDArray], times: NDArray) -> NDArray:
-    """Of the (first) source from the lens, (n, T) [theta_E]."""
-    t0, u0, date = columns["t0"], columns["u0"], columns["date"]
-    tau = (times - t0) / columns["tE"]
-    pi_N, pi_E = columns["pi_E_N"], columns["pi_E_E"]
-    if not (pi_N.any() or pi_E.any()):
-        return np.hypot(u0, tau)
-    north, east = sun_offset(times + date, t0 + date)
-    return np.hypot(u0 + pi_N * east - pi_E * north, tau + pi_N * north + pi_E * east)
 
 
 def _blocks(kind: str, num_events: int, seed: int) -> Iterator[tuple[list[int], list[Contaminant]]]:
@@ -170,9 +168,8 @@ def contaminant_set(
     parts = []
     for indices, events in _blocks(kind, num_events, seed):
         flux = contaminant_magnification(events, survey.times)
-        sides = [event_generator(seed, preset, i, "side") for i in indices]
-        m_base = np.array([g.uniform(*BASELINE_MAG) for g in sides], dtype=np.float32)
-        noise = [event_generator(seed, preset, i, "noise") for i in indices]
+        side, noise = ([event_generator(seed, preset, i, s) for i in indices] for s in STREAMS)
+        m_base = np.array([g.uniform(*BASELINE_MAG) for g in side], dtype=np.float32)
         # A survey observes pairs: each event is observed twice, and the second row is dropped.
         twice = (-2.5 * np.log10(flux)).repeat(2, axis=0), m_base.repeat(2)
         observed = observe_pairs(*twice, noise, survey, survey.times, matched=False)
