@@ -102,16 +102,20 @@ def _parser() -> argparse.ArgumentParser:
         "classify",
         "P(binary) along light curves: baseline, first alert, highest and last P",
         "phot.dat --plot phot.png",
-        "a.csv b.csv --json",
+        "site1.csv site2.csv --json",
+        "phot.txt --columns time=2,mag=3,err=4,dataset=filter",
     )
-    add("lightcurve", type=Path, nargs="+", metavar="FILE", help="CSV with a header, or a table "
-        "of OGLE, MOA or KMTNet; plain or gzipped; each file is an event")  # fmt: skip
-    add("--m_base", type=float, help="baseline magnitude of the one FILE; default: the median of "
-        "its epochs so far, which needs 20")  # fmt: skip
+    add("lightcurve", type=Path, nargs="+", metavar="FILE|FOLDER", help="a table with a header, or "
+        "of OGLE, MOA or KMTNet, plain or packed; several are data sets of one event")  # fmt: skip
+    add("--each", action="store_true", help="each file is an event of its own")
+    add("--columns", metavar="ROLE=NAME,...", help="where to look: time=..,mag=..,err=.. or "
+        "flux=..,flux_err=.., perhaps dataset=.., names or numbers from 1")  # fmt: skip
+    add("--m_base", type=float, help="baseline magnitude of the one data set; default: the median "
+        "of its epochs so far, which needs 20")  # fmt: skip
     add("--plot", type=Path, metavar="FILE", help="draw data, fit, residuals and P: .png or .svg; "
-        "of several files, a folder")  # fmt: skip
+        "of several events, a folder")  # fmt: skip
     add("--model", type=Path, metavar="RUN", help=MODEL_HELP)
-    add("--json", action="store_true", help="one object a FILE, with P at every epoch")
+    add("--json", action="store_true", help="one object an event, with P at every epoch")
 
     add = verb(
         "stream",
@@ -195,25 +199,27 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _classify(args: argparse.Namespace) -> None:
     from lensml import plotting
+    from lensml.photometry import light_curve_files
     from lensml.streaming import classify_file
 
-    several = len(files := args.lightcurve) > 1
-    if several and args.m_base is not None:
-        raise InputError(f"--m_base {args.m_base:g} is of one event, but {len(files)} files came")
+    events = [args.lightcurve]
+    if args.each:
+        events = [[file] for path in args.lightcurve for file in light_curve_files(path)]
+    if (several := len(events) > 1) and args.m_base is not None:
+        raise InputError(f"--m_base {args.m_base:g} is of one event, but {len(events)} files came")
     if args.plot and not several and args.plot.suffix not in (".png", ".svg", ".pdf"):
         raise InputError(f"--plot {args.plot}: a name that ends in .png or .svg was expected")
-    for path in files:
-        found = classify_file(path, args.m_base, args.model)
-        if found.curve.dropped:
-            print(found.curve.summary(), file=sys.stderr)
+    for paths in events:
+        found = classify_file(paths, args.m_base, args.model, args.columns)
+        print(found.event.summary(), file=sys.stderr)
         print(json.dumps(found.answer) if args.json else found.text())
         if args.plot and not found.fit:
-            raise InputError(f"--plot: {path} has too few epochs for a fit, {len(found.p)}")
+            raise InputError(f"--plot: {paths[0]} has too few epochs for a fit, {len(found.p)}")
         if args.plot:
             curve, threshold = found.curve, found.answer["threshold"]
             columns = curve.time, curve.mag, curve.mag_err, found.fit.magnitude, found.p
-            figure = plotting.real_event(*columns, title=curve.name, threshold=threshold)
-            name = args.plot / f"{curve.name}_p_binary.png" if several else args.plot
+            figure = plotting.real_event(*columns, title=found.event.name, threshold=threshold)
+            name = args.plot / f"{found.event.name}_p_binary.png" if several else args.plot
             with atomic_path(name) as temporary:
                 figure.savefig(temporary, dpi=200)
             print(f"  figure    {name}", file=sys.stderr if args.json else sys.stdout)

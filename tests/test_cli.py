@@ -145,7 +145,11 @@ def test_classify_answers_with_one_object(capsys, tmp_path):
     path.write_text(PHOT)
     code, out, err = run(capsys, "classify", path, "--json", "--m_base", 18.0)
     answer = json.loads(out)
-    assert code == 0 and not err
+    assert code == 0 and err == (
+        "phot: 40 usable epochs, 0 rows dropped; time, mag and error from columns 1, 2, 3; "
+        "times as they are\n"
+    )
+    assert answer["datasets"] == [{"name": "phot", "n_epochs": 40}]
     assert answer["n_epochs"] == 40 == len(answer["epochs"])
     assert answer["p_binary"] == answer["epochs"][-1]["p_binary"]
     assert [e["time"] for e in answer["epochs"]] == [2457000.0 + k for k in range(40)]
@@ -161,13 +165,22 @@ def test_classify_says_what_it_read_and_where_it_alerts(capsys, tmp_path):
     assert "HJD 2457000.000 to 2457039.000" in out and (tmp_path / "p.png").stat().st_size > 10_000
 
 
-def test_classify_answers_each_of_several_files(capsys, tmp_path):
+def test_several_files_are_data_sets_of_one_event_and_events_with_each(capsys, tmp_path):
     paths = [tmp_path / "a.dat", tmp_path / "b.dat"]
     for path in paths:
         path.write_text(PHOT)
-    answers = [json.loads(x) for x in run(capsys, "classify", *paths, "--json")[1].splitlines()]
+    for given in (paths, [tmp_path]):
+        (answer,) = run(capsys, "classify", *given, "--json")[1].splitlines()
+        answer, times = json.loads(answer), []
+        assert answer["datasets"] == [{"name": n, "n_epochs": 40} for n in "ab"]
+        assert answer["n_epochs"] == 80 == len(answer["epochs"])
+        times = [epoch["time"] for epoch in answer["epochs"]]
+        assert times == sorted(times)
+    assert_refused(capsys, tmp_path, "2 data sets", "classify", *paths, "--m_base", 18)
+    command = ["classify", *paths, "--each"]
+    answers = [json.loads(x) for x in run(capsys, *command, "--json")[1].splitlines()]
     assert [answer["file"] for answer in answers] == [str(path) for path in paths]
-    assert_refused(capsys, tmp_path, "--m_base 18", "classify", *paths, "--m_base", 18)
+    assert_refused(capsys, tmp_path, "--m_base 18", *command, "--m_base", 18)
 
 
 def test_a_figure_needs_a_name_of_a_figure(capsys, tmp_path):

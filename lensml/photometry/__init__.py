@@ -4,6 +4,9 @@ from lensml._exports import exports
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
-    readers="Photometry baseline_magnitude from_table read_photometry seasons",
+    columns="",
+    tables="",
+    readers="""Event Photometry baseline_magnitude from_table light_curve_files read_event
+        read_photometry seasons""",
     events="installed_events load_installed",
 )

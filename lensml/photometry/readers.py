@@ -1,10 +1,8 @@
-"""Strict readers of the photometry tables that surveys publish."""
+"""Strict readers of the photometry tables that surveys publish: one event, its data sets."""
 
-import gzip
 import re
-import zlib
-from array import array
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import log
@@ -15,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lensml.paths import InputError
+from lensml.photometry import columns as roles
+from lensml.photometry.tables import WANTED, RawTable, from_columns, read_table
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 MAG = 2.5 / log(10.0)  # magnitudes per natural logarithm
 FLUX_ZERO_POINT = 22.0  # magnitude of unit flux; only differences of magnitude matter to us
 REFERENCE_FLUX = 10 ** (0.4 * (28 - 20))  # KMTNet's pysis: a reference image of 20 mag, zero at 28
-MAX_BYTES, MAX_LINES, MAX_LINE = 256_000_000, 2_000_000, 1_000_000  # of the text, unpacked
-MAX_COLUMNS, MAX_VALUES = 256, 30_000_000  # a value: one column of one row
-WANTED = "expected a header time,mag,mag_err (or flux,flux_err) or an OGLE, MOA or KMTNet table"
+FAR, UNMEASURED = 12.0, 90.0  # a magnitude so far from the first ones, such an error, is a mark
+FEWEST, JUNK, REPEATED = 8, 0.25, 0.1  # rows of a comparison; fractions that make a table doubtful
+SUFFIX = r"(\.(csv|dat|txt|tbl|tsv|gz|xz|zip|pysis|ecsv|xml|vot|fits?|md|tex))+$"
 
 
 @dataclass(frozen=True)
 class Photometry:
-    """Usable epochs of one light curve, in time order, with a count of what was left out."""
+    """Usable epochs of one data set, in time order, with a count of what was left out."""
 
     name: str
     time: NDArray  # (n,) float64, strictly increasing [day]
@@ -37,207 +37,250 @@ class Photometry:
     mag_err: NDArray  # (n,) float64, finite and positive, as published [mag]
     m_base: float | None = None  # baseline magnitude if the user knows it [mag]
     dropped: Mapping[str, int] = field(default_factory=dict)  # reason -> number of rows
-    remarks: tuple[str, ...] = ()  # columns read; what was assumed: time zero, reference flux
+    remarks: tuple[str, ...] = ()  # columns, units and time zero; what was assumed
     time_scale: str = "time"  # "HJD", "BJD" or "JD" where the zero point of time is known
+    kind: str = "mag"  # or "flux" or "difference", whose magnitudes have a zero of their own
 
     def __len__(self) -> int:
         return len(self.time)
 
     def summary(self) -> str:
         """One line: how many epochs, how many rows dropped and why, what was assumed."""
-        why = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
-        rows = f"{sum(self.dropped.values())} rows dropped" + (f" ({why})" if why else "")
-        return "; ".join([f"{self.name}: {len(self)} usable epochs, {rows}", *self.remarks])
+        return Event(self.name, (self,)).summary()
 
 
-def read_photometry(
-    path: Path | str, *, m_base: float | None = None, reference_flux: float | None = None
-) -> Photometry:
-    """Read one light curve; the format is recognised by its content, plain or gzipped.
+@dataclass(frozen=True)
+class Event:
+    """All data sets of one event: each with its own epochs, zero point and error scale."""
 
-    Recognised are CSV or blank-separated text with a header (also behind `#`), NASA Exoplanet
-    Archive tables, OGLE `phot.dat` (HJD, mag, error, ...), KMTNet tables (HJD, difference flux,
-    error, mag, error, ...) and MOA tables (HJD, difference flux, error). Magnitudes win over flux.
+    name: str
+    datasets: tuple[Photometry, ...]
 
-    Flux becomes 22 - 2.5 log10(flux). Difference flux (so named, or with more than a tenth of the
-    first 50 epochs not positive) has no zero of its own: `reference_flux` is added, in the units
-    of the table, by default the 1585 counts by which KMTNet's tables do the same. A reference above
-    the source's flux makes a blended event: the apparent blend changes, no signal-to-noise does.
+    def summary(self) -> str:
+        """One line: epochs by data set, rows dropped and why, columns, units and time zero."""
+        dropped = sum((Counter(d.dropped) for d in self.datasets), Counter())
+        rows = f"{dropped.total()} rows dropped" + (f" ({_list(dropped)})" if dropped else "")
+        if len(self.datasets) > 1:
+            sets = ", ".join(f"{d.name} {len(d)}" for d in self.datasets)
+            rows = f"{len(self.datasets)} data sets ({sets}), {rows}"
+        remarks = dict.fromkeys(remark for d in self.datasets for remark in d.remarks)
+        total = sum(map(len, self.datasets))
+        return "; ".join([f"{self.name}: {total} usable epochs, {rows}", *remarks])
+
+
+def read_event(paths: Path | str | Sequence[Path | str], **settings) -> Event:
+    """Read one event: a file, several, or a folder of them; each holds one or more data sets.
+
+    A file, plain or packed, is text with a header whose names are unambiguous; a FITS, VOTable,
+    ECSV, IPAC, MRT or LaTeX table; or without a header by its numbers OGLE's (HJD, mag, error,
+    ...), KMTNet's (HJD, difference flux, error, mag, error, ...) or MOA's (HJD, difference flux,
+    error). What is none of them is an InputError, unless `columns` says where to look:
+    `time=..,mag=..,err=..` or `flux=..,flux_err=..`, perhaps `dataset=..`, names or numbers from 1.
+
+    A column of filters, sites or cameras divides a file into data sets; several stars are refused.
+    Magnitudes win over flux. Flux becomes 22 - 2.5 log10(flux). Difference flux (so named, or with
+    more than a tenth of the first 50 epochs not positive) has no zero of its own: `reference_flux`
+    is added, in the units of the table, by default the 1585 counts by which KMTNet's tables do the
+    same. A reference above the source's flux makes a blended event: the apparent blend changes, no
+    signal-to-noise does.
 
     Time becomes full HJD where the column's name gives the offset (`mjd`, `HJD-2457000`) or it is
     plain: (H, B)JD, or a first column without a name, that starts between 400 and 20000 is
-    JD - 2450000. A column called `time` stays as it is. `m_base` [mag] is passed on. A file that
-    is missing, unreadable or without one usable row is an InputError.
+    JD - 2450000. A column called `time` stays as it is.
     """
-    names, rows = _parse(_text(Path(path)), str(path))
-    name = re.sub(r"(\.(csv|dat|txt|tbl|gz|pysis))+$", "", Path(path).name)
-    return replace(_clean(names, rows, str(path), reference_flux), name=name, m_base=m_base)
+    paths = [Path(p) for p in ([paths] if isinstance(paths, Path | str) else paths)]
+    files, datasets = [file for path in paths for file in light_curve_files(path)], []
+    for file in files:
+        for label, curve in _datasets(file, str(file), **settings):
+            stem = [re.sub(SUFFIX, "", file.name)] if len(files) > 1 or not label else []
+            datasets.append(replace(curve, name="/".join([*stem, *[label] * bool(label)])))
+    if len({d.name for d in datasets}) < len(datasets):
+        datasets = [replace(d, name=f"{d.name} ({k})") for k, d in enumerate(datasets, 1)]
+    return Event(re.sub(SUFFIX, "", paths[0].resolve().name), tuple(datasets))
 
 
-def from_table(
-    table: "Table", *, name: str = "table", reference_flux: float | None = None
-) -> Photometry:
-    """Read an astropy `Table` by the rules of `read_photometry`; masked values are not usable."""
+def read_photometry(path: Path | str, *, m_base: float | None = None, **settings) -> Photometry:
+    """Read a file of one data set by the rules of `read_event`; `m_base` [mag] is passed on."""
+    curve = _only(_datasets(Path(path), str(path), **settings), str(path))
+    return replace(curve, name=re.sub(SUFFIX, "", Path(path).name), m_base=m_base)
+
+
+def from_table(table: "Table", *, name: str = "table", **settings) -> Photometry:
+    """Read an astropy `Table` of one data set by the rules of `read_event`, units and all.
+
+    Masked values are not usable, `Quantity` columns have their unit, `Time` columns are JD.
+    """
+    label = f"table {name!r}"
     if not len(table):
-        raise InputError(f"table {name!r} is empty; {WANTED}")
-    rows = np.full((len(table), len(table.columns)), np.nan)
-    for i, column in enumerate(table.itercols()):
-        values = np.ma.asarray(getattr(column, "jd", getattr(column, "value", column)))
-        if np.issubdtype(values.dtype, np.number):
-            rows[:, i] = values.astype(float).filled(np.nan)
-    cleaned = _clean(list(table.colnames), rows, f"table {name!r}", reference_flux)
-    return replace(cleaned, name=name)
+        raise InputError(f"{label} is empty; {WANTED}")
+    return replace(_only(_datasets(table, label, **settings), label), name=name)
 
 
-def _text(path: Path) -> str:
-    """The file's text, or one line about why there is none."""
-    try:
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise OSError("a device or pipe, not a file")
-        with open(path, "rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            raw = (gzip.GzipFile(fileobj=file) if packed else file).read(MAX_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read ({reason}); give a text file; {WANTED}") from None
-    if len(raw) > MAX_BYTES or max(raw.count(b"\n"), raw.count(b"\r")) > MAX_LINES:
-        most = f"{MAX_BYTES / 1e6:.0f} MB or {MAX_LINES / 1e6:.0f} million lines"
-        raise InputError(f"{path} holds more than {most} of text; give one light curve; {WANTED}")
-    text = raw.decode("utf-8-sig", errors="replace")
-    if b"\0" in raw or not text.strip():
-        what = "holds binary data, not text" if raw.strip() else "is empty"
-        raise InputError(f"{path} {what}; {WANTED}; export the light curve as CSV")
-    return text
+def light_curve_files(path: Path) -> list[Path]:
+    """The file, or a folder's files by name, without hidden ones and READMEs."""
+    if not path.is_dir():
+        return [path]
+    found = [p for p in path.iterdir() if p.is_file() and not re.match(r"\.|\d*README", p.name)]
+    if not found:
+        raise InputError(f"{path} cannot be read (a folder without files); give light curves")
+    return sorted(found)
 
 
-def _number(token: str) -> float:
-    try:
-        return float(token)
-    except ValueError:
-        return np.nan
+def _only(found: list[tuple[str, Photometry]], label: str) -> Photometry:
+    if len(found) > 1:
+        names = ", ".join(repr(name[:20]) for name, _ in found[:4])
+        what = f"{label} holds {len(found)} data sets ({names})"
+        raise InputError(f"{what}; expected one; read_event reads several")
+    return found[0][1]
 
 
-def _split(line: str) -> list[str]:
-    """Fields of one line: by comma or semicolon if there is one, else by blanks."""
-    mark = "," if "," in line else ";" if ";" in line else None
-    return [token.strip(" \t\"'") for token in line.split(mark, MAX_COLUMNS)]
+def _list(dropped: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in dropped.items())
 
 
-def _header(line: str) -> list[str]:
-    """Column names of a header line; units in brackets go, `HJD - 2450000` is one name."""
-    line = line.lstrip("# \t")
-    closed = 1 + max(line.rfind("]"), line.rfind(")"))  # beyond it the search would be quadratic
-    line = re.sub(r"[\[(][^\])]*[\])]", "", line[:closed]) + line[closed:]
-    return _split(re.sub(r"(?<!\s)\s*-\s*(?=24\d{5})", "-", line))
+def _datasets(
+    source: "Path | Table",
+    label: str,
+    columns: str | None = None,
+    reference_flux: float | None = None,
+) -> list[tuple[str, Photometry]]:
+    """Data sets of one table by the value of the columns that divide it, "" if none does."""
+    numbered = columns is not None
+    raw = (
+        read_table(source, numbered=numbered) if isinstance(source, Path) else from_columns(source)
+    )
+    if columns is not None:
+        chosen = roles.parse_columns(columns, raw.names, raw.values.shape[1], label)
+    elif raw.names is None:
+        chosen = roles.signature(raw.values, label)
+    else:
+        chosen = roles.choose(raw.names, raw.units, raw.values, label)
+    dividing = chosen.divide
+    if dividing is None:
+        dividing = [c for c in range(len(raw.names or [])) if _divides(raw, c, chosen, label)]
+    cells = [raw.words.get(c) or [f"{x:g}" for x in raw.values[:, c]] for c in dividing]
+    keys = list(zip(*cells, strict=True)) or [()] * len(raw.values)
+    # Columns that say the same, such as a filter's name and its number, name a data set once.
+    at = {kind: k for k, kind in enumerate(sorted(set(keys)))}
+    named = [i for i in range(len(cells)) if len({kind[i] for kind in at}) == len(at)][:1]
+    group, found, lost = np.array([at[key] for key in keys]), [], raw.dropped
+    for kind, k in at.items():
+        name = "/".join(kind[i] for i in named or range(len(kind)))
+        curve, dropped = _clean(raw, raw.values[group == k], chosen, label, reference_flux)
+        if curve is None or kind and not name.strip("/"):
+            lost = lost + (dropped if curve is None else Counter({"no data set named": len(curve)}))
+        else:
+            found.append((name, curve))
+    if not found:
+        total = f"none of its {len(raw.values) + raw.dropped.total()} rows is usable"
+        raise InputError(f"{label}: {total} ({_list(lost)}); {WANTED}")
+    remarks = found[0][1].remarks
+    if len(found) > 1:
+        by = ", ".join(repr(raw.names[c]) if raw.names else str(c + 1) for c in dividing)
+        remarks += (f"data sets by column {by}",)
+    dropped = dict(Counter(found[0][1].dropped) + lost)
+    return [(found[0][0], replace(found[0][1], dropped=dropped, remarks=remarks)), *found[1:]]
 
 
-def _parse(text: str, label: str) -> tuple[list[str] | None, NDArray]:
-    """Column names or None, and numbers (rows, columns), NaN where not a number."""
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    lines = [line for line in lines if line.strip() and line[0] != "\\"]
-    if (longest := max(map(len, lines), default=0)) > MAX_LINE:
-        raise InputError(f"{label} has a line of {longest} characters; {WANTED}")
-    notes = [line for line in lines if line.lstrip()[0] in "#|"]
-    lines = [line for line in lines if line.lstrip()[0] not in "#|"]
-    names, split, first = None, _split, _split(lines[0]) if lines else []
-    if notes and notes[0][0] == "|":  # IPAC table: its bars say where each field lies
-        edges = [i for i, c in enumerate(notes[0]) if c == "|"]
-        names = [notes[0][a + 1 : b].strip() for a, b in pairwise(edges)]
-        split = lambda line: [line[a : b + 1].strip() for a, b in pairwise(edges)]  # noqa: E731
-    elif first and first[0].lower() != "nan" and np.isnan(_number(first[0])):
-        names = _header(lines.pop(0))
-    elif first:
-        headers = (h for h in map(_header, reversed(notes)) if len(h) == len(first))
-        names = next((h for h in headers if "time" in map(_role, h)), None)
-    if not lines:
-        raise InputError(f"{label} has a header but no rows of data; {WANTED}")
-    width = len(names or split(lines[0]))
-    if width > MAX_COLUMNS or width * len(lines) > MAX_VALUES:
-        most = f"at most {MAX_COLUMNS} columns and {MAX_VALUES / 1e6:.0f} million values"
-        raise InputError(f"{label} has {len(lines)} rows of {width} columns, but {most} are read")
-    values = array("d")
-    for line in lines:
-        row = split(line)[:width]
-        values.extend(map(_number, row + [""] * (width - len(row))))
-    return names, np.array(values).reshape(len(lines), width)
+def _divides(raw: RawTable, column: int, chosen: roles.Columns, label: str) -> bool:
+    """Whether a column so named has several values, fewer than would number the rows."""
+    name, used = raw.names[column], [chosen.time, chosen.value, chosen.error]
+    if column in used or not roles.divides(name):
+        return False
+    usable = np.isfinite(raw.values[:, used]).all(1)
+    cells = raw.words.get(column) or raw.values[:, column].tolist()
+    found = {cell for cell, good in zip(cells, usable.tolist(), strict=True) if good}
+    several = 1 < len(found) <= max(usable.sum() / 2, 8)
+    if several and roles.divides(name) == "events":
+        raise InputError(
+            f"{label}: its column {name!r} has {len(found)} values, so it holds several events; "
+            f"expected one; give a file to each, or --columns ...,dataset={name} for one event"
+        )
+    return several
 
 
-def _role(name: str) -> str | None:
-    """What a column holds, by its name."""
-    name = name.lower().replace("image", "").replace("magnif", "")
-    value = next((kind for kind in ("mag", "flux") if kind in name), "")
-    if re.search(r"err|unc|sig|^e_", name):
-        return f"{value}_err".lstrip("_")
-    if re.match(r"(time|date|epoch|t$|[bhm]?jd)", name):
-        return "time"
-    if value == "flux" and re.search(r"del|diff|^d_?flux", name):
-        return "difference"
-    return value or None
-
-
-def _columns(names: list[str] | None, rows: NDArray, label: str) -> tuple[int, int, int, str]:
-    """Positions of time, value and error, and whether the value is mag, flux or difference."""
-    if names is None:
-        return _columns_without_names(rows, label)
-    at = {_role(name): i for i, name in reversed(list(enumerate(names)))}  # the first of a kind
-    values = at.keys() & {"mag", "flux", "difference"}
-    for kind, error in (("mag", "mag_err"), ("flux", "flux_err"), ("difference", "flux_err")):
-        found = [at.get("time"), at.get(kind), at.get(error, at.get("err"))]
-        # An archive table may have a column for either and leave the magnitudes blank.
-        if None not in found and not (len(values - {"mag"}) and np.isnan(rows[:, found[1]]).all()):
-            return *found, kind
-    missing = "time" if "time" not in at else "its error" if values else "magnitude or flux"
-    shown = ", ".join(repr(name[:20]) for name in names[:6]) + (", ..." if len(names) > 6 else "")
-    raise InputError(f"{label} has columns {shown} and none for {missing}; {WANTED}")
-
-
-def _columns_without_names(rows: NDArray, label: str) -> tuple[int, int, int, str]:
-    """OGLE, KMTNet or MOA, by which pair of columns looks like a magnitude and its error."""
-    if rows.shape[1] < 3:
-        raise InputError(f"{label} has {rows.shape[1]} columns and no header; {WANTED}")
-    for value in (1, 3)[: 1 + (rows.shape[1] >= 5)]:
-        pair = rows[:, value : value + 2]
-        head = pair[np.isfinite(pair).all(axis=1)][:20]
-        mag, error = np.median(head, axis=0) if len(head) else (np.nan, np.nan)
-        if 3 < mag < 35 and 0 < error < 3:
-            return 0, value, value + 1, "mag"
-    return 0, 1, 2, "flux"
-
-
-def _clean(names: list[str] | None, rows: NDArray, label: str, reference: float | None):
-    """Usable rows only, in magnitudes, sorted, every dropped row counted: a `Photometry`."""
-    i, j, k, kind = _columns(names, rows, label)
-    time, value, error = rows[np.argsort(rows[:, i], kind="stable")][:, [i, j, k]].T
-    shown = [repr(names[c][:20]) if names else f"{c + 1}" for c in (i, j, k)]
-    what = "difference flux" if kind == "difference" else kind
-    dropped, remarks = {}, [f"time, {what} and error from columns {', '.join(shown)}"]
+def _clean(raw: RawTable, rows: NDArray, chosen: roles.Columns, label: str, shift: float | None):
+    """Usable rows only, in magnitudes, sorted: a `Photometry` or None, and what was dropped."""
+    at, kind = [chosen.time, chosen.value, chosen.error], chosen.kind
+    shown = [repr(raw.names[c][:20]) if raw.names else f"{c + 1}" for c in at]
+    junk = (rows[:, at] == -np.inf).sum(0)
+    if max(FEWEST, JUNK * len(rows)) < junk.max() < len(rows):
+        worst = f"{junk.max()} of {len(rows)} cells of column {shown[int(junk.argmax())]}"
+        raise InputError(f"{label}: {worst} are no numbers; {WANTED}; or {roles.WAY_OUT}")
+    rows = rows[np.argsort(rows[:, at[0]], kind="stable")]
+    time, value, error = (rows[:, at] * roles.scales(chosen, raw.units, shown, label)).T
+    dropped, what = Counter(), "difference flux" if kind == "difference" else kind
+    remarks = [f"time, {what} and error from columns {', '.join(shown)}"]
+    if any(units := [raw.units[c] for c in at]):
+        remarks += [f"units {', '.join(unit or '-' for unit in units)}"]
 
     def keep(good: NDArray, reason: str) -> None:
-        nonlocal time, value, error
+        nonlocal time, value, error, rows
         if lost := int((~good).sum()):
-            dropped[reason] = lost
-        time, value, error = time[good], value[good], error[good]
+            dropped[reason] += lost
+        time, value, error, rows = time[good], value[good], error[good], rows[good]
 
     keep(np.isfinite(time), "time not a number")
-    placeholder = (np.abs(value) > 90) & (kind == "mag")  # 99.999 means not measured
-    keep(np.isfinite(value) & ~placeholder, "magnitude or flux not a number")
-    keep(np.isfinite(error) & (error > 0), "error not positive")
+    keep(~np.isposinf(value), "a limit")
+    mark = _not_measured(value) & (kind == "mag")
+    keep(np.isfinite(value) & ~mark, "magnitude or flux not a number")
+    unmeasured = (error >= UNMEASURED) & (kind == "mag")
+    keep(np.isfinite(error) & (error > 0) & ~unmeasured, "error not positive")
     if kind != "mag" and len(time):
-        shift = _reference_flux(value, error, kind, label) if reference is None else reference
+        shift = _reference_flux(value, error, kind, label) if shift is None else shift
         remarks += [f"reference flux {shift:.5g} added"] if shift else []
         value = value + shift
         keep(value > 0, "flux not positive")
         value, error = FLUX_ZERO_POINT - 2.5 * np.log10(value), MAG * error / value
     if not len(time):
-        why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        raise InputError(f"{label}: none of its {len(rows)} rows is usable ({why}); {WANTED}")
+        return None, dropped
+    called, problem = raw.names[at[0]] if raw.names else "hjd", None
+    zero = roles.time_zero(called, raw.units[at[0]], time[0])
+    if time[-1] > roles.LAST_TIME or time[-1] - time[0] > roles.LONGEST:
+        problem = f"times {shown[0]} from {time[0]:.10g} to {time[-1]:.10g}; expected days of one "
+        problem += f"time zero, at most {roles.LONGEST} d long"
+    elif zero and not roles.FIRST_JD < time[0] + zero < roles.LAST_JD:
+        problem = f"times {shown[0]} that start at {time[0]:.10g}; expected days from JD {zero:.1f}"
+    elif kind == "mag" and np.median(error) > 1:
+        problem = (
+            f"errors {shown[2]} of {np.median(error):.3g} in the median; expected magnitudes; "
+        )
+        problem += "if they are millimag, call them err [mmag]"
+    if problem := problem or _several_curves(raw, rows, time, value, error, at, chosen.divide):
+        raise InputError(f"{label} has {problem}; {roles.WAY_OUT}")
     keep(np.diff(time, prepend=-np.inf) > 0, "repeated time")
-    called = names[i].lower() if names else "hjd"
-    zero = _time_zero(called, time[0])
-    remarks += [f"{zero:.1f} d added to the times"] if zero else []
-    scale = "time" if time[0] + zero < 2e6 else (re.search("[hb]jd", called) or ["jd"])[0].upper()
-    return Photometry(label, time + zero, value, error, None, dropped, tuple(remarks), scale)
+    scale = "time" if time[0] + zero < 2e6 else (re.search("[hb]jd", called.lower()) or ["jd"])[0]
+    remarks += [f"{zero:.1f} d added to the times" if zero else "times as they are"]
+    scale = scale if scale == "time" else scale.upper()
+    found = (time + zero, value, error, None, dict(dropped), tuple(remarks), scale, kind)
+    return Photometry(label, *found), dropped
+
+
+def _not_measured(mag: NDArray) -> NDArray:
+    """Marks for that, such as 99.999, 50, 0 or -9.99: far from the first values, (n,) bool."""
+    first = np.unique(mag[np.isfinite(mag) & (np.abs(mag) < 50) & (mag != 0)][:200])
+    typical = np.median(first) if len(first) else 0.0
+    zero = (mag == 0) & (abs(typical) > 3)
+    return (np.abs(mag) >= 50) | (np.abs(mag - typical) > FAR) | zero
+
+
+def _several_curves(raw, rows, time, mag, error, used, divide) -> str | None:
+    """What shows that curves are merged: magnitudes jump at a time, or with a column's value."""
+    steps, same = np.abs(np.diff(mag)), np.diff(time) == 0
+    noise = np.hypot(error[1:], error[:-1])
+    if same.sum() > max(FEWEST, REPEATED * len(time)) and np.median((steps / noise)[same]) > 5:
+        return f"{same.sum()} repeated times with other magnitudes; expected one star, one filter"
+    for column in set(range(rows.shape[1])) - {*used, *(divide or ())}:
+        kinds, code = np.unique(rows[:, column], return_inverse=True)
+        cross = np.diff(code) != 0
+        if not 1 < len(kinds) <= FEWEST or cross.sum() < FEWEST:
+            continue
+        within = np.concatenate([np.abs(np.diff(mag[code == k])) for k in range(len(kinds))])
+        if len(within) >= FEWEST and np.median(steps[cross]) > 3 * np.median(within):
+            name = repr(raw.names[column]) if raw.names else column + 1
+            return f"magnitudes that jump between the {len(kinds)} values of column {name}; " \
+                   "expected one data set, or dataset=NAME in --columns"  # fmt: skip
+    return None
 
 
 def _reference_flux(flux: NDArray, error: NDArray, kind: str, label: str) -> float:
@@ -251,14 +294,6 @@ def _reference_flux(flux: NDArray, error: NDArray, kind: str, label: str) -> flo
         f"{label} holds difference flux (typical error {typical:.3g}) in unknown units; expected "
         "mag or total flux; add the reference image's flux, or pass reference_flux=... in Python"
     )
-
-
-def _time_zero(name: str, first: float) -> float:
-    """What makes full (H)JD of a column of this name whose times start at `first` [day]."""
-    stated = re.search(r"24\d{5}(\.\d+)?", name)
-    plain = 2450000.0 if "jd" in name and 400 < first < 20000 else 0.0
-    zero = float(stated[0]) if stated else 2400000.5 if "mjd" in name else plain
-    return zero if first < 2e6 else 0.0
 
 
 def seasons(time: ArrayLike, gap: float = 60.0) -> list[slice]:

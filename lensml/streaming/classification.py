@@ -1,6 +1,7 @@
 """P(binary) along one light curve, whether its baseline holds, and when to alert."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 from lensml import network
 from lensml.lensing import fit_pspl, pspl_delta_mag
 from lensml.paths import InputError
-from lensml.photometry import Photometry, read_photometry
+from lensml.photometry import Event, Photometry, read_event
 
-BRIGHTER, FAINTER = 1.0, 5.0  # a baseline against the median and the faintest epoch [mag]
+BRIGHTER, FAINTER = 1.0, 3.0  # a baseline against the median and the faintest epoch [mag]
 QUIET, FEWEST_QUIET = 3.0, 10  # a baseline needs epochs so far from the peak [tE], so many
 MOST_EPOCHS = 5000  # that check a baseline
 
@@ -57,9 +58,10 @@ def fit_single_lens(curve: Photometry, m_base: float) -> SingleLensFit:
 
 @dataclass(frozen=True)
 class Classification:
-    """One light curve with P(binary) at each epoch (n,), and the object of `--json`."""
+    """One event with P(binary) at each epoch (n,) of `curve`, and the object of `--json`."""
 
-    curve: Photometry
+    event: Event
+    curve: Photometry  # of its data sets the one with most epochs
     p: NDArray
     answer: dict[str, Any]
     fit: SingleLensFit | None  # None with fewer than BASELINE_MIN epochs
@@ -68,7 +70,9 @@ class Classification:
         """Summary of a title and lines of a name and what belongs to it."""
         curve, answer, scale = self.curve, self.answer, self.curve.time_scale
         base, alert, threshold = answer["baseline"], answer["first_alert"], answer["threshold"]
-        lines = [("read", curve.summary().partition(": ")[2])]
+        lines = [("read", self.event.summary().partition(": ")[2])]
+        if len(self.event.datasets) > 1:
+            lines += [("data set", f"{curve.name}, with most epochs, gives what follows")]
         if base["magnitude"] is not None:
             trust = "trusted" if base["trusted"] else "NOT TRUSTED, see below"
             lines += [("baseline", f"{base['magnitude']:.3f} mag, {base['source']}; {trust}")]
@@ -82,8 +86,10 @@ class Classification:
             for name, p, time in (highest, ("last", answer["p_binary"], curve.time[-1])):
                 lines += [(name, f"P(binary) = {p:.3f} at {scale} {time:.3f}")]
         lines += [("WARNING", warning) for warning in answer["warnings"]]
-        span = f"{len(curve)} epochs, {scale} {curve.time[0]:.3f} to {curve.time[-1]:.3f}"
-        return "\n".join([f"{curve.name}: {span}", *(f"  {a:9} {b}" for a, b in lines)])
+        epochs = answer["epochs"]
+        first, last = epochs[0]["time"], epochs[-1]["time"]
+        span = f"{len(epochs)} epochs, {scale} {first:.3f} to {last:.3f}"
+        return "\n".join([f"{self.event.name}: {span}", *(f"  {a:9} {b}" for a, b in lines)])
 
 
 def alert_threshold(run: Path | None) -> float | None:
@@ -92,18 +98,51 @@ def alert_threshold(run: Path | None) -> float | None:
     return json.loads(stored.read_text())["thresholds"]["1pct"] if stored.exists() else None
 
 
-def classify_file(path: Path, m_base: float | None = None, run: Path | None = None):
-    """One light curve, classified; InputError if `m_base` [mag] cannot be its baseline."""
-    curve, least = read_photometry(path), network.BASELINE_MIN
-    low, high = np.median(curve.mag) - BRIGHTER, curve.mag.max() + FAINTER
-    if m_base is not None and not low <= m_base <= high:
-        raise InputError(
-            f"--m_base {m_base:g} cannot be the baseline of {path}; expected {low:.1f} to "
-            f"{high:.1f} mag, from its median epoch less {BRIGHTER:g} to its faintest plus "
-            f"{FAINTER:g}; leave it out if it is unknown"
-        )
-    columns = curve.time, curve.mag, curve.mag_err
-    p = network.classify(*columns, m_base, network.load_network(run)[0])
+def classify_file(
+    paths: Path | Sequence[Path],
+    m_base: float | None = None,
+    run: Path | None = None,
+    columns: str | None = None,
+) -> Classification:
+    """One event, of a file, several or a folder, classified; `columns` as in `read_event`.
+
+    InputError if `m_base` [mag] cannot be its baseline.
+    """
+    event = read_event(paths, columns=columns)
+    curve, model = event.datasets[0], network.load_network(run)[0]
+    if m_base is not None:
+        low, high = np.median(curve.mag) - BRIGHTER, curve.mag.max() + FAINTER
+        why = f"expected {low:.1f} to {high:.1f} mag, from its median epoch less {BRIGHTER:g} to "
+        why += f"its faintest plus {FAINTER:g}"
+        if (count := len(event.datasets)) > 1 or curve.kind != "mag":
+            why = f"{count} data sets of {curve.kind} came; expected one, of magnitudes"
+        elif low <= m_base <= high:
+            why = ""
+        if why:
+            raise InputError(
+                f"--m_base {m_base:g} cannot be the baseline of {event.name}: {why}; leave it out "
+                "if it is unknown"
+            )
+    name = str(paths if isinstance(paths, Path | str) else paths[0])
+    return combine([_classify(event, c, name, m_base, run, model) for c in event.datasets])
+
+
+def combine(found: list[Classification]) -> Classification:
+    """Data sets as one event: each epoch has the P of its own, the event that of the longest."""
+    longest = max(found, key=lambda one: len(one.curve))
+    epochs = [e | {"dataset": one.curve.name} for one in found for e in one.answer["epochs"]]
+    if len(found) > 1:
+        epochs.sort(key=lambda epoch: epoch["time"])
+        longest.answer.update(n_epochs=len(epochs), epochs=epochs)
+    sets = [{"name": one.curve.name, "n_epochs": len(one.curve)} for one in found]
+    longest.answer["datasets"] = sets
+    return longest
+
+
+def _classify(event: Event, curve: Photometry, name: str, m_base: float | None, run, model):
+    """One data set, classified on its own."""
+    columns, least = (curve.time, curve.mag, curve.mag_err), network.BASELINE_MIN
+    p = network.classify(*columns, m_base, model)
     enough, threshold, warnings = len(curve) >= least, alert_threshold(run), []
     used = m_base if m_base is not None else float(network.causal_baseline(curve.mag)[-1])
     fit = fit_single_lens(curve, used) if enough else None
@@ -129,7 +168,7 @@ def classify_file(path: Path, m_base: float | None = None, run: Path | None = No
         warnings += ["P fell below 0.5 after the alert: check the baseline and the residuals"]
     top = first + int(p[first:].argmax()) if len(p) > first else None
     answer = {
-        "file": str(path),
+        "file": name,
         "n_epochs": len(p),
         "p_binary": float(p[-1]),
         "p_binary_max": 0.5 if top is None else float(p[top]),
@@ -140,4 +179,4 @@ def classify_file(path: Path, m_base: float | None = None, run: Path | None = No
         "warnings": warnings,
         "epochs": [{"time": t, "p_binary": x} for t, x in np.stack([curve.time, p], 1).tolist()],
     }
-    return Classification(curve, p, answer, fit)
+    return Classification(event, curve, p, answer, fit)

@@ -23,6 +23,7 @@ from lensml.streaming.classifier import StreamingClassifier, quoted
 BATCH = 1000  # lines that are answered together at most
 MAX_LINE_BYTES = 1 << 20  # of a line, what is longer is cut and so becomes a bad one; of a batch
 IDLE_SECONDS = 1.0  # silence after which a snapshot is due [s]
+LONGEST_PAUSE = 40_000  # between epochs of a data set; a longer one is another time zero [day]
 MIN_PAUSE = 20  # time between snapshots, in units of what the last one took
 NEEDED = ("event", "time", "mag", "mag_err")
 
@@ -33,8 +34,9 @@ def answer_lines(stream: StreamingClassifier, lines: Iterable[str], first: int =
     A bad line changes nothing; its answer names the event, if it has one, and the problem. Empty
     lines get no answer. `first` is the number of the first line, for messages.
     """
-    replies, epochs = [], []
+    replies, epochs, latest = [], [], {}
     for number, line in enumerate(lines, first):
+        line = line.removeprefix("\ufeff") if number == 1 else line
         if not line.strip():
             continue
         event = None
@@ -48,18 +50,38 @@ def answer_lines(stream: StreamingClassifier, lines: Iterable[str], first: int =
                     f"{', '.join(missing)} missing; an epoch has event, time, mag, mag_err"
                 )
             kept = {key: epoch.get(key) for key in (*NEEDED, "m_base")}
-            epochs.append((len(replies), number, kept))
+            kept |= {"dataset": epoch["dataset"]} if "dataset" in epoch else {}
+            key = _check(stream, kept, latest)
+            epochs.append((len(replies), number, kept, key))
             replies.append(None)
         except (ValueError, RecursionError) as error:
             replies.append(_refusal(event, number, error))
-    columns = [[epoch[k] for *_, epoch in epochs] for k in (*NEEDED[1:], "m_base")]
-    names = [str(epoch["event"]) for *_, epoch in epochs]
-    p, problems = stream.update_many(names, *columns)
-    for i, (place, number, epoch) in enumerate(epochs):
-        answer = {"event": epoch["event"], "time": epoch["time"], "p_binary": float(p[i])}
+    columns = [[epoch[k] for *_, epoch, _ in epochs] for k in (*NEEDED[1:], "m_base")]
+    p, problems = stream.update_many([key for *_, key in epochs], *columns)
+    for i, (place, number, epoch, _) in enumerate(epochs):
+        answer = {k: epoch[k] for k in ("event", "dataset", "time") if k in epoch}
+        answer["p_binary"] = float(p[i])
         bad = problems.get(i)
         replies[place] = _refusal(epoch["event"], number, bad) if bad else (answer, None)
     return replies
+
+
+def _check(stream: StreamingClassifier, epoch: dict, latest: dict[str, float]) -> str:
+    """Name under which an epoch's data set is kept; InputError if the epoch is a mark or jumps."""
+    event, time, mag = epoch["event"], epoch["time"], epoch["mag"]
+    names = [event, epoch["dataset"]] if "dataset" in epoch else [event]
+    if not all(isinstance(x, int | str) and not isinstance(x, bool) and x != "" for x in names):
+        raise InputError(f"event or dataset {quoted(names)}; expected a name or a number")
+    key = " / ".join(map(str, names))
+    if isinstance(mag, float | int) and (abs(mag) >= 50 or mag in (0, -9.99, -9.999)):
+        raise InputError(f"event {quoted(key)}: `mag` {mag:g} means not measured; leave it out")
+    if isinstance(time, float | int):
+        slot = stream.events.get(key)
+        before = latest.setdefault(key, time if slot is None else stream._records[slot, 0])
+        if abs(time - before) > LONGEST_PAUSE:
+            raise InputError(f"event {quoted(key)}: time {time:.10g} is {LONGEST_PAUSE} d or more "
+                             f"from {before:.10g}; expected one time zero")  # fmt: skip
+    return key
 
 
 def _refusal(event: object, number: int, error: object) -> tuple[dict, str]:
