@@ -1,6 +1,7 @@
 """Pairs of a binary and its single-lens twin in all data sets of a survey."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -44,11 +45,15 @@ def survey_set(
     found = []
     for index in range(num_pairs):
         g = event_generator(seed, f"{name}/{preset}", index)
-        event = draw_binary(parameter_set(preset), g, (-100.0, 100.0))
-        plans = schedule(name, g, event.t0, event.tE)
+        curve = np.zeros(0)
+        while not (curve.size and np.isfinite(curve).all() and (curve > 0.99).all()):
+            event = draw_binary(parameter_set(preset), g, (-100.0, 100.0))
+            plans = schedule(name, g, event.t0, event.tE)
+            epochs = np.unique(np.concatenate([p.times for p in plans]))
+            # An event on which the solver fails is drawn anew.
+            with suppress(RuntimeError, ArithmeticError):
+                curve = binary_magnification(event, epochs, every_epoch=True)
         levels = noise_levels(g, plans) if noise else [NoiseLevels()] * len(plans)
-        epochs = np.unique(np.concatenate([p.times for p in plans]))
-        curve = binary_magnification(event, epochs, every_epoch=True)
         best, f_s, dchi2 = _fit_twin(event, plans, epochs, curve)
         twins = [replace(p, f_s=f) for p, f in zip(plans, f_s, strict=True)]
 
@@ -75,19 +80,31 @@ def _fit_twin(event: BinaryLens, plans: Sequence[DataSet], epochs: NDArray, curv
         quoted_sigma(p, p.m_base - 2.5 * np.log10(f)) for p, f in zip(plans, fluxes, strict=True)
     ]
 
-    def fit(p: NDArray) -> tuple[list[float], NDArray]:
-        fractions, residuals = [], []
+    def fractions(p: NDArray) -> list[float]:
+        """Best in flux: linear, so that the search has three parameters only."""
+        found = []
         for plan, flux, sigma in zip(plans, fluxes, sigmas, strict=True):
             excess, weight = _point_lens(p, plan.times) - 1, (sigma * flux) ** -2.0
             f_s = (weight * (flux - 1) * excess).sum() / max((weight * excess**2).sum(), 1e-30)
-            fractions.append(float(np.clip(f_s, 1e-3, 1.0)))
-            residuals.append(2.5 * np.log10((1 + fractions[-1] * excess) / flux) / sigma)
-        return fractions, np.concatenate(residuals)
+            found.append(float(np.clip(f_s, 1e-3, 1.0)))
+        return found
+
+    def residuals(p: NDArray) -> NDArray:
+        """In magnitudes over their errors; the fractions follow the three parameters, or not."""
+        f_s = p[3:] if len(p) > 3 else fractions(p)
+        curves = (1 + f * (_point_lens(p, d.times) - 1) for f, d in zip(f_s, plans, strict=True))
+        each = zip(curves, fluxes, sigmas, strict=True)
+        return np.concatenate([2.5 * np.log10(c / flux) / sigma for c, flux, sigma in each])
 
     top = epochs[curve.argmax()]
     starts = [(event.t0, u, np.log(event.tE)) for u in (event.u0, 0.03, 0.3, 1.0)]
     starts += [(top, 0.1, np.log(event.tE)), (top, 0.5, np.log(event.tE / 3))]
-    options = {"bounds": ([-np.inf, 1e-5, -3], [np.inf, 5, 8]), "x_scale": (1, 0.1, 0.1)}
-    fits = [least_squares(lambda p: fit(p)[1], start, **options) for start in starts]
-    best = min(fits, key=lambda found: found.cost)
-    return best.x, fit(best.x)[0], 2 * float(best.cost)
+    low, high, scale = [-np.inf, 1e-5, -3.0], [np.inf, 5.0, 8.0], [1.0, 0.1, 0.1]
+    options = {"bounds": (low, high), "x_scale": scale}
+    best = min((least_squares(residuals, x, **options) for x in starts), key=lambda fit: fit.cost)
+    # From there all at once: the best fractions in flux are not the best in magnitudes.
+    count = len(plans)
+    options = {"bounds": (low + [1e-3] * count, high + [1.0] * count)}
+    options["x_scale"] = scale + [0.1] * count
+    best = least_squares(residuals, np.append(best.x, fractions(best.x)), **options)
+    return best.x[:3], best.x[3:], 2 * float(best.cost)

@@ -5,7 +5,7 @@ import pytest
 
 from lensml.lensing import BinaryLens
 from lensml.paths import InputError
-from lensml.simulation import SURVEYS, quoted_sigma, schedule, survey_set
+from lensml.simulation import SURVEYS, pairs, quoted_sigma, schedule, survey_set
 from lensml.simulation.pairs import _fit_twin, _point_lens
 
 
@@ -44,6 +44,34 @@ def test_delta_chi2_is_what_separates_the_noise_free_curves():
             for b, t, quoted in zip(pair.binary, pair.twin, noise_free_errors(pair), strict=True)
         )
         assert pair.dchi2 == pytest.approx(total, rel=1e-6)
+
+
+def test_no_single_lens_near_the_twin_fits_better():
+    generator = np.random.default_rng(2)
+    for pair in survey_set("ogle", 6, 78, "distinct"):
+        (plan,), (error,), p = pair.plans, noise_free_errors(pair), pair.twin_params
+        for _ in range(40):
+            size = 10 ** generator.uniform(-5, -2, 4)
+            t0, u0, tE, f_s = p + size * generator.choice((-1, 1), 4) * [p[2], *p[1:]]
+            magnification = _point_lens(np.array([t0, u0, np.log(tE)]), plan.times)
+            curve = plan.m_base - 2.5 * np.log10(1 + min(f_s, 1.0) * (magnification - 1))
+            chi2 = (((curve - pair.binary[0].truth) / error) ** 2).sum()
+            assert chi2 > pair.dchi2 * (1 - 1e-4) - 1e-3
+
+
+def test_an_event_on_which_the_solver_fails_is_drawn_anew(monkeypatch):
+    calls = []
+
+    def fails_once(event, times, **options):
+        calls.append(event)
+        if len(calls) == 1:
+            raise RuntimeError("no convergence")
+        return np.full(len(times), np.nan) if len(calls) == 2 else solver(event, times, **options)
+
+    solver = pairs.binary_magnification
+    monkeypatch.setattr(pairs, "binary_magnification", fails_once)
+    (pair,) = survey_set("ogle", 1, 3)
+    assert len({e.t0 for e in calls}) == len(calls) == 3 and np.isfinite(pair.dchi2)
 
 
 def noise_free_errors(pair):
