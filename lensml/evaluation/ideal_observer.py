@@ -117,7 +117,7 @@ def ideal_log_ratio(lightcurves: LightCurves, until: ArrayLike | None = None) ->
 
 
 def llr_series(curves: LightCurves) -> NDArray:
-    """Log-likelihood ratio, binary over twin, up to each observed epoch, (n, T); NaN elsewhere.
+    """Log-likelihood ratio, binary over twin, up to each observed epoch, (n, T); else NaN.
 
     By Ville's inequality at most a fraction 1/a of the twins ever exceeds ln a: ln 100 is a
     season's threshold for 1 % before anything is measured.

@@ -145,13 +145,13 @@ def choose(names: list[str], units: list[str], values: NDArray, label: str) -> C
     candidates = {i: (kind, stem) for i, (kind, error, stem) in roles.items() if not error}
     atlas = {_plain(name) for name in names} >= ATLAS
     for kind in ("mag", "flux", "difference")[atlas:]:
-        rivals = [i for i, (k, _) in candidates.items() if k == kind]
+        same = [i for i, (k, _) in candidates.items() if k == kind]
         # An archive may leave one of two kinds blank.
-        rivals = [i for i in rivals if len(candidates) == 1 or not np.isnan(values[:, i]).all()]
+        same = [i for i in same if len(candidates) == 1 or not np.isnan(values[:, i]).all()]
         base, pairs = "flux" if kind == "difference" else kind, {}
-        for i in rivals:
+        for i in same:
             stem = candidates[i][1]
-            plain = [(base, ""), ("", "")] if len(rivals) == 1 else []
+            plain = [(base, ""), ("", "")] if len(same) == 1 else []
             for wanted in ((base, stem), ("", stem), *plain):
                 if found := [k for k, role in errors.items() if role == wanted]:
                     pairs[i] = found

@@ -1,4 +1,4 @@
-"""Files as tables of names, units and numbers: text of any delimiter, or a format of astropy's."""
+"""Files as tables of names, units and numbers: delimited text or a format of astropy."""
 
 import csv
 import gzip

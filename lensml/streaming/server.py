@@ -67,7 +67,7 @@ def answer_lines(stream: StreamingClassifier, lines: Iterable[str], first: int =
 
 
 def _check(stream: StreamingClassifier, epoch: dict, latest: dict[str, float]) -> str:
-    """Name under which an epoch's data set is kept; InputError if the epoch is a mark or jumps."""
+    """Name under which an epoch's data set is kept; InputError if it is a mark or jumps."""
     event, time, mag = epoch["event"], epoch["time"], epoch["mag"]
     names = [event, epoch["dataset"]] if "dataset" in epoch else [event]
     if not all(isinstance(x, int | str) and not isinstance(x, bool) and x != "" for x in names):
