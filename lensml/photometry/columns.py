@@ -21,7 +21,8 @@ ZEROS = {"btjd": 2457000.0, "bkjd": 2454833.0, "rjd": 2400000.0, "mjd": 2400000.
 LAST_TIME, LONGEST = 3e6, 40_000  # a later time, or a longer span, are no days
 LONGEST_NAME = 200  # of a column [characters]
 FIRST_JD, LAST_JD = 2.43e6, 2.48e6  # from 1941 to 2077
-FLUX, MAGNITUDE = r"flux(?:es)?|[munµμ]?jy(?![a-z])|counts?(?![a-z])", r"mag(?:nitudes?)?"
+FLUX = r"flux(?:es)?|[munµμ]?jy(?![a-z])|counts?(?![a-z])"
+MAGNITUDE = r"(?:milli|m)?mag(?:nitudes?)?"
 ERROR = (
     r"uncertainty|uncert|unc|errors?|err|sigma(?!g)|sig|std|rms|^e_|^d_?(?=(?:m|mag|[munµμ]?jy)$)"
 )
@@ -54,7 +55,7 @@ class Columns:
 
 def split_unit(cell: str) -> tuple[str, str]:
     """Name and unit of a header's cell: `time [d]` or `flux_uJy`; "" if none is stated."""
-    cell = cell.strip(" \t\"'")
+    cell = cell.strip(" \t\"'")[:LONGEST_NAME]
     if found := re.search(r"\s*[\[(]([^\])]*)[\])]", cell):
         return (cell[: found.start()] + cell[found.end() :]).strip(), found[1].strip()
     found = re.search(r"[_ ](mmag|millimag|[mun]?jy|sec|seconds|days|hours)$", cell, re.IGNORECASE)
@@ -196,7 +197,11 @@ def signature(values: NDArray, label: str) -> Columns:
     if width >= 3 and len(usable):
         time, value, error = usable[:, :3].T
         full, short = (time > FIRST_JD) & (time < LAST_JD), (time > 400) & (time < 20_000)
-        counter = short.all() and len(time) > 20 and (np.diff(time) == 1).all()
+        # Whole numbers, or what rises with another column of fractions, may count the rows.
+        rest = usable[np.argsort(time), 1:]
+        rising = (np.diff(rest, axis=0) > 0).all(0) & (rest % 1 > 0).any(0)
+        rising |= ((rest > FIRST_JD) & (rest < LAST_JD)).mean(0) > 0.5
+        counter = len(time) > 5 and (rising.any() or short.all() and (time % 1 == 0).all())
         if ((full | short).all() or ((time > 40_000) & (time < 80_000)).all()) and not counter:
             if _is_magnitude(value, error):
                 return Columns(0, 1, 2, "mag")
@@ -205,9 +210,10 @@ def signature(values: NDArray, label: str) -> Columns:
                     good = np.abs(usable[:, 3]) < 50
                     flux = 10 ** (-0.4 * usable[good, 3])
                     related = abs(np.corrcoef(flux, value[good])[0, 1])
-                if related > 0.95 or np.ptp(flux) == 0:
+                if related > 0.95:
                     return Columns(0, 3, 4, "mag")
-            if (value[:50] <= 0).mean() > 0.1 and (error[:50] > 0).mean() > 0.9:
+            fractions = (value[:50] % 1 != 0).mean() > 0.5
+            if fractions and (value[:50] <= 0).mean() > 0.1 and (error[:50] > 0).mean() > 0.9:
                 return Columns(0, 1, 2, "difference")
     raise InputError(f"{label} has {width} columns and no header; expected a table of OGLE (HJD, "
                      "mag, error), KMTNet or MOA (HJD, difference flux, error); add a header, or "
@@ -221,16 +227,17 @@ def _is_magnitude(value: NDArray, error: NDArray) -> bool:
         return False
     low, middle, high = np.percentile(value[good], (1, 50, 99))
     rises = high - middle > max(1.0, 3 * (middle - low))  # a flux that rises, taken for mag
-    return 8 < middle < 26 and np.median(error[good]) < 1.0 and high < 35 and not rises
+    return 8 < middle < 26 and np.median(error[good]) < 0.5 and high < 35 and not rises
 
 
-def time_zero(name: str, unit: str, first: float) -> float:
-    """What makes full (H)JD of times so named that start at `first` [day]."""
+def time_zero(name: str, unit: str, middle: float) -> tuple[float, bool]:
+    """What makes full (H)JD of times of this median [day], and whether they must be dates."""
     text = f"{name} {unit}".lower().replace(",", "")
     stated = re.search(r"24\d{5}(\.\d+)?", text)
-    plain = 2450000.0 if "jd" in text and 400 < first < 20000 else 0.0
+    plain = 2450000.0 if "jd" in text and 400 < middle < 20000 else 0.0
     named = next((zero for key, zero in ZEROS.items() if key in text), plain)
-    return 0.0 if first >= 2e6 else float(stated[0]) if stated else named
+    zero = 0.0 if middle >= 2e6 else float(stated[0]) if stated else named
+    return zero, bool(zero) or _time_rank(name, unit) in range(7)
 
 
 def scales(columns: Columns, units: list[str], shown: list[str], label: str) -> list[float]:

@@ -23,7 +23,10 @@ MAG = 2.5 / log(10.0)  # magnitudes per natural logarithm
 FLUX_ZERO_POINT = 22.0  # magnitude of unit flux; only differences of magnitude matter to us
 REFERENCE_FLUX = 10 ** (0.4 * (28 - 20))  # KMTNet's pysis: a reference image of 20 mag, zero at 28
 FAR, UNMEASURED = 12.0, 90.0  # a magnitude so far from the first ones, such an error, is a mark
-FEWEST, JUNK, REPEATED = 8, 0.25, 0.1  # rows of a comparison; fractions that make a table doubtful
+MARKS = [99.99, 99.999, 99.9999, 999.99, 999.999, 9999.99]  # not measured, in any unit
+LONGEST_PAUSE = 3650  # before and behind it lie no dates of one light curve [day]
+FEWEST = 8  # rows of a comparison
+JUNK, REPEATED, NO_DATES = 0.25, 0.1, 0.1  # fractions of the rows that make a table doubtful
 SUFFIX = r"(\.(csv|dat|txt|tbl|tsv|gz|xz|zip|pysis|ecsv|xml|vot|fits?|md|tex))+$"
 
 
@@ -145,10 +148,8 @@ def _datasets(
     reference_flux: float | None = None,
 ) -> list[tuple[str, Photometry]]:
     """Data sets of one table by the value of the columns that divide it, "" if none does."""
-    numbered = columns is not None
-    raw = (
-        read_table(source, numbered=numbered) if isinstance(source, Path) else from_columns(source)
-    )
+    wanted = [] if columns is None else re.findall(r"=\s*([^,]*?)\s*(?:,|$)", columns)
+    raw = read_table(source, wanted) if isinstance(source, Path) else from_columns(source)
     if columns is not None:
         chosen = roles.parse_columns(columns, raw.names, raw.values.shape[1], label)
     elif raw.names is None:
@@ -221,10 +222,20 @@ def _clean(raw: RawTable, rows: NDArray, chosen: roles.Columns, label: str, shif
         time, value, error, rows = time[good], value[good], error[good], rows[good]
 
     keep(np.isfinite(time), "time not a number")
+    called, unit = raw.names[at[0]] if raw.names else "hjd", raw.units[at[0]]
+    zero, dated = roles.time_zero(called, unit, np.median(time) if len(time) else 0.0)
+    jumps, middle = np.flatnonzero(np.diff(time) > LONGEST_PAUSE) + 1, len(time) // 2
+    first, last = max([0, *jumps[jumps <= middle]]), min([*jumps[jumps > middle], len(time)])
+    dates = (time + zero > roles.FIRST_JD) & (time + zero < roles.LAST_JD)
+    dates[:first] = dates[last:] = False
+    dated &= raw.names is not None or zero > 0  # without a header, MJD stays as it is
+    if dated and dates.sum() >= (1 - NO_DATES) * len(time):
+        keep(dates, "time no date")
+        dated = False
     keep(~np.isposinf(value), "a limit")
-    mark = _not_measured(value) & (kind == "mag")
+    mark = _not_measured(value) & (kind == "mag") | np.isin(np.abs(rows[:, at[1]]), MARKS)
     keep(np.isfinite(value) & ~mark, "magnitude or flux not a number")
-    unmeasured = (error >= UNMEASURED) & (kind == "mag")
+    unmeasured = (error >= UNMEASURED) & (kind == "mag") | np.isin(rows[:, at[2]], MARKS)
     keep(np.isfinite(error) & (error > 0) & ~unmeasured, "error not positive")
     if kind != "mag" and len(time):
         shift = _reference_flux(value, error, kind, label) if shift is None else shift
@@ -234,18 +245,16 @@ def _clean(raw: RawTable, rows: NDArray, chosen: roles.Columns, label: str, shif
         value, error = FLUX_ZERO_POINT - 2.5 * np.log10(value), MAG * error / value
     if not len(time):
         return None, dropped
-    called, problem = raw.names[at[0]] if raw.names else "hjd", None
-    zero = roles.time_zero(called, raw.units[at[0]], time[0])
+    problem = None
     if time[-1] > roles.LAST_TIME or time[-1] - time[0] > roles.LONGEST:
         problem = f"times {shown[0]} from {time[0]:.10g} to {time[-1]:.10g}; expected days of one "
         problem += f"time zero, at most {roles.LONGEST} d long"
-    elif zero and not roles.FIRST_JD < time[0] + zero < roles.LAST_JD:
-        problem = f"times {shown[0]} that start at {time[0]:.10g}; expected days from JD {zero:.1f}"
+    elif dated:
+        problem = f"times {shown[0]} from {time[0]:.10g}, which are no dates of one light "
+        problem += f"curve; expected days from JD {zero:.1f}"
     elif kind == "mag" and np.median(error) > 1:
-        problem = (
-            f"errors {shown[2]} of {np.median(error):.3g} in the median; expected magnitudes; "
-        )
-        problem += "if they are millimag, call them err [mmag]"
+        problem = f"errors {shown[2]} of {np.median(error):.3g} in the median; expected "
+        problem += "magnitudes; if they are millimag, call them err [mmag]"
     if problem := problem or _several_curves(raw, rows, time, value, error, at, chosen.divide):
         raise InputError(f"{label} has {problem}; {roles.WAY_OUT}")
     keep(np.diff(time, prepend=-np.inf) > 0, "repeated time")
@@ -260,7 +269,7 @@ def _not_measured(mag: NDArray) -> NDArray:
     """Marks for that, such as 99.999, 50, 0 or -9.99: far from the first values, (n,) bool."""
     first = np.unique(mag[np.isfinite(mag) & (np.abs(mag) < 50) & (mag != 0)][:200])
     typical = np.median(first) if len(first) else 0.0
-    zero = (mag == 0) & (abs(typical) > 3)
+    zero = (mag == 0) & (abs(typical) > 3 or not len(first))
     return (np.abs(mag) >= 50) | (np.abs(mag - typical) > FAR) | zero
 
 

@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from array import array
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from math import inf, isfinite, isinf, nan
 from pathlib import Path
@@ -52,10 +53,10 @@ class RawTable:
     dropped: Counter = field(default_factory=Counter)  # reason -> rows left out
 
 
-def read_table(path: Path, *, numbered: bool = False) -> RawTable:
+def read_table(path: Path, wanted: Collection[str] = ()) -> RawTable:
     """The table in a file, plain or packed; an InputError in one line where there is none.
 
-    Columns that are `numbered` need no header, so none that does not fit the rows is refused.
+    A line with the name of a `wanted` column is a header; columns by number need none.
     """
     raw = _unpacked(path).removeprefix(b"\xef\xbb\xbf")
     for kind, signature in SIGNATURES.items():
@@ -66,7 +67,7 @@ def read_table(path: Path, *, numbered: bool = False) -> RawTable:
     if "\0" in text or not text.strip() or "\ufffd" in text[:1000]:
         what = "holds binary data, not text" if text.strip() else "is empty"
         raise InputError(f"{path} {what}; {WANTED}; export the light curve as CSV")
-    return _parse(text, str(path), numbered)
+    return _parse(text, str(path), wanted)
 
 
 def _unpacked(path: Path) -> bytes:
@@ -163,7 +164,7 @@ def _split(line: str, mark: str | None) -> list[str]:
     return [cell.strip(" \t\"'") for cell in found]
 
 
-def _parse(text: str, label: str, numbered: bool) -> RawTable:
+def _parse(text: str, label: str, wanted: Collection[str]) -> RawTable:
     """Text with or without a header: its delimiter, names, units, and rows of even width."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     lines = [line for line in lines if line.strip() and line.strip("-=+|: \t")]
@@ -195,9 +196,9 @@ def _parse(text: str, label: str, numbered: bool) -> RawTable:
         start = next((i + 1 for i, x in enumerate(lines) if not COMMENT.match(x)), len(lines))
     names, units = None, [""] * width
     try:
-        names, units = _heading(lines[:start], mark, width, label)
+        names, units = _heading(lines[:start], mark, width, label, wanted)
     except InputError:
-        if not numbered:
+        if not wanted:
             raise
     if start == len(lines):
         raise InputError(f"{label} has a header but no rows of data; {WANTED}")
@@ -228,7 +229,7 @@ def _parse(text: str, label: str, numbered: bool) -> RawTable:
     return RawTable(names, units, np.array(values).reshape(-1, width), words, dropped)
 
 
-def _heading(above: list[str], mark: str | None, width: int, label: str):
+def _heading(above: list[str], mark: str | None, width: int, label: str, wanted):
     """Names (or None) and units of the columns, from the lines above the first row."""
     units = None
     for line in reversed(above):
@@ -239,7 +240,8 @@ def _heading(above: list[str], mark: str | None, width: int, label: str):
         cells = _split(text.rstrip(), mark) if len(text) < MAX_HEADER else [text]
         while len(cells) > width and not cells[-1]:
             cells.pop()
-        if is_header(cells):
+        named = len(cells) == width and any(split_unit(c)[0] in wanted for c in cells)
+        if named or is_header(cells):
             if len(cells) == width:
                 names, stated = zip(*map(split_unit, cells), strict=True)
                 return list(names), [a or b for a, b in zip(units or stated, stated, strict=True)]

@@ -23,7 +23,7 @@ from lensml.photometry.readers import (
 )
 
 MAG = 2.5 / np.log(10)  # magnitudes per natural logarithm
-TIME = 2457000 + np.arange(8.0)
+TIME = 2457000.5 + np.arange(8.0)
 MAGNITUDE = 14 - 0.1 * np.arange(8)
 
 

@@ -47,9 +47,17 @@ def limits() -> list[str]:
 
 
 COUNTER = np.arange(N)
+FRAMES = [str(1200 + 3 * k + k % 2) for k in range(N)]
 READ = {  # text, rows dropped
     "a count before the date": (table("epoch,hjd,mag,err", COUNTER, TIME, MAG, ERR), 0),
     "seconds before the date": (table("t,bjd_tdb,mag,err", COUNTER * 9e8, TIME, MAG, ERR), 0),
+    "frame numbers before the date": (table("frame,hjd,mag,err", FRAMES, TIME, MAG, ERR), 0),
+    "errors called millimag": (table("jd,mag,err_mmag", TIME, MAG, ERR * 1e3), 0),
+    "marks among the dates": (table("hjd,mag,err", np.where(COUNTER % 20 == 7, 99.999,
+                                    TIME - 2450000), MAG, ERR), 3),
+    "marks among errors of flux": (table("mjd,flux,err", TIME - 2400000.5, FLUX,
+                                   np.where(COUNTER % 20 == 7, 99.999, FLUX_ERR)), 3),
+    "row numbers last": (table("", TIME - 2450000, MAG, ERR, COUNTER, mark=" "), 0),
     "limit before magnitude": (table("jd,maglim,mag,err", TIME, ERR + 21, MAG, ERR), 0),
     "another star's error": (table("jd,mag,comp_err,mag_err", TIME, MAG, ERR / 9, ERR), 0),
     "prefixed names": (table("x:jd,x:psfmag,x:psfmagerr", TIME, MAG, ERR), 0),
@@ -99,6 +107,14 @@ REFUSED = {  # text, what the line must say
     "two errors": (table("jd,mag,err,sigma", TIME, MAG, ERR, ERR), "'err' and 'sigma'"),
     "an error of another": (table("jd,mag,ref_err", TIME, MAG, ERR), "its error"),
     "no date first": (table("", COUNTER, TIME, MAG, ERR, mark=" "), "no header"),
+    "frame numbers first": (table("", FRAMES, MAG, ERR, mark=" "), "no header"),
+    "a quality before the error":
+        (table("", TIME, MAG, np.linspace(0.6, 1.2, N)[::-1], ERR, mark=" "), "no header"),
+    "a date last": (table("", FRAMES, MAG, ERR, TIME, mark=" "), "no header"),
+    "zeros for flux": (table("", TIME, "0", FLUX, FLUX_ERR, mark=" "), "no header"),
+    "another constant star": (table("", TIME, FLUX, FLUX_ERR, "15.1", ERR, mark=" "), "no header"),
+    "rows that move by one": (table("hjd,mag,err,x", MAG, ERR, ERR * 9, TIME), "no dates"),
+    "zeros for magnitudes": (table("jd,mag,err", TIME, "0.000", ERR), "usable"),
     "flux without a header": (table("", TIME, FLUX, FLUX_ERR, mark=" "), "no header"),
     "names with blanks": (table("JD V mag V err", TIME, MAG, ERR, mark=" "), "--columns"),
     "unnamed numbers": (table("JD mag err", COUNTER, TIME, MAG, ERR, mark=" "), "--columns"),
@@ -142,6 +158,28 @@ def test_a_column_of_filters_or_sites_divides_a_table(name, tmp_path):
     )
     with pytest.raises(InputError, match="holds 2 data sets"):
         read_photometry(tmp_path / "a.csv")
+
+
+MARKS = """99.99 98 50.0 0.000 -99.9 -9.999 NaN INDEF null **** >17.5 <17.5 inf 1e30""".split()
+
+
+@pytest.mark.parametrize("hidden", [COUNTER < 9, COUNTER % 20 == 10], ids=["first", "spread"])
+@pytest.mark.parametrize("mark", MARKS)
+def test_a_row_that_was_not_measured_is_dropped_and_counted(mark, hidden, tmp_path):
+    cells = [mark if h else f"{m:.4f}" for h, m in zip(hidden, MAG, strict=True)]
+    (tmp_path / "a.csv").write_text(table("jd,mag,mag_err", TIME, cells, ERR))
+    curve = read_photometry(tmp_path / "a.csv")
+    np.testing.assert_array_equal(curve.mag, MAG[~hidden])
+    assert f"{hidden.sum()} rows dropped" in curve.summary()
+
+
+def test_columns_with_names_of_any_kind_are_taken_by_them(tmp_path):
+    (tmp_path / "a.txt").write_text(table("a,b,c,d", MAG, ERR, TIME, FLUX))
+    curve = read_photometry(tmp_path / "a.txt", columns="time=c, mag=a, err=b")
+    np.testing.assert_array_equal(curve.time, TIME)
+    np.testing.assert_array_equal(curve.mag, MAG)
+    with pytest.raises(InputError, match="'e' is none of the 4 columns"):
+        read_event(tmp_path / "a.txt", columns="time=c,mag=a,err=e")
 
 
 def test_columns_are_taken_by_name_or_number_and_refused_where_there_are_none(tmp_path):
