@@ -286,3 +286,21 @@ def test_classify_imports_neither_ndimage_nor_a_plotting_library(tmp_path):
     found = imported_by("classify", path, "--m_base", 18.0)
     assert "torch" in found
     assert not found & {"scipy.ndimage", "matplotlib", "seaborn", "VBMicrolensing", "sklearn"}
+
+
+@pytest.mark.parametrize("value", [0, 1, -0.1, 1.5, "nan"])
+@pytest.mark.parametrize("verb", ["classify", "stream", "evaluate"])
+def test_a_prevalence_is_a_fraction(capsys, tmp_path, small, verb, value):
+    path = tmp_path / "phot.dat"
+    path.write_text(PHOT)
+    more = {"classify": [path], "stream": []}
+    more["evaluate"] = ["--data", small, "--output_dir", tmp_path / "out"]
+    assert_refused(capsys, tmp_path, "--prevalence", verb, *more[verb], f"--prevalence={value}")
+
+
+def test_an_unknown_survey_or_level_is_refused(capsys, tmp_path):
+    path = tmp_path / "phot.dat"
+    path.write_text(PHOT)
+    assert_refused(capsys, tmp_path, "survey Mars", "classify", path, "--survey", "Mars")
+    ledger = ["--ledger", tmp_path / "ledger"]
+    assert_refused(capsys, tmp_path, "level 0.5", "stream", *ledger, "--level", 0.5)

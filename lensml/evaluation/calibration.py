@@ -8,25 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, logit
 
 from lensml.evaluation import metrics
 from lensml.evaluation.early_detection import FRACTION_KEYS
 from lensml.evaluation.metrics import Interval
-
-
-def prior_shift(p: ArrayLike, prevalence: float, trained_at: float = 0.5) -> NDArray:
-    """P(binary) at another prevalence: Bayes' formula, a shift of the log-odds.
-
-    logit p' = logit p + logit(prevalence) - logit(trained_at), both fractions of binaries between
-    0 and 1, `p` of any shape; certain p (0, 1) stay. Saerens, Latinne & Decaestecker (2002), Neural
-    Computation 14, 21, eq. 2.4.
-    """
-    for name, value in (("prevalence", prevalence), ("trained_at", trained_at)):
-        if not 0 < value < 1:
-            raise ValueError(f"`{name}` is {value}, but a fraction between 0 and 1 was expected")
-    shift = logit(prevalence) - logit(trained_at)
-    return expit(logit(np.asarray(p, dtype=float)) + shift)
+from lensml.network import prior_shift as prior_shift  # of the same name here
 
 
 def bin_noise(y: NDArray, p: NDArray, pair: NDArray) -> tuple[NDArray, NDArray, NDArray]:

@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = exports(
     presets="TEST_SEED",
     results=(
         "BENCHMARKS PERFORMANCE STUDIES benchmarks_by_device display load_benchmark load_results "
-        "png season_thresholds start write_json"
+        "png start write_json"
     ),
     evaluation_run="assess classical evaluate headline predictions report_text scored",
     notebooks="EXECUTED LOGS RECORDS chapter_names find_chapter read_record run",

@@ -23,14 +23,16 @@ HEADLINE = [name for name in evaluation.STATISTICS if name not in ("accuracy", "
 
 def evaluate(
     data: Path | str, output_dir: Path | str, run: Path | str | None = None,
-    *, early_detection: bool = False, num_bootstrap: int = 200, seed: int = 0,
+    *, early_detection: bool = False, prevalence: float | None = None, num_bootstrap: int = 200,
+    seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a network on a set and write `metrics.json`, `predictions.npz` and figures (SVG).
 
     `data` is in the exchange format, its `X` used as it is stored; `run` a run folder of `train`,
     None = the shipped weights; `early_detection` also refits prefixes (refit-limited bound, onset)
-    and counts alerts; `seed` is of the `num_bootstrap` resamples of pairs behind every interval.
-    Returns what `metrics.json` holds. InputError if the set cannot be scored or has been seen.
+    and counts alerts; `prevalence` shifts P(binary) (`network.prior_shift`); `seed` is of the
+    `num_bootstrap` resamples of pairs. Returns what `metrics.json` holds. InputError if the set
+    cannot be scored or has been seen.
     """
     data, output_dir, device = Path(data), Path(output_dir), str(network.find_device())
     loaded, config = network.load_network(run, device)
@@ -44,6 +46,9 @@ def evaluate(
             "`lensml classify` calls curves of unknown class"
         )
     predictions = predict_with_bar(loaded, curves)
+    if prevalence is not None:
+        shifted = (network.prior_shift(p, prevalence) for p in asdict(predictions).values())
+        predictions = network.Predictions(*(p.astype(np.float32) for p in shifted))
     options = {"early_detection": early_detection, "num_bootstrap": num_bootstrap, "seed": seed}
     result, ideal = evaluation.full_report(curves, predictions, **options)
     preset, set_seed, _ = curves.events()
@@ -51,6 +56,7 @@ def evaluate(
         "weights_sha256": network.weights_hash(run),
         "data": data.name,
         "rows": len(curves),
+        "prevalence": prevalence,
         "set": {"preset": preset, "seed": set_seed, "survey": curves.meta.get("survey")},
         "bootstrap": {"resamples": num_bootstrap, "seed": seed},
         "device": device,

@@ -35,7 +35,6 @@ from lensml.paths import (
     RESULTS,
     ROOT,
     SIZES,
-    InputError,
     atomic_path,
     available_cores,
     check_size,
@@ -70,21 +69,6 @@ def load_results(chapter: str) -> dict[str, Any] | None:
         if path.exists():
             return json.loads(path.read_text())
     return None
-
-
-def season_thresholds(record: Mapping[str, Any] | None = None) -> dict[str, float]:
-    """Alert thresholds at 1 % and 0.1 % false alarms a season, from chapter 11's record.
-
-    Raises:
-        InputError: If there is no record, or it keeps no threshold.
-    """
-    # Chapter 07 had them before there was a chapter 11.
-    found = load_results("11_alerts_and_calibration") or load_results("07_early_detection")
-    stored = (record or found or {}).get("numbers", {}).get("policies", {})
-    names = {"1pct": "1_pct", "0_1pct": "0.1_pct"}
-    if missing := [key for key in names.values() if key not in stored]:
-        raise InputError(f"no stored result of chapter 11 keeps an alert threshold for {missing}")
-    return {name: stored[key]["threshold"] for name, key in names.items()}
 
 
 def benchmarks_by_device(name: str, root: Path = BENCHMARKS) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = exports(
         "load_tensors read_snapshot run_folder save_network save_tensors weights_hash "
         "write_snapshot"
     ),
+    calibration="prior_shift",
     inference=(
         "BASELINE_MAX BASELINE_MIN PHASE_EDGES Predictions at_fractions bf16_supported "
         "by_phase causal_baseline classify find_device is_finite max_probability predict "

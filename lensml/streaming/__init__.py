@@ -6,6 +6,8 @@ __getattr__, __dir__, __all__ = exports(
     __name__,
     cache="",
     classifier="StreamingClassifier",
+    thresholds="LEVELS AlertThreshold find_threshold",
+    ledger="OUTCOMES Ledger exact_interval",
     server="answer_lines serve",
     classification="classify_file",
 )

@@ -1,6 +1,5 @@
 """P(binary) along one light curve, whether its baseline holds, and when to alert."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from lensml import network
 from lensml.lensing import fit_pspl, pspl_delta_mag
 from lensml.paths import InputError
 from lensml.photometry import Event, Photometry, read_event
+from lensml.streaming.thresholds import AlertThreshold, find_threshold
 
 BRIGHTER, FAINTER = 1.0, 3.0  # a baseline against the median and the faintest epoch [mag]
 QUIET, FEWEST_QUIET = 3.0, 10  # a baseline needs epochs so far from the peak [tE], so many
@@ -65,6 +65,7 @@ class Classification:
     p: NDArray
     answer: dict[str, Any]
     fit: SingleLensFit | None  # None with fewer than BASELINE_MIN epochs
+    threshold: AlertThreshold | None = None
 
     def text(self) -> str:
         """Summary of a title and lines of a name and what belongs to it."""
@@ -79,9 +80,10 @@ class Classification:
             when = "never" if alert is None else f"first at {scale} {alert:.3f}"
             if alert is not None and self.fit:
                 when += f", {self.fit.phase(alert):+.2f} tE from the fitted peak,"
-            meaning = "which 1 % of simulated single lenses pass at any time of their season"
-            what = f"{when} above P = {threshold:.3f}, {meaning}" if threshold else "none is known"
+            what = f"{when} above {self.threshold.text()}" if threshold else "none is known"
             lines += [("threshold" if threshold is None else "alert", what)]
+            if prevalence := answer["prevalence"]:
+                lines += [("prevalence", f"{prevalence:g} in what follows; the alert is without")]
             highest = ("highest", answer["p_binary_max"], answer["time_max"])
             for name, p, time in (highest, ("last", answer["p_binary"], curve.time[-1])):
                 lines += [(name, f"P(binary) = {p:.3f} at {scale} {time:.3f}")]
@@ -92,20 +94,18 @@ class Classification:
         return "\n".join([f"{self.event.name}: {span}", *(f"  {a:9} {b}" for a, b in lines)])
 
 
-def alert_threshold(run: Path | None) -> float | None:
-    """P(binary) that 1 % of simulated single lenses pass once a season, stored with a network."""
-    stored = network.run_folder(run) / "alerts.json"
-    return json.loads(stored.read_text())["thresholds"]["1pct"] if stored.exists() else None
-
-
 def classify_file(
     paths: Path | Sequence[Path],
     m_base: float | None = None,
     run: Path | None = None,
     columns: str | None = None,
+    *,
+    prevalence: float | None = None,
+    survey: str = "default",
 ) -> Classification:
     """One event, of a file, several or a folder, classified; `columns` as in `read_event`.
 
+    Alerts compare P(binary) with the threshold of `survey` before it is shifted to `prevalence`.
     InputError if `m_base` [mag] cannot be its baseline.
     """
     event = read_event(paths, columns=columns)
@@ -124,7 +124,9 @@ def classify_file(
                 "if it is unknown"
             )
     name = str(paths if isinstance(paths, Path | str) else paths[0])
-    return combine([_classify(event, c, name, m_base, run, model) for c in event.datasets])
+    threshold = find_threshold(run, survey)
+    options = name, m_base, model, threshold, prevalence
+    return combine([_classify(event, curve, *options) for curve in event.datasets])
 
 
 def combine(found: list[Classification]) -> Classification:
@@ -139,11 +141,11 @@ def combine(found: list[Classification]) -> Classification:
     return longest
 
 
-def _classify(event: Event, curve: Photometry, name: str, m_base: float | None, run, model):
+def _classify(event: Event, curve: Photometry, name, m_base, model, threshold, prevalence):
     """One data set, classified on its own."""
     columns, least = (curve.time, curve.mag, curve.mag_err), network.BASELINE_MIN
     p = network.classify(*columns, m_base, model)
-    enough, threshold, warnings = len(curve) >= least, alert_threshold(run), []
+    enough, warnings = len(curve) >= least, []
     used = m_base if m_base is not None else float(network.causal_baseline(curve.mag)[-1])
     fit = fit_single_lens(curve, used) if enough else None
     baseline = {"magnitude": used, "source": "given", "trusted": True, "epochs": None}
@@ -163,20 +165,23 @@ def _classify(event: Event, curve: Photometry, name: str, m_base: float | None, 
             baseline["trusted"] = False
             warnings += [f"the baseline is not trusted: {why}; give --m_base if it is known"]
     first = 0 if m_base is not None else least - 1  # of an answer
-    above = first + np.flatnonzero(p[first:] > (np.inf if threshold is None else threshold))
+    above = first + np.flatnonzero(p[first:] > (threshold.value if threshold else np.inf))
     if above.size and p[-1] < 0.5:
         warnings += ["P fell below 0.5 after the alert: check the baseline and the residuals"]
     top = first + int(p[first:].argmax()) if len(p) > first else None
+    p = p if prevalence is None else network.prior_shift(p, prevalence)
     answer = {
         "file": name,
         "n_epochs": len(p),
         "p_binary": float(p[-1]),
-        "p_binary_max": 0.5 if top is None else float(p[top]),
+        "p_binary_max": float(p[-1 if top is None else top]),
         "time_max": None if top is None else float(curve.time[top]),
         "first_alert": float(curve.time[above[0]]) if above.size else None,
-        "threshold": threshold,
+        "threshold": threshold.value if threshold else None,
+        "threshold_of": threshold.described() if threshold else None,
+        "prevalence": prevalence,
         "baseline": baseline,
         "warnings": warnings,
         "epochs": [{"time": t, "p_binary": x} for t, x in np.stack([curve.time, p], 1).tolist()],
     }
-    return Classification(event, curve, p, answer, fit)
+    return Classification(event, curve, p, answer, fit, threshold)

@@ -17,8 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from lensml.network import prior_shift
 from lensml.paths import InputError
 from lensml.streaming.classifier import StreamingClassifier, quoted
+from lensml.streaming.ledger import Ledger
 
 BATCH = 1000  # lines that are answered together at most
 MAX_LINE_BYTES = 1 << 20  # of a line, what is longer is cut and so becomes a bad one; of a batch
@@ -28,13 +30,16 @@ MIN_PAUSE = 20  # time between snapshots, in units of what the last one took
 NEEDED = ("event", "time", "mag", "mag_err")
 
 
-def answer_lines(stream: StreamingClassifier, lines: Iterable[str], first: int = 1) -> list[tuple]:
+def answer_lines(
+    stream: StreamingClassifier, lines: Iterable[str], first: int = 1, ledger: Ledger | None = None
+) -> list[tuple]:
     """Answers to lines of one batch: `(answer, None)` each, `(answer, problem)` if bad.
 
     A bad line changes nothing; its answer names the event, if it has one, and the problem. Empty
-    lines get no answer. `first` is the number of the first line, for messages.
+    lines get no answer. `first` is the number of the first line, for messages. A `ledger` takes
+    lines with an outcome, and alerts before they are answered; `{"request": "rate"}` asks for it.
     """
-    replies, epochs, latest = [], [], {}
+    replies, epochs, latest, asked = [], [], {}, []
     for number, line in enumerate(lines, first):
         line = line.removeprefix("\ufeff") if number == 1 else line
         if not line.strip():
@@ -45,6 +50,11 @@ def answer_lines(stream: StreamingClassifier, lines: Iterable[str], first: int =
             if not isinstance(epoch, dict):
                 raise InputError(f"{type(epoch).__name__} came, a JSON object was expected")
             event = epoch.get("event")
+            if ledger and ("outcome" in epoch or epoch.get("request") == "rate"):
+                answer = ledger.settle(epoch) if "outcome" in epoch else {}
+                asked += [answer] * (not answer)
+                replies.append((answer, None))
+                continue
             if missing := [k for k in NEEDED if k not in epoch]:
                 raise InputError(
                     f"{', '.join(missing)} missing; an epoch has event, time, mag, mag_err"
@@ -63,6 +73,10 @@ def answer_lines(stream: StreamingClassifier, lines: Iterable[str], first: int =
         answer["p_binary"] = float(p[i])
         bad = problems.get(i)
         replies[place] = _refusal(epoch["event"], number, bad) if bad else (answer, None)
+    if ledger:
+        ledger.record(answer for answer, problem in replies if not problem)
+        for answer in asked:  # once the batch is answered
+            answer.update(ledger.rate(stream.events))
     return replies
 
 
@@ -176,10 +190,13 @@ def serve(
     answers: TextIO,
     problems: TextIO,
     state: Path | None = None,
+    ledger: Ledger | None = None,
+    prevalence: float | None = None,
 ) -> int:
     """Answer every line of `source` until it ends, a signal comes or the reader closes.
 
     `source` has a descriptor; `problems` gets a line for each bad line, `state` the snapshots.
+    `ledger` takes the alerts, by P(binary) before it is shifted to `prevalence` for the answers.
     The exit code is 0, 2 if there was a bad line, 128 + number of the signal that ended it.
     """
     keeper, code, number = SnapshotScheduler(stream, state), 0, 1
@@ -187,7 +204,10 @@ def serve(
     with _wake_on_signals() as (wake, signals):
         try:
             for lines in read_batches(source.fileno(), wake):
-                replies = answer_lines(stream, lines, number) if lines else []
+                replies = answer_lines(stream, lines, number, ledger) if lines else []
+                for answer in (a for a, _ in replies if prevalence and "p_binary" in a):
+                    answer["p_binary"] = float(prior_shift(answer["p_binary"], prevalence))
+                    answer["prevalence"] = prevalence
                 number += len(lines)
                 stream.lines += len(lines)
                 answers.write("".join(f"{json.dumps(answer)}\n" for answer, _ in replies))
@@ -202,6 +222,8 @@ def serve(
             # The reader has gone, and the last answers with it: the last snapshot stays, so that
             # their lines can be fed again. Python would complain once more at the end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
+        if ledger:
+            print(f"lensml stream: {ledger.close(stream.events)}", file=problems)
         if signals:
             where = f"; the state after {stream.lines} lines is in {state}" if state else ""
             print(f"lensml stream: ended by a signal{where}", file=problems)

@@ -6,7 +6,6 @@ import matplotlib.pyplot as plt
 import pytest
 
 from lensml.experiments import results
-from lensml.experiments.results import season_thresholds
 from lensml.paths import InputError, atomic_path
 
 
@@ -128,21 +127,6 @@ def test_another_folder_can_take_the_repository_s_place(repository, tmp_path, mo
     monkeypatch.setenv(results.OUTPUT_VARIABLE, str(tmp_path / "custom"))
     assert save("desk").is_relative_to(tmp_path / "custom")
     assert results.load_results("02_baseline") is None
-
-
-def test_thresholds_come_from_chapter_11_or_else_from_07(monkeypatch):
-    def record(*thresholds):
-        rows = zip(("1_pct", "0.1_pct"), thresholds, strict=False)
-        return {"numbers": {"policies": {name: {"threshold": x} for name, x in rows}}}
-
-    kept = {"07_early_detection": record(0.8, 0.9)}
-    monkeypatch.setattr(results, "load_results", kept.get)
-    assert season_thresholds() == {"1pct": 0.8, "0_1pct": 0.9}
-    kept["11_alerts_and_calibration"] = record(0.7, 0.95)
-    assert season_thresholds() == {"1pct": 0.7, "0_1pct": 0.95}
-    for found in (record(), record(0.8)):
-        with pytest.raises(InputError, match="chapter 11 keeps an alert threshold"):
-            season_thresholds(found)
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from sets import blended_photometry
 
-from lensml.experiments import season_thresholds
-from lensml.network import weights_hash
 from lensml.paths import WEIGHTS
 from lensml.photometry import installed_events
 from lensml.streaming import classify_file
@@ -23,12 +21,6 @@ def table(path, time, mag, mag_err):
     body = "\n".join(f"{t:.5f},{m:.4f},{e:.4f}" for t, m, e in zip(time, mag, mag_err, strict=True))
     path.write_text(f"hjd,mag,mag_err\n{body}\n")
     return path
-
-
-def test_the_stored_threshold_is_that_of_the_committed_record():
-    stored = json.loads((WEIGHTS / "alerts.json").read_text())
-    assert stored["thresholds"] == season_thresholds(), "run book/scripts/alert_thresholds.py"
-    assert stored["weights_sha256"] == weights_hash()
 
 
 def test_alert_highest_and_last_are_those_of_the_epochs(planet):
@@ -92,3 +84,18 @@ def test_a_network_of_ones_own_has_no_stored_threshold(tmp_path):
     path = table(tmp_path / "a.csv", time, np.full(40, 18.0), np.full(40, 0.02))
     found = classify_file(path, run=tmp_path / "run")
     assert found.answer["threshold"] is None and "threshold none is known" in found.text()
+
+
+def test_a_prevalence_shifts_what_is_shown_and_not_when_it_alerts(planet):
+    rare = classify_file(installed_events()["OGLE-2003-BLG-235"].files[0], prevalence=0.05)
+    assert rare.answer["first_alert"] == planet.answer["first_alert"]
+    assert rare.answer["threshold"] == planet.answer["threshold"]
+    assert rare.answer["prevalence"] == 0.05 and planet.answer["prevalence"] is None
+    odds, before = (x.p / (1 - x.p) for x in (rare, planet))
+    np.testing.assert_allclose(odds, before / 19, rtol=1e-9)
+    assert rare.answer["p_binary_max"] == rare.p.max() and "0.05 in what follows" in rare.text()
+
+
+def test_an_answer_says_which_threshold_it_used(planet):
+    assert planet.answer["threshold_of"]["survey"] == "default"
+    assert "1 % of simulated single lenses" in planet.text() and "survey default" in planet.text()

@@ -31,11 +31,12 @@ from benchmarks.studies.real_events import outcomes, protocol
 from benchmarks.studies.real_events.protocol import Classification, Target
 from benchmarks.studies.real_events.rescale import rescaled_errors
 from lensml import plotting
-from lensml.experiments import format_number, season_thresholds
+from lensml.experiments import format_number
 from lensml.lensing import fit_pspl_free_baseline
 from lensml.network import load_network, weights_hash
 from lensml.paths import ROOT, InputError
 from lensml.photometry import Photometry, baseline_magnitude, read_photometry
+from lensml.streaming import LEVELS, find_threshold
 
 HERE = Path(__file__).parent
 LIST, CAUSES = HERE / "files.json", HERE / "causes.json"
@@ -111,7 +112,8 @@ def main() -> int:
             print(f"{len(protocol.freeze(args.folder, args.list))} files in {args.list}")
             return 0
         given = dict(zip(outcomes.THRESHOLDS, args.threshold or (), strict=False))
-        thresholds = given or season_thresholds()
+        shipped = {name: find_threshold(None, level=x).value for x, name in LEVELS.items()}
+        thresholds = given or shipped
         network, _ = load_network(args.model)
         targets, rescaling = protocol.read_frozen(args.list)
         progress = partial(tqdm, unit="curve", disable=None)

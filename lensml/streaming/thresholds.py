@@ -1,0 +1,59 @@
+"""Alert thresholds by survey that ship with a network: `alerts.json` of its run folder."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lensml import network
+from lensml.paths import InputError
+
+FILE = "alerts.json"  # of a run folder
+LEVELS = {0.01: "1pct", 0.001: "0_1pct"}  # fraction of single lenses -> name in that file
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertThreshold:
+    """P(binary) above which an event alerts, and how well its rate of false alarms is known."""
+
+    value: float
+    level: float  # fraction of simulated single lenses that ever pass it in a season
+    survey: str  # of these single lenses
+    singles: int | None = None  # on so many of which it was set
+    true_rate: Mapping[str, float] | None = None  # exact 95 % interval (beta) on others
+
+    def described(self) -> dict[str, Any]:
+        """What `--json` says of it beside its value."""
+        return {key: value for key, value in asdict(self).items() if key != "value"}
+
+    def text(self) -> str:
+        """What it is, in half a sentence."""
+        text = f"P = {self.value:.3f}, which {100 * self.level:g} % of simulated single lenses pass"
+        text += f" at any time of their season (survey {self.survey}"
+        if self.singles:
+            text += f", set on {self.singles:,} of them"
+        if rate := self.true_rate:
+            text += f", true rate {100 * rate['low']:.2f} to {100 * rate['high']:.2f} %"
+        return text + ")"
+
+
+def find_threshold(
+    run: Path | None, survey: str = "default", level: float = 0.01
+) -> AlertThreshold | None:
+    """The threshold stored with a network (None = the shipped one); None if it has none.
+
+    InputError if thresholds are stored, but none of this survey and level.
+    """
+    path = network.run_folder(run) / FILE
+    if not path.exists():
+        return None
+    stored = json.loads(path.read_text())["thresholds"]
+    if not any(isinstance(value, dict) for value in stored.values()):  # before there were surveys
+        stored = {"default": {name: {"threshold": value} for name, value in stored.items()}}
+    found = stored.get(survey, {}).get(LEVELS.get(level))
+    if found is None:
+        known = "; ".join(f"{k} at {', '.join(v)}" for k, v in stored.items())
+        raise InputError(f"no threshold of survey {survey} at level {level:g}; known are {known}")
+    more = {"singles": found.get("singles"), "true_rate": found.get("true_rate")}
+    return AlertThreshold(value=found["threshold"], level=level, survey=survey, **more)

@@ -1,0 +1,63 @@
+"""Alert thresholds that ship with the weights: by survey, with their exact interval."""
+
+import importlib.util
+import json
+
+import pytest
+
+from lensml.experiments import load_results
+from lensml.network import weights_hash
+from lensml.paths import ROOT, WEIGHTS, InputError
+from lensml.streaming.thresholds import FILE, LEVELS, find_threshold
+
+spec = importlib.util.spec_from_file_location("s", ROOT / "book/scripts/alert_thresholds.py")
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+
+
+def record(*thresholds):
+    more = {"rate": 0.01, "set_on": 6000, "expected": {"value": 0.01, "low": 0.008, "high": 0.013}}
+    rows = zip(("1_pct", "0.1_pct"), thresholds, strict=False)
+    return {"numbers": {"policies": {name: {"threshold": x} | more for name, x in rows}}}
+
+
+def test_the_stored_thresholds_are_those_of_the_committed_record():
+    stored = json.loads((WEIGHTS / FILE).read_text())
+    expected = script.thresholds_of(load_results("11_alerts_and_calibration"))
+    for level, name in LEVELS.items():
+        assert find_threshold(None, level=level).value == expected[name]["threshold"]
+    assert stored["weights_sha256"] == weights_hash()
+
+
+def test_a_record_without_both_levels_makes_no_thresholds():
+    for found in (None, record(), record(0.8)):
+        with pytest.raises(InputError, match="keeps no alert threshold for .*0.1_pct"):
+            script.thresholds_of(found)
+
+
+def test_each_survey_has_a_threshold_of_its_own_and_an_unknown_one_is_refused(tmp_path):
+    surveys = {"default": record(0.8, 0.9), "Roman": record(0.7, 0.95)}
+    stored = {name: script.thresholds_of(one) for name, one in surveys.items()}
+    (tmp_path / FILE).write_text(json.dumps({"thresholds": stored}))
+    found = find_threshold(tmp_path, "Roman", 0.001)
+    assert found.value == 0.95 and found.singles == 6000 and found.true_rate["high"] == 0.013
+    assert "survey Roman, set on 6,000 of them, true rate 0.80 to 1.30 %" in found.text()
+    assert find_threshold(tmp_path).value == 0.8
+    for survey, level in (("Rubin", 0.01), ("Roman", 0.05)):
+        with pytest.raises(InputError, match="known are default at 1pct, 0_1pct; Roman at"):
+            find_threshold(tmp_path, survey, level)
+
+
+def test_a_file_from_before_there_were_surveys_is_read(tmp_path):
+    (tmp_path / FILE).write_text(json.dumps({"thresholds": {"1pct": 0.8, "0_1pct": 0.9}}))
+    found = find_threshold(tmp_path, level=0.001)
+    assert (found.value, found.survey, found.singles, found.true_rate) == (
+        0.9,
+        "default",
+        None,
+        None,
+    )
+
+
+def test_a_network_without_thresholds_has_none(tmp_path):
+    assert find_threshold(tmp_path) is None
