@@ -8,13 +8,7 @@ from typing import Any
 def exports(
     package: str, **modules: str
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a package (PEP 562).
-
-    Args:
-        package: Its `__name__`.
-        **modules: Its modules in import order, each with the public names it defines, separated
-            by blanks.
-    """
+    """`__getattr__`, `__dir__`, `__all__` of a package (PEP 562); its names by module."""
     home = {name: module for module, names in modules.items() for name in names.split()}
 
     def get(name: str) -> Any:

@@ -13,9 +13,16 @@ from lensml.paths import BUILD, ROOT, SIZES, InputError, atomic_path, git_commit
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
 SETS = ("baseline", "distinct", "planetary", "stellar", "null")
-PREVALENCE_HELP = "fraction of binaries to expect, which shifts P; default: as in training, 0.5"
+PREVALENCE_HELP = "fraction of binaries to expect, which shifts P; as in training"
 SURVEY_HELP = "whose alert threshold, of those stored with the weights"
 MODEL_HELP = "run folder of `train`; default: the weights that ship with lensml"
+
+
+def fraction(text: str) -> float:
+    """A fraction of binaries, from the command line."""
+    if not 0 < float(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} came, a number between 0 and 1 was expected")
+    return float(text)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -98,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=Path, required=True, metavar="SET", help="of `simulate`")
     add("--output_dir", type=Path, required=True, metavar="DIR", help="for metrics.json, "
         "predictions.npz and figures")  # fmt: skip
-    add("--prevalence", type=float, metavar="X", help=PREVALENCE_HELP)
+    add("--prevalence", type=fraction, default=0.5, metavar="X", help=PREVALENCE_HELP)
     add("--early_detection", action="store_true", help="also refit prefixes and count alerts")
 
     add = verb(
@@ -118,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--plot", type=Path, metavar="FILE", help="draw data, fit, residuals and P: .png or .svg; "
         "of several events, a folder")  # fmt: skip
     add("--model", type=Path, metavar="RUN", help=MODEL_HELP)
-    add("--prevalence", type=float, metavar="X", help=PREVALENCE_HELP)
+    add("--prevalence", type=fraction, default=0.5, metavar="X", help=PREVALENCE_HELP)
     add("--survey", default="default", metavar="NAME", help=SURVEY_HELP)
     add("--json", action="store_true", help="one object an event, with P at every epoch")
 
@@ -134,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--level", type=float, default=0.01, metavar="X", help="fraction of simulated single "
         "lenses that alert, which chooses the threshold: 0.01 or 0.001")  # fmt: skip
     add("--survey", default="default", metavar="NAME", help=SURVEY_HELP)
-    add("--prevalence", type=float, metavar="X", help=PREVALENCE_HELP)
+    add("--prevalence", type=fraction, default=0.5, metavar="X", help=PREVALENCE_HELP)
     add("--max_events", type=int, default=100_000, help="kept, 60 kB each; new ones are refused")
 
     add = verb("run", "run one chapter, or all", "02 --size smoke", "all --size desk --workers 2")
@@ -151,15 +158,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--pdf", action="store_true", help="make a PDF in place of the pages")
     add("--quote", action="store_true", help="only renew the numbers quoted in prose and README")
     return parser
-
-
-def _check_prevalence(args: argparse.Namespace) -> dict[str, float | None]:
-    """`--prevalence` as an argument; InputError if it is no fraction."""
-    if args.prevalence is not None and not 0 < args.prevalence < 1:
-        raise InputError(
-            f"--prevalence {args.prevalence:g}: a fraction of binaries between 0 and 1 was expected"
-        )
-    return {"prevalence": args.prevalence}
 
 
 def _preflight(_: argparse.Namespace) -> int:
@@ -212,7 +210,7 @@ def _train(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from lensml.experiments import evaluate, report_text
 
-    options = _check_prevalence(args) | {"early_detection": args.early_detection}
+    options = {"early_detection": args.early_detection, "prevalence": args.prevalence}
     metrics = evaluate(args.data, args.output_dir, args.model, **options)
     print(report_text(metrics))
     print(f"written to {args.output_dir}")
@@ -223,7 +221,7 @@ def _classify(args: argparse.Namespace) -> None:
     from lensml.photometry import light_curve_files
     from lensml.streaming import classify_file
 
-    options = _check_prevalence(args) | {"survey": args.survey}
+    options = {"prevalence": args.prevalence, "survey": args.survey}
     events = [args.lightcurve]
     if args.each:
         events = [[file] for path in args.lightcurve for file in light_curve_files(path)]
@@ -239,7 +237,7 @@ def _classify(args: argparse.Namespace) -> None:
             raise InputError(f"--plot: {paths[0]} has too few epochs for a fit, {len(found.p)}")
         if args.plot:
             curve, threshold = found.curve, found.answer["threshold"]
-            if threshold and args.prevalence:  # on the scale of what is drawn
+            if threshold:  # on the scale of what is drawn
                 threshold = float(network.prior_shift(threshold, args.prevalence))
             columns = curve.time, curve.mag, curve.mag_err, found.fit.magnitude, found.p
             figure = plotting.real_event(*columns, title=found.event.name, threshold=threshold)
@@ -253,19 +251,19 @@ def _stream(args: argparse.Namespace) -> int:
     from lensml.network import load_network
     from lensml.streaming import Ledger, StreamingClassifier, find_threshold, serve
 
-    options: dict = _check_prevalence(args)
     if args.max_events < 1:
         raise InputError(f"--max_events {args.max_events}: at least 1 was expected")
     stream = StreamingClassifier(load_network(args.model)[0], max_events=args.max_events)
     if args.state and args.state.exists():
         stream.restore(args.state)
+    ledger = None
     if args.ledger:
-        threshold = find_threshold(args.model, args.survey, args.level)
-        if threshold is None:
+        if not (threshold := find_threshold(args.model, args.survey, args.level)):
             raise InputError(f"--ledger {args.ledger}: {args.model} has no stored alert threshold")
+        ledger = Ledger(args.ledger, threshold)
         print(f"lensml stream: alerts above {threshold.text()}", file=sys.stderr)
-        options["ledger"] = Ledger(args.ledger, threshold)
-    return serve(stream, sys.stdin, sys.stdout, sys.stderr, args.state, **options)
+    files = sys.stdin, sys.stdout, sys.stderr
+    return serve(stream, *files, args.state, ledger, args.prevalence)
 
 
 def _run(args: argparse.Namespace) -> None:

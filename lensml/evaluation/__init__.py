@@ -19,7 +19,9 @@ __getattr__, __dir__, __all__ = exports(
     alerts=(
         "alert_rate_and_purity compare_observers detected_by_phase observer_scores season_policy"
     ),
-    calibration="anytime_calibration calibration_errors calibration_table ece prior_shift",
+    calibration=(
+        "anytime_calibration at_prevalence calibration_errors calibration_table ece prior_shift"
+    ),
     baselines=(
         "classical_scores compare_methods residual_scan_score shortcut_probe summary_statistics"
     ),

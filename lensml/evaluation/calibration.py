@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from lensml.evaluation import metrics
 from lensml.evaluation.early_detection import FRACTION_KEYS
 from lensml.evaluation.metrics import Interval
-from lensml.network import prior_shift as prior_shift  # of the same name here
+from lensml.network import prior_shift
 
 
 def bin_noise(y: NDArray, p: NDArray, pair: NDArray) -> tuple[NDArray, NDArray, NDArray]:
@@ -101,3 +101,15 @@ def anytime_calibration(
     """
     y, peak = metrics.check_scores(y, max_probability)
     return {f"{x:g}": metrics.binomial_interval(y[peak >= x]) for x in levels}
+
+
+def at_prevalence(y: ArrayLike, p: ArrayLike, prevalence: float) -> dict[str, float]:
+    """Calls of P(binary) (n,), shifted to `prevalence`, above 0.5 in a population of that.
+
+    Returns `prevalence`, `precision` (NaN without a call), `recall` and `false_positive_rate`.
+    """
+    y, p = metrics.check_scores(y, p)
+    recall, false = (metrics.fraction(prior_shift(p[k], prevalence) > 0.5) for k in (y, ~y))
+    calls = prevalence * recall + (1 - prevalence) * false
+    found = {"precision": prevalence * recall / calls if calls else float("nan")}
+    return {"prevalence": prevalence, "recall": recall, "false_positive_rate": false} | found

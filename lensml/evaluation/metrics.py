@@ -130,8 +130,7 @@ def calibration_bin(p: NDArray, bins: int = CALIBRATION_BINS) -> NDArray:
 def reliability(y: ArrayLike, p: ArrayLike, bins: int = CALIBRATION_BINS) -> dict[str, NDArray]:
     """Predicted and observed frequency in equal-width bins of p; empty bins are left out.
 
-    Returns:
-        `predicted`, `observed`, its 95 % Wilson interval `low`, `high`, and `count`; each (k,).
+    Returns `predicted`, `observed`, its 95 % Wilson interval `low`, `high`, and `count`; each (k,).
     """
     y, p = check_scores(y, p)
     index = calibration_bin(p, bins)

@@ -23,16 +23,16 @@ HEADLINE = [name for name in evaluation.STATISTICS if name not in ("accuracy", "
 
 def evaluate(
     data: Path | str, output_dir: Path | str, run: Path | str | None = None,
-    *, early_detection: bool = False, prevalence: float | None = None, num_bootstrap: int = 200,
-    seed: int = 0,
+    *, early_detection: bool = False, num_bootstrap: int = 200, seed: int = 0,
+    prevalence: float = 0.5,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a network on a set and write `metrics.json`, `predictions.npz` and figures (SVG).
 
     `data` is in the exchange format, its `X` used as it is stored; `run` a run folder of `train`,
     None = the shipped weights; `early_detection` also refits prefixes (refit-limited bound, onset)
-    and counts alerts; `prevalence` shifts P(binary) (`network.prior_shift`); `seed` is of the
-    `num_bootstrap` resamples of pairs. Returns what `metrics.json` holds. InputError if the set
-    cannot be scored or has been seen.
+    and counts alerts; `seed` is of the `num_bootstrap` resamples of pairs behind every interval;
+    calls `at_prevalence` are also given, all else is of the set as it is. Returns what
+    `metrics.json` holds. InputError if the set cannot be scored or has been seen.
     """
     data, output_dir, device = Path(data), Path(output_dir), str(network.find_device())
     loaded, config = network.load_network(run, device)
@@ -46,23 +46,21 @@ def evaluate(
             "`lensml classify` calls curves of unknown class"
         )
     predictions = predict_with_bar(loaded, curves)
-    if prevalence is not None:
-        shifted = (network.prior_shift(p, prevalence) for p in asdict(predictions).values())
-        predictions = network.Predictions(*(p.astype(np.float32) for p in shifted))
     options = {"early_detection": early_detection, "num_bootstrap": num_bootstrap, "seed": seed}
     result, ideal = evaluation.full_report(curves, predictions, **options)
+    p = predictions.p[:, -1]
+    result["at_prevalence"] = evaluation.at_prevalence(curves.y, p, prevalence)
     preset, set_seed, _ = curves.events()
     result["provenance"] = {
         "weights_sha256": network.weights_hash(run),
         "data": data.name,
         "rows": len(curves),
-        "prevalence": prevalence,
         "set": {"preset": preset, "seed": set_seed, "survey": curves.meta.get("survey")},
         "bootstrap": {"resamples": num_bootstrap, "seed": seed},
         "device": device,
     }
     result = plain(result)
-    drawn = figures(curves, predictions.p[:, -1], result, ideal)
+    drawn = figures(curves, p, result, ideal)
     with atomic_path(output_dir / "predictions.npz") as path:
         np.savez(path, p=predictions.p, y=curves.y, pair=curves.pair, dchi2=curves.dchi2)
     for name, figure in drawn.items():
@@ -105,6 +103,8 @@ def report_text(report: Mapping[str, Any]) -> str:
         beside = (ideal.get("intervals") or {}).get(name) or ideal.get(name)
         bound = "-" if beside is None else format_number(beside)
         lines.append(f"{OBSERVER_COLUMNS[name]:33}{format_number(found[name]):28}{bound}")
+    if called := report.get("at_prevalence"):
+        lines += ["", f"P > 0.5, shifted: {format_number(called).replace('_', ' ')}"]
     return "\n".join(lines)
 
 

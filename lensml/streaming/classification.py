@@ -1,7 +1,7 @@
 """P(binary) along one light curve, whether its baseline holds, and when to alert."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,8 @@ class Classification:
                 when += f", {self.fit.phase(alert):+.2f} tE from the fitted peak,"
             what = f"{when} above {self.threshold.text()}" if threshold else "none is known"
             lines += [("threshold" if threshold is None else "alert", what)]
-            if prevalence := answer["prevalence"]:
-                lines += [("prevalence", f"{prevalence:g} in what follows; the alert is without")]
+            if (prevalence := answer["prevalence"]) != 0.5:
+                lines += [("prevalence", f"{prevalence:g} in what follows, not in the alert")]
             highest = ("highest", answer["p_binary_max"], answer["time_max"])
             for name, p, time in (highest, ("last", answer["p_binary"], curve.time[-1])):
                 lines += [(name, f"P(binary) = {p:.3f} at {scale} {time:.3f}")]
@@ -99,8 +99,7 @@ def classify_file(
     m_base: float | None = None,
     run: Path | None = None,
     columns: str | None = None,
-    *,
-    prevalence: float | None = None,
+    prevalence: float = 0.5,
     survey: str = "default",
 ) -> Classification:
     """One event, of a file, several or a folder, classified; `columns` as in `read_event`.
@@ -124,9 +123,8 @@ def classify_file(
                 "if it is unknown"
             )
     name = str(paths if isinstance(paths, Path | str) else paths[0])
-    threshold = find_threshold(run, survey)
-    options = name, m_base, model, threshold, prevalence
-    return combine([_classify(event, curve, *options) for curve in event.datasets])
+    options = name, m_base, model, find_threshold(run, survey), prevalence
+    return combine([_classify(event, curve, options) for curve in event.datasets])
 
 
 def combine(found: list[Classification]) -> Classification:
@@ -141,8 +139,9 @@ def combine(found: list[Classification]) -> Classification:
     return longest
 
 
-def _classify(event: Event, curve: Photometry, name, m_base, model, threshold, prevalence):
+def _classify(event: Event, curve: Photometry, options: tuple) -> Classification:
     """One data set, classified on its own."""
+    name, m_base, model, threshold, prevalence = options
     columns, least = (curve.time, curve.mag, curve.mag_err), network.BASELINE_MIN
     p = network.classify(*columns, m_base, model)
     enough, warnings = len(curve) >= least, []
@@ -169,7 +168,7 @@ def _classify(event: Event, curve: Photometry, name, m_base, model, threshold, p
     if above.size and p[-1] < 0.5:
         warnings += ["P fell below 0.5 after the alert: check the baseline and the residuals"]
     top = first + int(p[first:].argmax()) if len(p) > first else None
-    p = p if prevalence is None else network.prior_shift(p, prevalence)
+    p = network.prior_shift(p, prevalence)
     answer = {
         "file": name,
         "n_epochs": len(p),
@@ -178,7 +177,7 @@ def _classify(event: Event, curve: Photometry, name, m_base, model, threshold, p
         "time_max": None if top is None else float(curve.time[top]),
         "first_alert": float(curve.time[above[0]]) if above.size else None,
         "threshold": threshold.value if threshold else None,
-        "threshold_of": threshold.described() if threshold else None,
+        "threshold_of": threshold and {k: v for k, v in asdict(threshold).items() if k != "value"},
         "prevalence": prevalence,
         "baseline": baseline,
         "warnings": warnings,

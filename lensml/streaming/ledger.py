@@ -1,7 +1,7 @@
 """A running ledger of alerts and of how many of them were false.
 
 It is a file of JSON lines. An alert is `{"event", "time", "p_binary", "threshold", "level"}`,
-its outcome `{"event", "outcome"}`, written by the stream or by hand; the rate so far is a line too.
+its outcome `{"event", "outcome"}`, written by the stream or by hand.
 """
 
 import fcntl
@@ -21,25 +21,20 @@ def exact_interval(hits: int, num: int) -> dict[str, float | None]:
     """Fraction `hits` of `num` with its exact 95 % interval (Clopper & Pearson 1934)."""
     from scipy.special import betaincinv  # late: no answer needs it
 
-    if not num:
-        return {"value": None, "low": 0.0, "high": 1.0}
     low = float(betaincinv(hits, num - hits + 1, 0.025)) if hits else 0.0
     high = float(betaincinv(hits + 1, num - hits, 0.975)) if hits < num else 1.0
-    return {"value": hits / num, "low": low, "high": high}
+    return {"value": hits / num if num else None, "low": low, "high": high}
 
 
 class Ledger:
     """Alerts of a stream in a file that only grows, each event once, and their outcomes.
 
-    A line is on disk before its answer is given. What a kill left half-written is cut off when the
-    file is opened again; a second process is refused.
+    A line is on disk before its answer is given; one that a kill left half-written is cut off.
     """
 
     def __init__(self, path: Path, threshold: AlertThreshold) -> None:
         self.path, self.threshold = path, threshold
-        self.alerts: set[str] = set()
-        self.outcomes: dict[str, str] = {}
-        self._last_rate: dict[str, Any] | None = None
+        self.alerts, self.outcomes = set(), {}  # names; outcomes by name
         try:
             self._file = open(path, "a+b")
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,29 +57,29 @@ class Ledger:
         self._file.flush()
 
     def _take(self, line: Mapping[str, Any]) -> None:
-        """One line as the ledger holds it."""
         if "event" in line and "time" in line:
             self.alerts.add(str(line["event"]))
         if "outcome" in line:
             if "event" not in line or line["outcome"] not in OUTCOMES:
-                raise InputError(
-                    f"an outcome is of an event and one of {', '.join(OUTCOMES)}, but {line} came"
-                )
+                wanted = f"an outcome is of an event and one of {', '.join(OUTCOMES)}"
+                raise InputError(f"{wanted}, but {line} came")
             self.outcomes[str(line["event"])] = line["outcome"]
-        self._last_rate = line.get("rate", self._last_rate)
 
     def _write(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        text = "".join(f"{json.dumps(line)}\n" for line in lines)
-        if text:
-            self._file.write(text.encode())
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        if text := "".join(f"{json.dumps(line)}\n" for line in lines):
+            try:
+                self._file.write(text.encode())
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise InputError(f"{self.path}: the ledger cannot be written ({error})") from None
 
     def settle(self, line: Mapping[str, Any]) -> dict[str, Any]:
         """Take the outcome `{"event", "outcome"}` of an event; the same as an answer."""
         kept = {key: line[key] for key in ("event", "outcome") if key in line}
+        before = self.outcomes.get(str(kept.get("event")))
         self._take(kept)
-        self._write([kept])
+        self._write([kept] * (kept["outcome"] != before))  # not again when fed again
         return kept
 
     def record(self, answers: Iterable[Mapping[str, Any]]) -> None:
@@ -92,8 +87,7 @@ class Ledger:
         level, lines = {"threshold": self.threshold.value, "level": self.threshold.level}, []
         for answer in answers:
             p, event = answer.get("p_binary", 0.5), str(answer.get("event"))
-            # One half is what an event has before its baseline is known.
-            if p > self.threshold.value and p != 0.5 and event not in self.alerts:
+            if p > self.threshold.value and p != 0.5 and event not in self.alerts:  # 0.5: no answer
                 self.alerts.add(event)
                 lines.append({k: answer[k] for k in ("event", "time", "p_binary")} | level)
         self._write(lines)
@@ -102,8 +96,8 @@ class Ledger:
         """Alerts per event followed, and false alarms per settled alert, with exact intervals."""
         events = {name.partition(" / ")[0] for name in followed}  # without their data sets
         alerts = len(self.alerts & events)
-        settled = [self.outcomes[event] for event in self.alerts & self.outcomes.keys()]
-        false = sum(outcome != "binary" for outcome in settled)
+        settled = [self.outcomes[event] != "binary" for event in self.alerts & set(self.outcomes)]
+        false = sum(settled)
         return {
             "followed": len(events),
             "alerts": alerts,
@@ -113,17 +107,11 @@ class Ledger:
             "false_alarms_per_settled": exact_interval(false, len(settled)),
         }
 
-    def close(self, followed: Iterable[str]) -> str:
-        """Write the rate, if it has changed, and close the file; the rate in one line."""
+    def text(self, followed: Iterable[str]) -> str:
+        """The rate so far in one line."""
         rate = self.rate(followed)
-        if rate != self._last_rate:
-            self._write([{"rate": rate}])
-        self._file.close()
-        parts = []
-        for what, hits, of, key in (
-            ("alerts", "alerts", "followed", "alerts_per_event"),
-            ("false alarms", "false_alarms", "settled", "false_alarms_per_settled"),
-        ):
-            low, high = (f"{100 * rate[key][end]:.2f}" for end in ("low", "high"))
-            parts.append(f"{rate[hits]} {what} of {rate[of]} {of} ({low} to {high} %)")
-        return f"{self.path}: {'; '.join(parts)}"
+        found = (rate["alerts_per_event"], rate["false_alarms_per_settled"])
+        ends = [f"{100 * x['low']:.2f} to {100 * x['high']:.2f} %" for x in found]
+        alerts = f"{rate['alerts']} alerts of {rate['followed']} followed ({ends[0]})"
+        false = f"{rate['false_alarms']} false alarms of {rate['settled']} settled ({ends[1]})"
+        return f"{self.path}: {alerts}; {false}"

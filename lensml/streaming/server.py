@@ -37,9 +37,9 @@ def answer_lines(
 
     A bad line changes nothing; its answer names the event, if it has one, and the problem. Empty
     lines get no answer. `first` is the number of the first line, for messages. A `ledger` takes
-    lines with an outcome, and alerts before they are answered; `{"request": "rate"}` asks for it.
+    outcomes, and alerts before they are answered; `{"ledger": true}` asks for its rate.
     """
-    replies, epochs, latest, asked = [], [], {}, []
+    replies, epochs, latest = [], [], {}
     for number, line in enumerate(lines, first):
         line = line.removeprefix("\ufeff") if number == 1 else line
         if not line.strip():
@@ -50,10 +50,10 @@ def answer_lines(
             if not isinstance(epoch, dict):
                 raise InputError(f"{type(epoch).__name__} came, a JSON object was expected")
             event = epoch.get("event")
-            if ledger and ("outcome" in epoch or epoch.get("request") == "rate"):
-                answer = ledger.settle(epoch) if "outcome" in epoch else {}
-                asked += [answer] * (not answer)
-                replies.append((answer, None))
+            if "outcome" in epoch or "ledger" in epoch:
+                if ledger is None:
+                    raise InputError("an outcome or a question to the ledger needs --ledger FILE")
+                replies.append((ledger.settle(epoch) if "outcome" in epoch else {}, None))
                 continue
             if missing := [k for k in NEEDED if k not in epoch]:
                 raise InputError(
@@ -75,7 +75,7 @@ def answer_lines(
         replies[place] = _refusal(epoch["event"], number, bad) if bad else (answer, None)
     if ledger:
         ledger.record(answer for answer, problem in replies if not problem)
-        for answer in asked:  # once the batch is answered
+        for answer in (answer for answer, _ in replies if not answer):  # once all are answered
             answer.update(ledger.rate(stream.events))
     return replies
 
@@ -191,7 +191,7 @@ def serve(
     problems: TextIO,
     state: Path | None = None,
     ledger: Ledger | None = None,
-    prevalence: float | None = None,
+    prevalence: float = 0.5,
 ) -> int:
     """Answer every line of `source` until it ends, a signal comes or the reader closes.
 
@@ -205,7 +205,7 @@ def serve(
         try:
             for lines in read_batches(source.fileno(), wake):
                 replies = answer_lines(stream, lines, number, ledger) if lines else []
-                for answer in (a for a, _ in replies if prevalence and "p_binary" in a):
+                for answer in (a for a, _ in replies if prevalence != 0.5 and "p_binary" in a):
                     answer["p_binary"] = float(prior_shift(answer["p_binary"], prevalence))
                     answer["prevalence"] = prevalence
                 number += len(lines)
@@ -223,7 +223,7 @@ def serve(
             # their lines can be fed again. Python would complain once more at the end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
         if ledger:
-            print(f"lensml stream: {ledger.close(stream.events)}", file=problems)
+            print(f"lensml stream: {ledger.text(stream.events)}", file=problems)
         if signals:
             where = f"; the state after {stream.lines} lines is in {state}" if state else ""
             print(f"lensml stream: ended by a signal{where}", file=problems)

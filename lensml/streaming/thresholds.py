@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lensml import network
 from lensml.paths import InputError
@@ -23,28 +22,21 @@ class AlertThreshold:
     singles: int | None = None  # on so many of which it was set
     true_rate: Mapping[str, float] | None = None  # exact 95 % interval (beta) on others
 
-    def described(self) -> dict[str, Any]:
-        """What `--json` says of it beside its value."""
-        return {key: value for key, value in asdict(self).items() if key != "value"}
-
     def text(self) -> str:
         """What it is, in half a sentence."""
-        text = f"P = {self.value:.3f}, which {100 * self.level:g} % of simulated single lenses pass"
-        text += f" at any time of their season (survey {self.survey}"
-        if self.singles:
-            text += f", set on {self.singles:,} of them"
-        if rate := self.true_rate:
-            text += f", true rate {100 * rate['low']:.2f} to {100 * rate['high']:.2f} %"
-        return text + ")"
+        rate, level = self.true_rate, f"{100 * self.level:g} %"
+        known = f", set on {self.singles:,} of them" if self.singles else ""
+        known += (
+            f", true rate {100 * rate['low']:.2f} to {100 * rate['high']:.2f} %" if rate else ""
+        )
+        text = f"P = {self.value:.3f}, which {level} of simulated single lenses pass"
+        return f"{text} at any time of their season (survey {self.survey}{known})"
 
 
 def find_threshold(
     run: Path | None, survey: str = "default", level: float = 0.01
 ) -> AlertThreshold | None:
-    """The threshold stored with a network (None = the shipped one); None if it has none.
-
-    InputError if thresholds are stored, but none of this survey and level.
-    """
+    """The threshold stored with a network (None = the shipped one); None if it stores none."""
     path = network.run_folder(run) / FILE
     if not path.exists():
         return None
@@ -55,5 +47,5 @@ def find_threshold(
     if found is None:
         known = "; ".join(f"{k} at {', '.join(v)}" for k, v in stored.items())
         raise InputError(f"no threshold of survey {survey} at level {level:g}; known are {known}")
-    more = {"singles": found.get("singles"), "true_rate": found.get("true_rate")}
+    more = {key: found.get(key) for key in ("singles", "true_rate")}
     return AlertThreshold(value=found["threshold"], level=level, survey=survey, **more)

@@ -38,6 +38,25 @@ def test_calls_are_calibrated_in_a_population_of_one_binary_in_a_hundred():
     assert rare.mean() == pytest.approx(0.01, abs=6e-4)
 
 
+def test_precision_at_a_prevalence_is_that_of_a_population_drawn_there():
+    rng = np.random.default_rng(8)
+    precision = {}
+    for binaries in (0.5, 0.05):
+        y = rng.random(400_000) < binaries
+        x = rng.normal(y * 2.0)
+        p = norm.pdf(x, 2) / (norm.pdf(x, 2) + norm.pdf(x))
+        found = calibration.at_prevalence(y, p, 0.05)
+        called = calibration.prior_shift(p, 0.05) > 0.5
+        precision[binaries] = y[called].mean() if binaries == 0.05 else found["precision"]
+        assert found["recall"] == called[y].mean() and found["prevalence"] == 0.05
+    assert precision[0.5] == pytest.approx(precision[0.05], abs=0.02)  # 3 standard errors
+
+
+def test_without_a_call_there_is_no_precision():
+    found = calibration.at_prevalence([0, 1], [0.1, 0.6], 0.01)
+    assert np.isnan(found["precision"]) and found["recall"] == found["false_positive_rate"] == 0
+
+
 @pytest.mark.parametrize("bad", [0, 1, -0.1])
 def test_a_prevalence_outside_zero_and_one_is_named(bad):
     with pytest.raises(ValueError, match=f"`prevalence` is {bad}"):

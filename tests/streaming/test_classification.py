@@ -90,7 +90,7 @@ def test_a_prevalence_shifts_what_is_shown_and_not_when_it_alerts(planet):
     rare = classify_file(installed_events()["OGLE-2003-BLG-235"].files[0], prevalence=0.05)
     assert rare.answer["first_alert"] == planet.answer["first_alert"]
     assert rare.answer["threshold"] == planet.answer["threshold"]
-    assert rare.answer["prevalence"] == 0.05 and planet.answer["prevalence"] is None
+    assert rare.answer["prevalence"] == 0.05 and planet.answer["prevalence"] == 0.5
     odds, before = (x.p / (1 - x.p) for x in (rare, planet))
     np.testing.assert_allclose(odds, before / 19, rtol=1e-9)
     assert rare.answer["p_binary_max"] == rare.p.max() and "0.05 in what follows" in rare.text()

@@ -9,7 +9,13 @@ import pytest
 from scipy.stats import binomtest
 
 from lensml.paths import InputError
-from lensml.streaming import AlertThreshold, Ledger, exact_interval
+from lensml.streaming import (
+    AlertThreshold,
+    Ledger,
+    StreamingClassifier,
+    answer_lines,
+    exact_interval,
+)
 
 THRESHOLD = AlertThreshold(value=0.8, level=0.01, survey="default")
 COMMAND = [sys.executable, "-m", "lensml", "stream"]
@@ -58,11 +64,24 @@ def test_outcomes_settle_alerts_and_all_but_binaries_are_false(tmp_path):
             ledger.settle(wrong)
 
 
+def test_an_outcome_fed_again_is_not_written_again(tmp_path):
+    ledger = Ledger(tmp_path / "alerts", THRESHOLD)
+    for outcome in ("single", "single", "binary"):
+        assert ledger.settle({"event": "a", "outcome": outcome})["outcome"] == outcome
+    assert [line["outcome"] for line in lines_of(ledger.path)] == ["single", "binary"]
+
+
+def test_without_a_ledger_its_lines_are_refused():
+    lines = ['{"ledger": true}', '{"event": "a", "outcome": "single"}']
+    for _, problem in answer_lines(StreamingClassifier(), lines):
+        assert "needs --ledger FILE" in problem
+
+
 def test_lines_edited_by_hand_count(tmp_path):
     ledger = Ledger(tmp_path / "alerts", THRESHOLD)
     ledger.record([answer("a", 0.9), answer("b", 0.9)])
-    ledger.close("ab")
-    *kept, _ = lines_of(ledger.path)
+    ledger._file.close()
+    kept = lines_of(ledger.path)
     kept[0]["outcome"] = "single"
     text = "\n".join(map(json.dumps, [*kept, {"event": "b", "outcome": "binary"}]))
     ledger.path.write_text(text)  # without an end of the last line
@@ -79,7 +98,7 @@ def test_a_line_cut_by_a_kill_is_dropped_and_a_wrong_one_refused(tmp_path):
     assert ledger.alerts == {"a"} and len(lines_of(path)) == 1
     ledger.record([answer("b", 0.9)])
     assert [line["event"] for line in lines_of(path)] == ["a", "b"]
-    ledger.close("ab")
+    ledger._file.close()
     path.write_text("hello\n")
     with pytest.raises(InputError, match="line 1 is no line of a ledger"):
         Ledger(path, THRESHOLD)
@@ -135,11 +154,11 @@ def test_a_killed_stream_resumes_without_a_doubled_alert(tmp_path):
         file.write('{"event": "x", "outc')
     process = start(path)
     feed += ['{"event": "x", "outcome": "single"}', '{"event": "x", "outcome": "maybe"}']
-    out, err = process.communicate("\n".join([*feed, '{"request": "rate"}']) + "\n")
+    out, err = process.communicate("\n".join([*feed, '{"ledger": true}']) + "\n")
     *_, settled, refused, rate = map(json.loads, out.splitlines())
     assert settled == {"event": "x", "outcome": "single"} and "one of single" in refused["error"]
     kept = lines_of(path)
-    assert kept[:2] == [alert, settled] and kept[2:] == [{"rate": rate}]
+    assert kept == [alert, settled]
     assert (rate["followed"], rate["alerts"], rate["false_alarms"]) == (2, 1, 1)
     first, *_, last = err.splitlines()
     assert "alerts above P = 0.8" in first and "1 alerts of 2 followed (1.26 to 98.74 %)" in last
