@@ -14,8 +14,8 @@ ROOMS = (
 ).split()
 ASIDE = {"training", "streaming", "evaluation"}  # none of these three knows another
 GROUND_FLOOR = ["__init__", "__main__", "_exports", "cli", "paths", "seeds"]
-# 11,800 until the network with joint fits replaces features, residual maps and levels: then 11,000.
-MAX_PACKAGE, MAX_ROOM, MAX_MODULE, MAX_MODULES = 11_800, 2_100, 400, 9
+# 12,000 until the network with joint fits replaces features, residual maps and levels: then 11,000.
+MAX_PACKAGE, MAX_ROOM, MAX_MODULE, MAX_MODULES = 12_000, 2_100, 400, 9
 ONLY = {  # library -> where it may be imported
     "VBMicrolensing": {"lensing.magnification"},
     "matplotlib": {"plotting", "experiments"},

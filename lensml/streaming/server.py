@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from lensml.network import prior_shift
+from lensml.network import is_finite, prior_shift
 from lensml.paths import InputError
 from lensml.streaming.classifier import StreamingClassifier, quoted
 from lensml.streaming.ledger import Ledger
@@ -88,8 +88,9 @@ def _check(stream: StreamingClassifier, epoch: dict, latest: dict[str, float]) -
         raise InputError(f"event or dataset {quoted(names)}; expected a name or a number")
     key = " / ".join(map(str, names))
     if isinstance(mag, float | int) and (abs(mag) >= 50 or mag in (0, -9.99, -9.999)):
-        raise InputError(f"event {quoted(key)}: `mag` {mag:g} means not measured; leave it out")
-    if isinstance(time, float | int):
+        mark = f"`mag` {quoted(mag)} means not measured"
+        raise InputError(f"event {quoted(key)}: {mark}; leave it out")
+    if isinstance(time, float | int) and is_finite(time):  # others are refused with the epoch
         slot = stream.events.get(key)
         before = latest.setdefault(key, time if slot is None else stream._records[slot, 0])
         if abs(time - before) > LONGEST_PAUSE:
