@@ -25,6 +25,7 @@ STATE_VERSION = 4  # of what `save` writes; older states are refused
 MAX_EVENTS = 100_000  # kept by default: 6 GB
 MAX_NAME = 4096  # characters of an event's name, a small part of what its state takes
 MAX_QUOTED = 80  # characters of an input that a message repeats
+SEPARATOR = "\x1f"  # between the names of an event and of its data set: no name has it
 
 
 @dataclass
@@ -234,7 +235,7 @@ class StreamingClassifier:
 
 def quoted(value: object) -> str:
     """`value` as a message repeats it: its beginning, if it is long."""
-    text = str(value)
+    text = str(value).replace(SEPARATOR, " / ")
     return text if len(text) <= MAX_QUOTED else f"{text[: MAX_QUOTED - 3]}..."
 
 

@@ -19,7 +19,7 @@ from typing import TextIO
 
 from lensml.network import is_finite, prior_shift
 from lensml.paths import InputError
-from lensml.streaming.classifier import StreamingClassifier, quoted
+from lensml.streaming.classifier import SEPARATOR, StreamingClassifier, quoted
 from lensml.streaming.ledger import Ledger
 
 BATCH = 1000  # lines that are answered together at most
@@ -86,7 +86,9 @@ def _check(stream: StreamingClassifier, epoch: dict, latest: dict[str, float]) -
     names = [event, epoch["dataset"]] if "dataset" in epoch else [event]
     if not all(isinstance(x, int | str) and not isinstance(x, bool) and x != "" for x in names):
         raise InputError(f"event or dataset {quoted(names)}; expected a name or a number")
-    key = " / ".join(map(str, names))
+    if any(SEPARATOR in str(name) for name in names):
+        raise InputError(f"event or dataset {quoted(names)}; expected a name of plain characters")
+    key = SEPARATOR.join(map(str, names))
     if isinstance(mag, float | int) and (abs(mag) >= 50 or mag in (0, -9.99, -9.999)):
         mark = f"`mag` {quoted(mag)} means not measured"
         raise InputError(f"event {quoted(key)}: {mark}; leave it out")

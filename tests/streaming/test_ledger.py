@@ -16,6 +16,7 @@ from lensml.streaming import (
     answer_lines,
     exact_interval,
 )
+from lensml.streaming.classifier import SEPARATOR
 
 THRESHOLD = AlertThreshold(value=0.8, level=0.01, survey="default")
 COMMAND = [sys.executable, "-m", "lensml", "stream"]
@@ -56,7 +57,7 @@ def test_outcomes_settle_alerts_and_all_but_binaries_are_false(tmp_path):
     ledger.record(answer(name, 0.9) for name in "abcd")
     for name, outcome in zip("abcx", ("single", "binary", "other", "single"), strict=True):
         ledger.settle({"event": name, "outcome": outcome})
-    rate = ledger.rate([*"abcdefghi", "a / OGLE"])
+    rate = ledger.rate([*"abcdefghi", f"a{SEPARATOR}OGLE"])
     assert (rate["followed"], rate["alerts"], rate["settled"], rate["false_alarms"]) == (9, 4, 3, 2)
     assert rate["false_alarms_per_settled"] == exact_interval(2, 3)
     for wrong in ({"event": "a", "outcome": "planet"}, {"outcome": "single"}):

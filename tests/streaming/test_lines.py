@@ -5,6 +5,7 @@ import json
 import pytest
 
 from lensml.network import load_network
+from lensml.streaming import AlertThreshold, Ledger
 from lensml.streaming.classifier import StreamingClassifier
 from lensml.streaming.server import answer_lines
 
@@ -39,3 +40,12 @@ def test_data_sets_of_an_event_are_kept_apart_and_a_mark_of_bytes_is_no_error(ne
         ("a", "I", 1.0), ("a", "V", 1.0), ("a", "I", 2.0), ("a", "V", 2.0)
     ]  # fmt: skip
     assert not any(problem for _, problem in answers)
+
+
+def test_an_event_named_like_another_with_its_data_set_is_another(network, tmp_path):
+    stream = StreamingClassifier(network)
+    ledger = Ledger(tmp_path / "alerts", AlertThreshold(value=0.9, level=0.01, survey="default"))
+    lines = [GOOD | {"dataset": "I"}, GOOD | {"event": "a / I"}, GOOD | {"dataset": "V"}]
+    answers = answer_lines(stream, [json.dumps(x) for x in lines], ledger=ledger)
+    assert not any(problem for _, problem in answers) and len(stream.events) == 3
+    assert ledger.rate(stream.events)["followed"] == 2
