@@ -355,3 +355,9 @@ def test_baseline_is_given_or_what_most_seasons_show():
         18.3, abs=0.05
     )
     assert baseline_magnitude(Photometry("x", *np.ones((3, 1)), m_base=20.0)) == 20.0
+
+
+def test_a_limit_is_counted_as_a_limit(tmp_path):
+    rows = [f"{2460000 + k},{'>17.9' if k == 3 else 18 + 0.01 * k},0.02" for k in range(30)]
+    (tmp_path / "a.csv").write_text("\n".join(["hjd,mag,mag_err", *rows]))
+    assert dict(read_photometry(tmp_path / "a.csv").dropped) == {"a limit": 1}
