@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lensml.network.event_model import EventNetwork, EventNetworkConfig
 from lensml.network.model import Network, NetworkConfig
 from lensml.paths import WEIGHTS, InputError, atomic_path
 from lensml.simulation import LightCurves
@@ -22,6 +23,7 @@ from lensml.simulation import LightCurves
 MODEL = "model.safetensors"
 CONFIG = "config.json"
 CHECKSUM = "sha256"
+EVENTS = WEIGHTS / "events"  # run folder of the shipped event network
 # Names of older runs and today's: keys of a network's configuration, first parts of its tensors'
 # names, second parts inside the residual-map encoder.
 CONFIG_KEYS = {
@@ -76,7 +78,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         raise InputError(f"{path}: not a readable weights file ({error})") from None
 
 
-def save_network(run: Path, network: Network, notes: dict) -> None:
+def save_network(run: Path, network: Network | EventNetwork, notes: dict) -> None:
     """Write `model.safetensors` of a run; its notes rebuild the network."""
     described = notes | {"network": network.config.describe()}
     save_tensors(run / MODEL, network.state_dict(), described)
@@ -122,12 +124,32 @@ def load_network(
     return network.to(device).eval(), json.loads(config.read_text()) if config.exists() else notes
 
 
+def load_event_network(
+    run: Path | str | None = None, device: str | torch.device = "cpu"
+) -> tuple[EventNetwork, dict]:
+    """The event network of a run folder (None = the shipped one), and its config."""
+    folder = EVENTS if run is None else run_folder(run)
+    if not (folder / MODEL).exists():
+        raise InputError(f"{folder}: no {MODEL} there; without --model the shipped one is used")
+    tensors, notes = load_tensors(folder / MODEL)
+    if "class_fractions" not in notes.get("network", {}):
+        raise InputError(
+            f"{folder}: a network of `lensml train` for sets, which `evaluate` takes; an event "
+            "network was expected, as `lensml.training.train_events` makes"
+        )
+    shape = {k: tuple(v) if isinstance(v, list) else v for k, v in notes["network"].items()}
+    network = EventNetwork(EventNetworkConfig(**shape))
+    network.load_state_dict({name: x.float() for name, x in tensors.items()})
+    config = folder / CONFIG
+    return network.to(device).eval(), json.loads(config.read_text()) if config.exists() else notes
+
+
 def weights_hash(run: Path | str | None = None) -> str:
     """SHA-256 of the weights file: which network a number belongs to."""
     return hashlib.sha256((run_folder(run) / MODEL).read_bytes()).hexdigest()
 
 
-def fingerprint(network: Network) -> str:
+def fingerprint(network: Network | EventNetwork) -> str:
     """SHA-256 of a network's configuration and weights: which network a state belongs to."""
     tensors = {k: v.detach().cpu() for k, v in network.state_dict().items()}
     return checksum(tensors, network.config.describe())

@@ -115,10 +115,10 @@ class CausalBlock(nn.Module):
 class ResidualMapEncoder(nn.Module):
     """Embeds residual maps and fit summaries: (R, C, K) and (R, S) -> (R, E)."""
 
-    def __init__(self, embedding_channels: int) -> None:
+    def __init__(self, embedding_channels: int, num_channels: int = NUM_MAP_CHANNELS) -> None:
         super().__init__()
         self.fit_summary = nn.Linear(NUM_SUMMARY, 24)
-        self.first = nn.Conv1d(NUM_MAP_CHANNELS, 24, 5, padding=2)
+        self.first = nn.Conv1d(num_channels, 24, 5, padding=2)
         self.halve = nn.Conv1d(24, 32, 4, stride=2, padding=1)
         self.conv2 = nn.Conv1d(32, 32, 3, padding=1)
         self.mix = nn.Conv1d(32, 32, 1)

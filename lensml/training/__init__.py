@@ -9,4 +9,6 @@ __getattr__, __dir__, __all__ = exports(
     trainer="Trainer training_loss",
     run="train",
     recipes="TrainingRecipe recipe_sets run_recipe shipped_recipe",
+    event_samples="Samples make_samples",
+    event_training="EventTrainingConfig train_events",
 )

@@ -1,0 +1,269 @@
+"""Training samples of the event network: epochs of observed events, with soft targets.
+
+A block of pairs is simulated on the grid, observed there or as a survey would, fitted, and cut
+into samples: an epoch, its window of inputs, the map and summary of its refit. The target is what
+an observer believes who knows both curves of the pair and all systematics: P(binary | data so far).
+Its mean, given what the network sees, is the probability wanted, with less scatter than a label.
+
+Axes: 2 P rows (single lens, binary or contaminant), T grid epochs, S samples.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lensml.network import (
+    CLASSES,
+    PLANETARY_Q,
+    RECEPTIVE_FIELD,
+    STEP,
+    DataSetEpochs,
+    event_inputs,
+    joint_epochs,
+    refit_counts,
+)
+from lensml.simulation import (
+    BLOCK,
+    PARAM_NAMES,
+    Simulation,
+    Survey,
+    contaminant_training_set,
+    draw_torch,
+    draw_variable,
+    make_block,
+    noise_free_delta_mag,
+    observe,
+    observe_event,
+    quoted_sigma,
+    schedule,
+)
+from lensml.training.recipes import GENERAL_SURVEYS
+
+BLENDED = (0.1, 1.0)
+SETS = (  # preset, range of f_s, weight
+    ("baseline", None, 0.30), ("stellar", None, 0.17), ("planetary", None, 0.22),
+    ("distinct", None, 0.09), ("baseline", BLENDED, 0.13), ("stellar", BLENDED, 0.06),
+    ("distinct", BLENDED, 0.03),
+)  # fmt: skip
+KINDS = (  # kind, weight, class
+    ("binary_source", 0.45, 3), ("parallax", 0.25, 0), ("finite_source", 0.2, 0),
+    ("variable_baseline", 0.1, 0),
+)  # fmt: skip
+SURVEY_WEIGHTS = {
+    "ogle": 0.3, "kmtnet": 0.2, "moa": 0.1, "rubin": 0.1, "roman": 0.1, "follow_up": 0.2,
+}  # fmt: skip
+CONTAMINANTS, VARIABLES = 16, 14  # pairs of contaminants and variable stars beside a block of pairs
+# Of CLASSES among events; twins of binaries and of second sources are single lenses.
+_SECOND = KINDS[0][1] * CONTAMINANTS  # second sources
+_EVENTS = (BLOCK + CONTAMINANTS, BLOCK / 2, BLOCK / 2, _SECOND, VARIABLES)
+CLASS_FRACTIONS = tuple(n / sum(_EVENTS) for n in _EVENTS)
+SKY = 0.42  # of observations
+UNKNOWN_ON_GRID = 0.12  # baselines of grid curves that are not told
+GIVEN_ON_SKY = 0.2  # baselines of sky data sets that are
+HIDE_BLENDING = 0.25  # unblended curves fitted with f_s free
+LATE = 0.75  # samples that come after the event has begun, t0 - 2 tE
+MOST_ON_SKY = (1200, 1200, 1200, 3200)  # epochs, at random
+
+
+class Curves(NamedTuple):
+    """Noise-free curves of a block, in pairs of a single lens and something else."""
+
+    delta: NDArray  # (2 P, T) magnitude minus baseline [mag]
+    classes: NDArray  # (P,) class of the second row; that of the first is `single`
+    blended: NDArray  # (P,) bool, whether f_s was drawn
+    shapes: NDArray  # (2 P, 4) t0, u0, tE, f_s; of the second row where the first has none
+
+
+class Samples(NamedTuple):
+    """S samples."""
+
+    windows: NDArray  # (S, W, NUM_INPUTS) float16
+    maps: NDArray  # (S, NUM_CHANNELS, PHASE_BINS) float16
+    summaries: NDArray  # (S, NUM_SUMMARY) float16
+    states: NDArray  # (S, NUM_STATE) float16
+    held: NDArray  # (S,) uint8, epochs after the refit
+    targets: NDArray  # (S, 5) float32
+    labels: NDArray  # (S,) uint8, the class of the event
+    exact: NDArray  # (S,) bool, of the grid with exact baselines and errors
+
+
+class Observation(NamedTuple):
+    """One event as observed, and what an observer who knows both curves of its pair believes."""
+
+    datasets: list[DataSetEpochs]
+    free: bool  # whether f_s is free in its fits
+    times: NDArray  # (N,) sorted [day]
+    ratio: NDArray  # (N,) ln L(second curve) - ln L(first) of the epochs so far
+    begins: float  # when the event begins [day]
+
+
+def simulate_curves(generator: np.random.Generator, seed: int, place: int) -> Curves:
+    """Block number `place` of pairs of one of `SETS`, with contaminants beside them."""
+    name, blending, _ = SETS[generator.choice(len(SETS), p=[w for *_, w in SETS])]
+    sim = Simulation(preset=name, num_pairs=10**9, seed=seed, blending=blending)
+    rows = make_block((sim, range(place * BLOCK, (place + 1) * BLOCK)))
+    f_s = torch.from_numpy(rows["params"][:, PARAM_NAMES.index("f_s")]).float()
+    delta = noise_free_delta_mag(torch.from_numpy(rows["magnification"]), f_s).numpy()
+    q = rows["params"][1::2, PARAM_NAMES.index("q")]
+    kind, _, label = KINDS[generator.choice(len(KINDS), p=[w for _, w, _ in KINDS])]
+    others = contaminant_training_set(kind, CONTAMINANTS, 100_000_000 + seed * 1000 + place)
+    other = others.X - others.m_base[:, None]
+    # Contaminants come without parameters: their top tells where the curve goes on off the grid.
+    top = others.time[other.argmin(axis=1)]
+    shapes = np.stack([top, np.full(len(top), 1.0), np.full(len(top), 20.0), np.ones(len(top))], 1)
+    own = rows["params"][:, [PARAM_NAMES.index(x) for x in ("t0", "u0", "tE", "f_s")]]
+    return Curves(
+        np.concatenate([delta, other]),
+        np.concatenate([np.where(q < PLANETARY_Q, 1, 2), np.full(CONTAMINANTS, label)]),
+        np.concatenate([np.full(BLOCK, blending is not None), np.zeros(CONTAMINANTS, bool)]),
+        np.concatenate([own, shapes]),
+    )
+
+
+def _log_ratio(mag: NDArray, one: NDArray, two: NDArray, noise1: NDArray, noise2: NDArray):
+    """ln L(two) - ln L(one) of each epoch."""
+    r1, r2 = (mag - one) / noise1, (mag - two) / noise2
+    return (r1 * r1 - r2 * r2) / 2 + np.log(noise1 / noise2)
+
+
+def observe_on_grid(curves: Curves, generator: np.random.Generator) -> list[Observation]:
+    """Each row (2 P) as the thesis' grid sees it, with gaps and several cadences."""
+    surveys, weights = zip(
+        *((s, w) for w, s in GENERAL_SURVEYS if not s.baseline_error), strict=True
+    )
+    survey = surveys[generator.choice(len(weights), p=np.array(weights) / sum(weights))]
+    times, clean = survey.times, torch.from_numpy(curves.delta).float()
+    torch_generator = torch.Generator().manual_seed(int(generator.integers(2**31)))
+    draws = draw_torch(len(clean) // 2, len(times), torch_generator, outliers=False)
+    delta, sigma, seen = (x.numpy() for x in observe(clean, draws, survey, torch.from_numpy(times)))
+    hidden, free = generator.random((2, len(clean) // 2))
+    found = []
+    for row in range(len(clean)):
+        pair, on = row // 2, np.flatnonzero(seen[row])
+        known = hidden[pair] > UNKNOWN_ON_GRID
+        mag, noise = delta[row, on].astype(float), sigma[row, on].astype(float)
+        data = DataSetEpochs(times[on], mag, noise, 0.0 if known else None, known)
+        one, two = curves.delta[2 * pair, on], curves.delta[2 * pair + 1, on]
+        ratio = _log_ratio(mag, one, two, noise, noise)
+        blended = bool(curves.blended[pair] or free[pair] < HIDE_BLENDING or not known)
+        t0, _, tE, _ = curves.shapes[row]
+        found.append(Observation([data], blended, times[on], np.cumsum(ratio), t0 - 2 * tE))
+    return found
+
+
+def _everywhere(times: NDArray, delta: NDArray, shape: NDArray):
+    """A curve (T,) of the grid at any time: beyond the grid it turns into a point lens."""
+    t0, u0, tE, f_s = shape
+
+    def lens(t: NDArray) -> NDArray:
+        x = u0**2 + ((t - t0) / tE) ** 2
+        return -2.5 * np.log10(1 + f_s * ((x + 2) / np.sqrt(x * (x + 4)) - 1))
+
+    def at(t: NDArray) -> NDArray:
+        edge = np.clip(t, times[0], times[-1])
+        off = np.interp(edge, times, delta) - lens(edge)
+        return lens(t) + off * np.exp(-np.abs(t - edge) / (0.5 * tE))
+
+    return at
+
+
+def observe_on_sky(curves: Curves, row: int, generator: np.random.Generator) -> Observation:
+    """One row as a survey sees it: its epochs, noise and blends; baselines mostly not known."""
+    pair, grid = row // 2, Survey().times
+    t0, _, tE, _ = curves.shapes[row]
+    name = generator.choice(list(SURVEY_WEIGHTS), p=list(SURVEY_WEIGHTS.values()))
+    plans = schedule(str(name), generator, t0, tE, int(generator.choice(MOST_ON_SKY)))
+    both = [_everywhere(grid, curves.delta[k], curves.shapes[k]) for k in (2 * pair, 2 * pair + 1)]
+    seen = observe_event(generator, both[row % 2], plans)
+    ratios = []
+    for plan, one in zip(plans, seen, strict=True):
+        truths = []
+        for curve in both:
+            flux = 10 ** (-0.4 * curve(plan.times))
+            truths.append(plan.m_base - 2.5 * np.log10(np.maximum(1 + plan.f_s * (flux - 1), 1e-4)))
+        scale = one.white / quoted_sigma(plan, one.truth)
+        noise = [scale * quoted_sigma(plan, truth) for truth in truths]
+        ratios.append(_log_ratio(one.mag - one.systematic, *truths, *noise))
+    return _joined(seen, ratios, generator, t0 - 2 * tE)
+
+
+def observe_variable(generator: np.random.Generator) -> Observation:
+    """A variable star as a survey sees it, at a time and for a time of a lens."""
+    t0, tE = generator.uniform(-50, 50), float(np.exp(generator.normal(3.1, 0.8)))
+    name = generator.choice(list(SURVEY_WEIGHTS), p=list(SURVEY_WEIGHTS.values()))
+    plans = schedule(str(name), generator, t0, tE, MOST_ON_SKY[0])
+    seen = observe_event(generator, draw_variable(generator, t0).delta_mag, plans)
+    return _joined(seen, [np.zeros(len(x.times)) for x in seen], generator, t0 - 2 * tE)
+
+
+def _joined(seen, ratios, generator, begins) -> Observation:
+    """Data sets of an event of the sky; in bands of which fewer than 3 epochs came, left out."""
+    data = []
+    for one in seen:
+        told = generator.random() < GIVEN_ON_SKY
+        base = one.m_base + 0.03 * generator.standard_normal() if told else None
+        data.append(DataSetEpochs(one.times, one.mag, one.sigma, base))
+    times = np.concatenate([x.times for x in seen])
+    order = np.argsort(times, kind="stable")
+    ratio = np.cumsum(np.concatenate(ratios)[order])
+    return Observation(data, True, times[order], ratio, begins)
+
+
+def cut_samples(
+    observation: Observation, label: int, of_pair: int, count: int, generator: np.random.Generator
+) -> Samples | None:
+    """`count` samples of an event of class `label`, whose pair's second curve is `of_pair`.
+
+    Epochs are drawn with replacement, LATE of them after the event has begun.
+    """
+    counts = refit_counts(total := len(observation.times))
+    if not len(counts):
+        return None
+    joint = joint_epochs(observation.datasets)
+    first = min(int(np.searchsorted(observation.times, observation.begins)), total - 1)
+    low = np.where(generator.random(count) < LATE, max(first, STEP - 1), STEP - 1)
+    epoch = (low + generator.random(count) * (total - low)).astype(int)
+    active = np.searchsorted(counts, epoch + 1, side="right") - 1
+    wanted = np.zeros(len(counts), dtype=bool)
+    wanted[active] = True
+    # Refits after the last sample are not made.
+    stop = int(epoch.max()) + 1
+    inputs = event_inputs(joint, observation.free, wanted, stop)
+    padded = np.pad(inputs.epochs[:stop], ((RECEPTIVE_FIELD - 1, 0), (0, 0)))
+    windows = padded[epoch[:, None] + np.arange(RECEPTIVE_FIELD)]
+    targets = np.zeros((count, len(CLASSES)), dtype=np.float32)
+    if of_pair:
+        second = 1 / (1 + np.exp(-np.clip(observation.ratio[epoch], -60, 60)))
+        targets[:, 0], targets[:, of_pair] = 1 - second, second
+    else:
+        targets[:, label] = 1
+    half = [x[active].astype(np.float16) for x in inputs[1:4]]
+    held = np.minimum(epoch + 1 - counts[active], 255).astype(np.uint8)
+    labels = np.full(count, label, dtype=np.uint8)
+    exact = np.full(count, all(d.exact for d in observation.datasets))
+    return Samples(windows.astype(np.float16), *half, held, targets, labels, exact)
+
+
+def make_samples(seed: int, place: int, per_curve: int = 24, times: int = 2) -> Samples:
+    """Samples of block `place` of a seed: every curve observed `times` over."""
+    generator = np.random.default_rng([seed, place])
+    curves = simulate_curves(generator, seed, place)
+    found = []
+    for _ in range(times):
+        sky = generator.random(len(curves.delta)) < SKY
+        on_grid = observe_on_grid(curves, generator)
+        for row, there in enumerate(sky):
+            pair = row // 2
+            second = int(curves.classes[pair])
+            if second == 0 and row % 2 == 0:  # the twin of a single lens
+                continue
+            seen = observe_on_sky(curves, row, generator) if there else on_grid[row]
+            label = second if row % 2 else 0
+            found.append(cut_samples(seen, label, second, per_curve, generator))
+        for _ in range(VARIABLES):
+            seen = observe_variable(generator)
+            found.append(cut_samples(seen, CLASSES.index("other"), 0, per_curve, generator))
+    found = [x for x in found if x is not None]
+    return Samples(*(np.concatenate(column) for column in zip(*found, strict=True)))

@@ -1,0 +1,247 @@
+"""Train the event network on samples that other processes make meanwhile.
+
+Workers simulate, observe and fit on the cores; the network, on a GPU if there is one, takes the
+samples as they come, keeps the latest and sees each a few times. What is to be trained for is a
+time, not a number of epochs: the learning rate falls to its end as the time does.
+"""
+
+import csv
+import json
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from lensml.network import (
+    CONFIG,
+    EventNetwork,
+    EventNetworkConfig,
+    find_device,
+    load_event_network,
+    load_network,
+    load_tensors,
+    save_network,
+    save_tensors,
+)
+from lensml.paths import InputError, atomic_path, available_cores, git_commit
+from lensml.simulation import worker_pool
+from lensml.training.event_samples import CLASS_FRACTIONS, Samples, make_samples
+
+log = logging.getLogger(__name__)
+SAVED = "training_state.safetensors"
+HISTORY = "training_history.csv"
+VALIDATION_SEED_OFFSET = 1  # the seed of validation samples, from that of training
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventTrainingConfig:
+    """What decides a training run, given the machine's speed."""
+
+    minutes: float = 60.0
+    seed: int = 70001  # of the samples; the next one is validation's
+    per_curve: int = 16  # samples of an observed curve
+    batch_size: int = 512
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    visits: float = 2.0  # times that a sample is seen, on the average
+    capacity: int = 2_000_000  # samples kept
+    least: int = 30_000  # samples before the first step
+    warmup_steps: int = 200
+    validation_blocks: int = 48
+    start_from: str | None = None  # run folder of an event network; None = maps of the shipped one
+
+    def __post_init__(self) -> None:
+        for name in ("minutes", "per_curve", "batch_size", "visits", "capacity"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"`{name}` is {getattr(self, name)}, but more than 0 was expected")
+
+
+class SampleBuffer:
+    """The latest samples on one device."""
+
+    def __init__(self, capacity: int, device: torch.device) -> None:
+        self.capacity, self.device, self.columns = capacity, device, None
+        self.size = self.place = self.total = 0
+
+    def add(self, samples: Samples) -> None:
+        """Put samples in the place of the oldest."""
+        new = [torch.from_numpy(x) for x in samples]
+        if self.columns is None:
+            shapes = [((self.capacity, *x.shape[1:]), x.dtype) for x in new]
+            self.columns = [torch.empty(s, dtype=d, device=self.device) for s, d in shapes]
+        num = len(new[0])
+        index = (self.place + torch.arange(num)) % self.capacity
+        for column, values in zip(self.columns, new, strict=True):
+            column[index.to(self.device)] = values.to(self.device)
+        self.place = (self.place + num) % self.capacity
+        self.size, self.total = min(self.capacity, self.size + num), self.total + num
+
+    def rows(self, index: Tensor | slice) -> Samples:
+        """Some of them, as tensors."""
+        return Samples(*(column[index] for column in self.columns))
+
+
+def logits_of(network: EventNetwork, rows: Samples) -> Tensor:
+    """Logits (S, 5) in float32 of samples, computed in bfloat16 where that is fast."""
+    device = next(network.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16):
+        found = network(*(x.float() for x in rows[:4]), rows.held)
+    return found.float()
+
+
+@torch.no_grad()
+def validate(network: EventNetwork, buffer: SampleBuffer, chunk: int = 4096) -> dict[str, float]:
+    """Losses on samples no network is trained on: five classes, and two where a pair exists."""
+    parts = [
+        buffer.rows(slice(k, min(k + chunk, buffer.size))) for k in range(0, buffer.size, chunk)
+    ]
+    logits = torch.cat([logits_of(network, rows) for rows in parts])
+    labels, exact, targets = (
+        torch.cat([getattr(x, name) for x in parts]) for name in ("labels", "exact", "targets")
+    )
+    logp = F.log_softmax(logits, dim=1)
+    pairs = labels < 3
+    p = network.binary_of_two(logits[pairs]).clamp(1e-6, 1 - 1e-6)
+    two = F.binary_cross_entropy(p, (labels[pairs] > 0).float(), reduction="none")
+    return {
+        "loss": float(F.nll_loss(logp, labels.long())),
+        "soft_loss": float(-(targets * logp).sum(1).mean()),
+        "two_class_exact": float(two[exact[pairs]].mean()),
+        "two_class_other": float(two[~exact[pairs]].mean()),
+    }
+
+
+def _start(config: EventTrainingConfig, device: torch.device) -> EventNetwork:
+    if config.start_from:
+        return load_event_network(config.start_from, device)[0].train()
+    torch.manual_seed(config.seed)
+    network = EventNetwork(EventNetworkConfig(class_fractions=CLASS_FRACTIONS))
+    known = load_network()[0].residual_encoder.state_dict()
+    first = network.residual_encoder.first.weight.detach().zero_()
+    first[:, : known["first.weight"].shape[1]] = known["first.weight"]
+    network.residual_encoder.load_state_dict(known | {"first.weight": first})
+    return network.to(device)
+
+
+class _Makers:
+    """Blocks of samples from worker processes, as they are ready."""
+
+    def __init__(self, pool, workers: int, config: EventTrainingConfig, first: int) -> None:
+        self.pool, self.config, self.next, self.pending = pool, config, first, []
+        self.ahead = 2 * workers
+
+    def ready(self) -> list[Samples]:
+        """What was finished since; as many are begun again."""
+        make = partial(make_samples, self.config.seed, per_curve=self.config.per_curve)
+        while len(self.pending) < self.ahead:
+            self.pending.append(self.pool.apply_async(make, (self.next,)))
+            self.next += 1
+        done = [x for x in self.pending if x.ready()]
+        self.pending = [x for x in self.pending if not x.ready()]
+        return [x.get() for x in done]
+
+
+def train_events(
+    output: Path | str, config: EventTrainingConfig, workers: int | None = None
+) -> Path:
+    """Train into a run folder; one that was interrupted goes on with its weights and its time.
+
+    Writes weights every minute, `training_history.csv` and, at the end, `config.json`.
+    """
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    device, workers = find_device(), workers or max(1, available_cores() - 1)
+    network = _start(config, device)
+    decayed = [p for p in network.parameters() if p.dim() > 1]
+    plain = [p for p in network.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    options = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True, **options)
+    state = {"step": 0, "seconds": 0.0, "next": 0, "samples": 0}
+    if (output / SAVED).exists():
+        tensors, state = load_tensors(output / SAVED)
+        network.load_state_dict(tensors)
+    buffer, checked = SampleBuffer(config.capacity, device), SampleBuffer(1, device)
+    torch.set_flush_denormal(True)
+    with worker_pool(workers) as pool:
+        blocks = range(config.validation_blocks)
+        make = partial(make_samples, config.seed + VALIDATION_SEED_OFFSET, per_curve=8, times=1)
+        found = list(tqdm(pool.imap(make, blocks), "validation samples", total=len(blocks)))
+        checked.capacity = sum(len(x.held) for x in found)
+        for samples in found:
+            checked.add(samples)
+        makers = _Makers(pool, workers, config, state["next"])
+        _loop(network, optimizer, buffer, checked, makers, config, output, state)
+        pool.terminate()
+    notes = {"training": asdict(config), "commit": git_commit(), "torch": torch.__version__}
+    notes |= {"state": state, "validation": validate(network, checked), "device": str(device)}
+    save_network(output, network, {})
+    with atomic_path(output / CONFIG) as temporary:
+        temporary.write_text(json.dumps(notes, indent=1))
+    (output / SAVED).unlink(missing_ok=True)
+    return output
+
+
+def _loop(network, optimizer, buffer, checked, makers, config, output, state) -> None:
+    """Steps until the time is over."""
+    generator = torch.Generator(buffer.device).manual_seed(config.seed + state["step"])
+    begun = time.monotonic() - state["seconds"]
+    total, earlier = 60 * config.minutes, state["samples"]
+    saved, first_step, running = time.monotonic(), state["step"], None
+    bar = tqdm(total=round(total), desc="train", unit="s", initial=round(state["seconds"]))
+    while (elapsed := time.monotonic() - begun) < total:
+        for samples in makers.ready():
+            buffer.add(samples)
+        steps = state["step"] - first_step
+        if buffer.size < min(config.least, config.capacity) or (
+            steps * config.batch_size > config.visits * buffer.total
+        ):
+            time.sleep(0.05)
+            continue
+        progress = elapsed / total
+        rate = config.learning_rate * min(1.0, (steps + 1) / config.warmup_steps)
+        rate *= 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for _ in range(8):
+            index = torch.randint(
+                buffer.size, (config.batch_size,), generator=generator, device=buffer.device
+            )
+            rows = buffer.rows(index)
+            loss = -(rows.targets * F.log_softmax(logits_of(network, rows), 1)).sum(1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0, foreach=True)
+            optimizer.step()
+            state["step"] += 1
+            value = loss.item()
+            running = value if running is None else 0.995 * running + 0.005 * value
+        bar.update(round(elapsed) - bar.n)
+        bar.set_postfix(loss=f"{running:.4f}", samples=f"{buffer.total / 1e6:.2f}M")
+        if time.monotonic() - saved > 60:
+            saved = time.monotonic()
+            state |= {"seconds": elapsed, "next": makers.next, "samples": earlier + buffer.total}
+            _write(network, output, state, {"training_loss": running} | validate(network, checked))
+    state |= {"seconds": elapsed, "next": makers.next, "samples": earlier + buffer.total}
+    _write(network, output, state, {"training_loss": running} | validate(network, checked))
+    bar.close()
+
+
+def _write(network: EventNetwork, output: Path, state: dict, losses: dict[str, float]) -> None:
+    """Weights and counters in one file, losses as a line."""
+    save_tensors(output / SAVED, network.state_dict(), state)
+    row = {key: state[key] for key in ("seconds", "step", "samples")} | losses
+    new = not (output / HISTORY).exists()
+    with (output / HISTORY).open("a", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(row)
+        writer.writerow([f"{x:.5g}" if isinstance(x, float) else x for x in row.values()])
+    log.info("%s", row)
