@@ -16,6 +16,7 @@ SETS = ("baseline", "distinct", "planetary", "stellar", "null")
 PREVALENCE_HELP = "fraction of binaries to expect, which shifts P; as in training"
 SURVEY_HELP = "whose alert threshold, of those stored with the weights"
 MODEL_HELP = "run folder of `train`; default: the weights that ship with lensml"
+EVENT_HELP = "run folder of an event network; default: the one that ships with lensml"
 
 
 def fraction(text: str) -> float:
@@ -120,11 +121,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--each", action="store_true", help="each file is an event of its own")
     add("--columns", metavar="ROLE=NAME,...", help="where to look: time=..,mag=..,err=.. or "
         "flux=..,flux_err=.., perhaps dataset=.., names or numbers from 1")  # fmt: skip
-    add("--m_base", type=float, help="baseline magnitude of the one data set; default: the median "
-        "of its epochs so far, which needs 20")  # fmt: skip
+    add("--m_base", type=float, help="baseline magnitude of the one data set; default: fitted to "
+        "its epochs so far")  # fmt: skip
     add("--plot", type=Path, metavar="FILE", help="draw data, fit, residuals and P: .png or .svg; "
         "of several events, a folder")  # fmt: skip
-    add("--model", type=Path, metavar="RUN", help=MODEL_HELP)
+    add("--model", type=Path, metavar="RUN", help=EVENT_HELP)
     add("--prevalence", type=fraction, default=0.5, metavar="X", help=PREVALENCE_HELP)
     add("--survey", default="default", metavar="NAME", help=SURVEY_HELP)
     add("--json", action="store_true", help="one object an event, with P at every epoch")
@@ -134,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         "P(binary) as epochs arrive: JSON lines in and out, one epoch a line",
         "--state night.state < epochs.ndjson",
     )
-    add("--model", type=Path, metavar="RUN", help=MODEL_HELP)
+    add("--model", type=Path, metavar="RUN", help=EVENT_HELP)
     add("--state", type=Path, metavar="FILE", help="keep the state there and go on from it")
     add("--ledger", type=Path, metavar="FILE", help="append alerts, their outcomes and the rate of "
         "false alarms so far, one JSON line each")  # fmt: skip
@@ -142,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         "lenses that alert, which chooses the threshold: 0.01 or 0.001")  # fmt: skip
     add("--survey", default="default", metavar="NAME", help=SURVEY_HELP)
     add("--prevalence", type=fraction, default=0.5, metavar="X", help=PREVALENCE_HELP)
-    add("--max_events", type=int, default=100_000, help="kept, 60 kB each; new ones are refused")
+    add("--max_events", type=int, default=100_000, help="kept, 50 kB each; new ones are refused")
 
     add = verb("run", "run one chapter, or all", "02 --size smoke", "all --size desk --workers 2")
     add("chapter", help="its number or name, or `all`")
@@ -233,14 +234,16 @@ def _classify(args: argparse.Namespace) -> None:
         found = classify_file(paths, args.m_base, args.model, args.columns, **options)
         print(found.event.summary(), file=sys.stderr)
         print(json.dumps(found.answer) if args.json else found.text())
-        if args.plot and not found.fit:
+        if args.plot and not found.fits:
             raise InputError(f"--plot: {paths[0]} has too few epochs for a fit, {len(found.p)}")
         if args.plot:
-            curve, threshold = found.curve, found.answer["threshold"]
+            threshold = found.answer["threshold"]
             if threshold:  # on the scale of what is drawn
                 threshold = float(network.prior_shift(threshold, args.prevalence))
-            columns = curve.time, curve.mag, curve.mag_err, found.fit.magnitude, found.p
-            figure = plotting.real_event(*columns, title=found.event.name, threshold=threshold)
+            figure = plotting.real_event(
+                *found.aligned(), found.magnitude, found.p, title=found.event.name,
+                threshold=threshold, datasets=[e["dataset"] for e in found.answer["epochs"]],
+            )  # fmt: skip
             name = args.plot / f"{found.event.name}_p_binary.png" if several else args.plot
             with atomic_path(name) as temporary:
                 figure.savefig(temporary, dpi=200)
@@ -248,12 +251,12 @@ def _classify(args: argparse.Namespace) -> None:
 
 
 def _stream(args: argparse.Namespace) -> int:
-    from lensml.network import load_network
+    from lensml.network import load_event_network
     from lensml.streaming import Ledger, StreamingClassifier, find_threshold, serve
 
     if args.max_events < 1:
         raise InputError(f"--max_events {args.max_events}: at least 1 was expected")
-    stream = StreamingClassifier(load_network(args.model)[0], max_events=args.max_events)
+    stream = StreamingClassifier(load_event_network(args.model)[0], max_events=args.max_events)
     if args.state and args.state.exists():
         stream.restore(args.state)
     ledger = None

@@ -7,7 +7,7 @@ import torch
 
 from lensml.evaluation import Scores, ideal_log_ratio
 from lensml.lensing import point_lens_magnification
-from lensml.network import Network, NetworkConfig
+from lensml.network import DataSetEpochs, EventNetwork, Network, NetworkConfig
 from lensml.simulation import LightCurves
 from lensml.streaming import answer_lines
 
@@ -53,8 +53,8 @@ def toy_set(
     return curves.rows(rng.permutation(n)) if shuffle else curves
 
 
-def epoch_lines(num_events, length, seed=0, m_base=18.0):
-    """Epochs of several events in turn, as lines without their ends."""
+def epoch_lines(num_events, length, seed=0, m_base=18.0, datasets=()):
+    """Epochs of several events in turn, each perhaps of the next of `datasets`, as bare lines."""
     generator = np.random.default_rng(seed)
     base = {} if m_base is None else {"m_base": m_base}
     return [
@@ -66,6 +66,7 @@ def epoch_lines(num_events, length, seed=0, m_base=18.0):
                 "mag_err": 0.1,
             }
             | base
+            | ({"dataset": datasets[k % len(datasets)]} if datasets else {})
         )
         for k in range(length)
         for i in range(num_events)
@@ -97,6 +98,42 @@ def random_network(**changes):
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.15)
     return network
+
+
+def random_event_network(seed=0):
+    """An untrained event network in which all branches matter and P varies."""
+    torch.manual_seed(seed)
+    network = EventNetwork().eval()
+    for block in network.blocks:
+        torch.nn.init.normal_(block.mix.weight, std=0.1)
+    torch.nn.init.normal_(network.head[-1].weight)
+    return network
+
+
+def data_sets(num=3, length=150, seed=0, *, given=(), wide=False):
+    """One event in `num` data sets of other zero points that begin one after the other.
+
+    Some epochs of two data sets are at the same time. Baselines of the data sets `given` are known.
+    """
+    found = []
+    for k in range(num):
+        time, mag, error = (x[8 * k :: k + 1].copy() for x in photometry(length, seed, wide=wide))
+        if k:
+            time[:-1:2] += np.diff(time)[::2] / 2
+        mag += k + error * np.random.default_rng(100 * seed + k).standard_normal(len(mag))
+        found.append(DataSetEpochs(time, mag, error, 18.0 + k if k in given else None))
+    return found
+
+
+def in_order(datasets):
+    """Time, mag, mag_err, m_base and name of each epoch, as `predict_event` orders them."""
+    first = sorted(datasets, key=lambda d: d.times[0])
+    epochs = [
+        (t, k, float(m), float(e), d.m_base)
+        for k, d in enumerate(first)
+        for t, m, e in zip(d.times.tolist(), d.mag, d.sigma, strict=True)
+    ]
+    return [(t, m, e, base, f"set {k}") for t, k, m, e, base in sorted(epochs, key=lambda x: x[:2])]
 
 
 def spread_network():

@@ -13,10 +13,10 @@ __getattr__, __dir__, __all__ = exports(
         "NUM_SUMMARY PHASE_BINS ResidualInputs innovation_features one_thread refit_and_map "
         "residual_inputs"
     ),
+    joint_residuals="NUM_CHANNELS NUM_INPUTS NUM_STATE",
     joint_inputs=(
-        "DataSetEpochs GIVEN Histories JointEpochs JointInputs NUM_CHANNELS NUM_INPUTS NUM_STATE "
-        "STEP UNKNOWN event_inputs joint_epochs new_histories refit_counts rounded_epochs "
-        "take_epoch"
+        "DataSetEpochs GIVEN Histories JointEpochs JointInputs STEP UNKNOWN event_inputs "
+        "joint_epochs new_histories refit_counts rounded_epochs take_epoch"
     ),
     model="CausalBlock Network NetworkConfig PATCH_SIZE causal_upsample",
     event_model="CLASSES EventNetwork EventNetworkConfig PLANETARY_Q RECEPTIVE_FIELD",
@@ -26,10 +26,10 @@ __getattr__, __dir__, __all__ = exports(
         "save_tensors weights_hash write_snapshot"
     ),
     calibration="prior_shift",
+    event_inference="EventPrediction predict_event predict_events",
     inference=(
         "BASELINE_MAX BASELINE_MIN PHASE_EDGES Predictions at_fractions bf16_supported "
         "by_phase causal_baseline classify find_device is_finite max_probability predict "
         "predict_proba"
     ),
-    event_inference="EventPrediction predict_event predict_events",
 )

@@ -106,10 +106,11 @@ def current_tensor_name(name: str) -> str:
 
 def load_network(
     run: Path | str | None = None, device: str | torch.device = "cpu"
-) -> tuple[Network, dict]:
+) -> tuple[Network | EventNetwork, dict]:
     """The network of a run folder (None = the shipped one) in evaluation mode, and its config.
 
-    The folder holds `model.safetensors` and `config.json`; InputError if it holds no run.
+    That of a run of `train_events` is an event network. The folder holds `model.safetensors` and
+    `config.json`; InputError if it holds no run.
     """
     folder = run_folder(run)
     if not (folder / MODEL).exists():
@@ -118,6 +119,8 @@ def load_network(
             "and without --model the shipped weights are used"
         )
     tensors, notes = load_tensors(folder / MODEL)
+    if "class_fractions" in notes.get("network", {}):
+        return load_event_network(folder, device)
     network = Network(NetworkConfig(**current_config(notes["network"])))
     network.load_state_dict({current_tensor_name(k): x for k, x in tensors.items()})
     config = folder / CONFIG

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lensml.network.joint_inputs import NUM_CHANNELS, NUM_INPUTS, NUM_STATE, NUM_SUMMARY
+from lensml.network.joint_residuals import NUM_CHANNELS, NUM_INPUTS, NUM_STATE, NUM_SUMMARY
 from lensml.network.model import CausalBlock, ResidualMapEncoder
 
 CLASSES = ("single", "planetary", "stellar", "binary_source", "other")

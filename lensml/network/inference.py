@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from lensml.network.checkpoint import load_network
+from lensml.network.event_inference import predict_events
+from lensml.network.event_model import EventNetwork
 from lensml.network.features import encode, observed_epochs
 from lensml.network.model import Network
 from lensml.paths import InputError
@@ -41,7 +43,7 @@ def bf16_supported(device: torch.device) -> bool:
 
 @torch.no_grad()
 def predict_proba(
-    network: Network,
+    network: Network | EventNetwork,
     curves: LightCurves,
     *,
     batch_size: int = 256,
@@ -51,7 +53,10 @@ def predict_proba(
     """P(binary) (n, T) at every epoch, in float32; NaN where not observed.
 
     No TF32, no autocast. Entry k depends on epochs <= k only. `device` None = the network's own.
+    Of an event network P is that of two classes.
     """
+    if isinstance(network, EventNetwork):
+        return predict_events(network, curves, progress=progress)
     if device is not None:
         network = network.to(device)
     device = next(network.parameters()).device
@@ -150,7 +155,7 @@ class Predictions:
 
 
 def predict(
-    network: Network,
+    network: Network | EventNetwork,
     curves: LightCurves,
     *,
     batch_size: int = 256,

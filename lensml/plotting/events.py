@@ -80,11 +80,13 @@ def real_event(
     threshold: float | None = None,
     title: str = "",
     start: float = -np.inf,
+    datasets: Sequence[str] = (),
 ) -> Figure:
     """Photometry (T,) with its single-lens fit, residuals, and P(binary) over time.
 
     Full HJD are drawn less 2450000, from `start` [day] on; `model` is the fit, magnitude at any
-    times (m,); `p` is (T,), or several by name, and alerts above `threshold`.
+    times (m,); `p` is (T,), or several by name, and alerts above `threshold`; `datasets` (T,) names
+    the data set of each epoch, which has a colour then.
     """
     time, mag, error = (np.asarray(x, dtype=float) for x in (time, mag, error))
     shown = np.isfinite(mag) & (time >= start)
@@ -92,14 +94,29 @@ def real_event(
     x, residuals = time[shown] - zero, ((mag - model(time)) / error)[shown]
     figure, grid = style.canvas(5.2, 3, 1, sharex=True, height_ratios=[3, 1.2, 1.5])
     light, residual, call = grid[:, 0]
-    look = {"fmt": "o", "ms": 2.5, "mew": 0, "elinewidth": 0.5, "color": "0.45"}
-    light.errorbar(x, mag[shown], error[shown], label="photometry", **look)
+    names = np.asarray(datasets if len(set(datasets)) > 1 else ["photometry"] * len(time))[shown]
+    # The largest in grey, the others in colours, the smallest on top.
+    sets = sorted(set(names.tolist()), key=lambda name: -(names == name).sum())
+    colours = dict(
+        zip(sets, ["0.45", *sns.color_palette("husl", max(1, len(sets) - 1))], strict=False)
+    )
+    for k, name in enumerate(sets):
+        own, look = (
+            names == name,
+            {"fmt": "o", "ms": 2.5, "mew": 0, "elinewidth": 0.5, "zorder": 1 + k / 99},
+        )
+        label = name if len(sets) < 8 or k == 0 else None
+        light.errorbar(
+            x[own], mag[shown][own], error[shown][own], label=label, color=colours[name], **look
+        )
     dense = np.linspace(x[0], x[-1], 1000)
     peak = dense[model(dense + zero).argmin()]
     dense = np.union1d(dense, np.linspace(peak - 0.02 * np.ptp(x), peak + 0.02 * np.ptp(x), 400))
     curve = model(dense + zero)
     light.plot(dense, curve, color=style.SINGLE, label="single-lens fit", zorder=3)
-    residual.plot(x, residuals, "o", ms=2.5, mew=0, color="0.45")
+    for name in sets:
+        own = names == name
+        residual.plot(x[own], residuals[own], "o", ms=2.5, mew=0, color=colours[name])
     residual.axhline(0, color=style.SINGLE, zorder=3)
     top = max(4.0, 1.2 * np.quantile(np.abs(residuals), 0.995))
     residual.set(ylim=(top, -top), ylabel=r"(data $-$ fit) / $\sigma$")

@@ -9,5 +9,5 @@ __getattr__, __dir__, __all__ = exports(
     thresholds="LEVELS AlertThreshold find_threshold",
     ledger="OUTCOMES Ledger exact_interval",
     server="answer_lines serve",
-    classification="classify_file",
+    classification="Classification classify_event classify_file",
 )

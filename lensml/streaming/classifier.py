@@ -4,75 +4,69 @@ Epochs are checked here before they reach a slot of the cache. Many events advan
 event's probabilities do not depend on the others of its calls, but for rounding (2e-6).
 """
 
-from array import array
-from bisect import insort
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from lensml import network as net
-from lensml.network import BASELINE_MAX, BASELINE_MIN, Network, is_finite
+from lensml.network import GIVEN, STEP, UNKNOWN, EventNetwork, is_finite, rounded_epochs
 from lensml.paths import InputError
-from lensml.streaming.cache import EventCache
+from lensml.streaming.cache import MOST_SETS, EventCache
 
-STATE_VERSION = 4  # of what `save` writes; older states are refused
+STATE_VERSION = 5  # of what `save` writes; older states are refused
 MAX_EVENTS = 100_000  # kept by default: 6 GB
-MAX_NAME = 4096  # characters of an event's name, a small part of what its state takes
+MAX_NAME = 4096  # characters of the name of an event or a data set
 MAX_QUOTED = 80  # characters of an input that a message repeats
 SEPARATOR = "\x1f"  # between the names of an event and of its data set: no name has it
 
 
-@dataclass
-class BaselineEstimator:
-    """An event whose baseline is still being estimated from its own past."""
-
-    mags: array = field(default_factory=lambda: array("d"))  # in rising order
-    waiting: array = field(default_factory=lambda: array("d"))  # time, mag, mag_err of each epoch
-
-
 class StreamingClassifier:
-    """Live classification of any number of events.
+    """Live classification of any number of events, each of any number of data sets.
 
-    `network` is the classifier, None = the shipped one; `device` where events are kept, None =
-    where the network is; `blended` whether f_s may be less than 1. A new event beyond `max_events`
-    is refused: an old one, dropped, would begin again unnoticed with its next epoch.
+    `network` is the classifier, None = the shipped one; `blended` whether f_s may be less than 1. A
+    new event beyond `max_events` is refused: an old one, dropped, would begin again unnoticed with
+    its next epoch.
     """
 
     def __init__(
         self,
-        network: Network | None = None,
-        device: str | torch.device | None = None,
+        network: EventNetwork | None = None,
         blended: bool = True,
         max_events: int = MAX_EVENTS,
     ) -> None:
-        self.network = (network or net.load_network()[0]).eval()
-        self.cache = EventCache(self.network, device, blended=blended)
+        self.network = (network or net.load_event_network()[0]).eval()
+        self.cache = EventCache(self.network, free=blended)
         self.events: dict[str, int] = {}  # name -> slot
         self.lines, self.max_events = 0, max_events  # `lines`: counted by the server, saved here
-        self._estimators: dict[int, BaselineEstimator] = {}
-        self._records = np.empty((0, 3))  # of each slot: last time, m_base as given, m_base in use
+        self._streams: dict[str, int] = {}  # event SEPARATOR data set -> row of `_records`
+        self._num_sets: dict[int, int] = {}  # of each slot
+        self._records = np.empty((0, 5))  # slot, data set, last time, baseline given, zero point
 
     @property
     def bytes_per_event(self) -> int:
-        """Bytes of an event whose baseline is known; constant in time, its name not counted."""
+        """Bytes of an event at most; constant in time, names not counted."""
         return self.cache.bytes_per_event + 8 * self._records.shape[1]
 
     def update(
-        self, event: str, time: float, mag: float, mag_err: float, m_base: float | None = None
+        self,
+        event: str,
+        time: float,
+        mag: float,
+        mag_err: float,
+        m_base: float | None = None,
+        dataset: str = "",
     ) -> float:
-        """Take one epoch of `event`; P(binary) from all epochs so far.
+        """Take one epoch of a data set of `event`; P(binary) from all epochs so far.
 
-        `time` [day] is later than the event's last, `mag_err` the 1-sigma error of `mag` [mag];
-        the baseline `m_base` [mag] comes with the event's first epoch or not at all. An epoch that
-        cannot be used is an InputError and changes nothing.
+        `time` [day] is later than the data set's last, `mag_err` the 1-sigma error of `mag` [mag];
+        the baseline `m_base` [mag] comes with the data set's first epoch or not at all. An epoch
+        that cannot be used is an InputError and changes nothing. 0.5 until STEP epochs have come.
         """
-        answers, problems = self.update_many([event], [time], [mag], [mag_err], [m_base])
+        answers, problems = self.update_many([event], [time], [mag], [mag_err], [m_base], [dataset])
         if problems:
             raise InputError(problems[0])
         return float(answers[0])
@@ -84,6 +78,7 @@ class StreamingClassifier:
         mags: Sequence[float],
         mag_errs: Sequence[float],
         m_bases: Sequence[float | None] | None = None,
+        datasets: Sequence[str] | None = None,
     ) -> tuple[NDArray[np.float64], dict[int, str]]:
         """Take one epoch of each entry; an event that comes twice is taken in the order given.
 
@@ -91,7 +86,18 @@ class StreamingClassifier:
         an array) NaN. Returned are P(binary) (n,), and by entry what was wrong with it: that has
         NaN and changed nothing, the others go on. Unequal columns are an InputError.
         """
-        columns = (times, mags, mag_errs) if m_bases is None else (times, mags, mag_errs, m_bases)
+        logits, problems = self.logits_many(events, times, mags, mag_errs, m_bases, datasets)
+        found = self.network.probabilities(logits)[:, 1:3].sum(1).double().numpy()
+        found[~np.isfinite(logits[:, 0].numpy())] = 0.5
+        found[list(problems)] = nan
+        return found, problems
+
+    def logits_many(
+        self, events, times, mags, mag_errs, m_bases=None, datasets=None
+    ) -> tuple[torch.Tensor, dict[int, str]]:
+        """As `update_many`, but logits (n, 5) of the classes; NaN where there is no answer yet."""
+        names = events if datasets is None else list(map(_joined, events, datasets))
+        columns = [c for c in (times, mags, mag_errs, m_bases, datasets) if c is not None]
         if any(len(column) != len(events) for column in columns):
             lengths = ", ".join(str(len(column)) for column in (events, *columns))
             raise InputError(f"`update_many` got columns of {lengths} entries; one each is needed")
@@ -103,112 +109,97 @@ class StreamingClassifier:
         problems = {}
         for i in np.flatnonzero(~good).tolist():
             base = None if m_bases is None or m_bases[i] is None else m_bases[i]
-            problems[i] = _value_error(events[i], times[i], mags[i], mag_errs[i], base)
-        slot_of = self.events.get
-        slots = np.array([slot_of(event, -1) for event in events], np.int64)
-        for i in np.flatnonzero(good & (slots < 0)).tolist():
-            known = self.events.get(events[i])
-            if known is None and (problem := self._room_error(events[i])):
+            problems[i] = _value_error(names[i], times[i], mags[i], mag_errs[i], base)
+        row_of = self._streams.get
+        rows = np.array([row_of(name, -1) for name in names], np.int64)
+        for i in np.flatnonzero(good & (rows < 0)).tolist():
+            known = self._streams.get(names[i])
+            if known is None and (problem := self._room_error(events[i], names[i])):
                 problems[i], good[i] = problem, False
                 continue
-            slots[i] = self._add_event(events[i], bases[i]) if known is None else known
-        answers = np.full(len(events), nan)
+            new = known is None
+            rows[i] = self._add(events[i], names[i], values[1, i], bases[i]) if new else known
+        logits = torch.full((len(events), len(net.CLASSES)), nan)
         left = np.flatnonzero(good)
         while len(left):
-            first = np.sort(np.unique(slots[left], return_index=True)[1])
+            slots = self._records[rows[left], 0].astype(np.int64)
+            first = np.sort(np.unique(slots, return_index=True)[1])
             now = left[first]
-            last, given, _ = self._records[slots[now]].T
+            _, _, last, given, _ = self._records[rows[now]].T
             changed = ~np.isnan(bases[now]) & (bases[now] != given)
             wrong = (values[0, now] <= last) | changed
             for i in now[wrong].tolist():
-                problems[i] = self._order_error(events[i], slots[i], values[0, i], bases[i])
+                problems[i] = self._order_error(names[i], rows[i], values[0, i], bases[i])
             now = now[~wrong]
             if len(now):
-                answers[now] = self._advance(slots[now], *values[:, now])
+                logits[now] = self._advance(rows[now], *values[:, now])
             left = np.delete(left, first)
-        return answers, problems
+        return logits, problems
 
-    def _add_event(self, event: str, m_base: float) -> int:
-        (slot,) = self.cache.new_slots(1)
-        if slot >= len(self._records):
-            room = np.full((len(self.cache.count) - len(self._records), 3), nan)
+    def _advance(self, rows: NDArray, times: NDArray, mags: NDArray, errors: NDArray):
+        """Logits after one epoch of each row; all have been checked, no event comes twice."""
+        slots, sets, _, _, zero = self._records[rows].T
+        self._records[rows, 2] = times
+        slots = slots.astype(np.int64)
+        epochs = rounded_epochs(zero - mags, errors)
+        logits = self.cache.advance(slots, sets.astype(np.int64), times, *epochs)
+        logits[torch.from_numpy(self.cache.histories.count[slots] < STEP)] = nan
+        return logits
+
+    def _add(self, event: str, name: str, mag: float, m_base: float) -> int:
+        """A row for a new data set, of a new event or not."""
+        if (slot := self.events.get(event)) is None:
+            slot = self.events[event] = self.cache.new_slot()
+        row, dataset = len(self._streams), self._num_sets.get(slot, 0)
+        if row >= len(self._records):
+            room = np.full((max(8, row), self._records.shape[1]), nan)
             self._records = np.concatenate([self._records, room])
-        self._records[slot] = -np.inf, m_base, m_base
-        if np.isnan(m_base):
-            self._estimators[slot] = BaselineEstimator()
-        self.events[event] = slot
-        return slot
+        zero = mag if np.isnan(m_base) else m_base
+        self._records[row] = slot, dataset, -np.inf, m_base, zero
+        self.cache.set_width(slot, dataset, UNKNOWN if np.isnan(m_base) else GIVEN)
+        self._num_sets[slot], self._streams[name] = dataset + 1, row
+        return row
 
-    def _room_error(self, event: str) -> str | None:
-        """Why no event of this name is added; None if it can be."""
-        if len(event) > MAX_NAME:
-            return f"event {quoted(event)}: a name of {len(event)} characters; {MAX_NAME} at most"
-        if len(self.events) >= self.max_events:
-            full = f"{len(self.events)} events are kept, no new one is taken"
-            return f"event {quoted(event)}: {full}; give a larger --max_events"
+    def last_time(self, event: str, dataset: str = "") -> float | None:
+        """Time of the last epoch of a data set [day]; None of a new one."""
+        row = self._streams.get(_joined(event, dataset))
+        return None if row is None else float(self._records[row, 2])
+
+    def _room_error(self, event: str, name: str) -> str | None:
+        """Why no data set of this name is added; None if it can be."""
+        if len(name) > MAX_NAME:
+            return f"event {quoted(name)}: a name of {len(name)} characters; {MAX_NAME} at most"
+        if event not in self.events:
+            if len(self.events) >= self.max_events:
+                full = f"{len(self.events)} events are kept, no new one is taken"
+                return f"event {quoted(event)}: {full}; give a larger --max_events"
+        elif self._num_sets[self.events[event]] >= MOST_SETS:
+            return (
+                f"event {quoted(name)}: a data set more than {MOST_SETS}, which an event may have"
+            )
         return None
 
-    def _order_error(self, event: str, slot: int, time: float, m_base: float) -> str:
+    def _order_error(self, name: str, row: int, time: float, m_base: float) -> str:
         """Why an epoch of usable values does not go with those before it: its time or baseline."""
-        last, given, _ = self._records[slot].tolist()
+        last, given = self._records[row, 2:4].tolist()
         if time <= last:
             return (
-                f"event {quoted(event)}: time {time:.6f} does not follow {last:.6f}; "
+                f"event {quoted(name)}: time {time:.6f} does not follow {last:.6f}; "
                 "epochs must come in order, each once"
             )
         was = "not given" if np.isnan(given) else f"{given:g}"
         change = f"`m_base` is {m_base:g} but was {was} with the first epoch"
-        return f"event {quoted(event)}: {change}; it cannot change"
-
-    def _advance(self, slots: NDArray, times: NDArray, mags: NDArray, errors: NDArray) -> NDArray:
-        """Answers of one epoch of each slot; all have been checked, and none comes twice."""
-        self._records[slots, 0] = times
-        # Events whose baseline is known go straight to the cache.
-        bases = self._records[slots, 2]
-        estimating = np.flatnonzero(np.isnan(bases)).tolist()
-        if not estimating:
-            return self.cache.advance(slots, times, bases - mags, errors)
-        # The others wait for BASELINE_MIN epochs, then use the median of their past.
-        answers, begun = np.full(len(slots), 0.5), []
-        for i in estimating:
-            slot, estimator = int(slots[i]), self._estimators[int(slots[i])]
-            insort(estimator.mags, mags[i])
-            if len(estimator.mags) < BASELINE_MIN:
-                estimator.waiting.extend((times[i], mags[i], errors[i]))
-                continue
-            bases[i] = median(estimator.mags)
-            if len(estimator.mags) == BASELINE_MIN:
-                begun.append(i)
-            elif len(estimator.mags) == BASELINE_MAX:
-                self._records[slot, 2] = bases[i]
-                del self._estimators[slot]
-        # Those that have just got one take their waiting epochs first.
-        if begun:
-            waited = np.array([self._estimators[int(slot)].waiting for slot in slots[begun]])
-            for epoch in waited.reshape(len(begun), -1, 3).transpose(1, 2, 0):
-                self.cache.advance(slots[begun], epoch[0], bases[begun] - epoch[1], epoch[2])
-            for slot in slots[begun].tolist():
-                self._estimators[slot].waiting = array("d")
-        ready = np.flatnonzero(~np.isnan(bases))
-        if len(ready):
-            columns = (x[ready] for x in (slots, times, bases - mags, errors))
-            answers[ready] = self.cache.advance(*columns)
-        return answers
+        return f"event {quoted(name)}: {change}; it cannot change"
 
     def save(self, path: Path) -> None:
-        """Snapshot of all events, atomically; the buffers are written from where they lie."""
-        names = [name.encode("utf-8", "surrogatepass") for name in self.events]
-        kept = self._estimators.values()
-        lengths = [[k, len(v.mags), len(v.waiting)] for k, v in self._estimators.items()]
+        """Snapshot of all events, atomically."""
+        names = [name.encode("utf-8", "surrogatepass") for name in self._streams]
         tensors = self.cache.tensors() | {
-            "records": self._records[: len(names)],
-            "names": np.frombuffer(bytearray(b"".join(names)), np.uint8),
-            "name_lengths": np.array([len(name) for name in names], np.int64),
-            "estimators": np.array(lengths, np.int64).reshape(-1, 3),
-            "estimated": np.array([x for v in kept for y in (v.mags, v.waiting) for x in y], float),
+            "records": torch.from_numpy(self._records[: len(names)].copy()),
+            "names": torch.from_numpy(np.frombuffer(bytearray(b"".join(names)), np.uint8)),
+            "name_lengths": torch.tensor([len(name) for name in names], dtype=torch.int64),
         }
-        tensors = {k: torch.as_tensor(v) for k, v in tensors.items()}
-        notes = {"version": STATE_VERSION, "lines": self.lines, "events": len(names)}
+        notes = {"version": STATE_VERSION, "lines": self.lines, "events": len(self.events)}
         net.write_snapshot(path, tensors, notes | {"network": net.fingerprint(self.network)})
 
     def restore(self, path: Path) -> None:
@@ -222,15 +213,18 @@ class StreamingClassifier:
         self.cache.restore(tensors)
         text, ends = tensors["names"].numpy().tobytes(), tensors["name_lengths"].cumsum(0).tolist()
         parts = (text[a:b] for a, b in zip([0, *ends], ends, strict=False))
-        names = (part.decode("utf-8", "surrogatepass") for part in parts)
-        self.events = {name: slot for slot, name in enumerate(names)}
-        self.lines = notes["lines"]
+        names = [part.decode("utf-8", "surrogatepass") for part in parts]
         self._records = tensors["records"].numpy().copy()
-        estimated, self._estimators = array("d", tensors["estimated"].numpy().tobytes()), {}
-        for slot, num_mags, num_waiting in tensors["estimators"].tolist():
-            mags, estimated = estimated[:num_mags], estimated[num_mags:]
-            self._estimators[slot] = BaselineEstimator(mags, estimated[:num_waiting])
-            estimated = estimated[num_waiting:]
+        self._streams = {name: row for row, name in enumerate(names)}
+        slots = self._records[:, 0].astype(int).tolist()
+        self._num_sets = dict(enumerate(np.bincount(slots).tolist()))
+        events = dict(zip((name.partition(SEPARATOR)[0] for name in names), slots, strict=True))
+        self.events = dict(sorted(events.items(), key=lambda item: item[1]))
+        self.lines = notes["lines"]
+
+
+def _joined(event: str, dataset: str) -> str:
+    return f"{event}{SEPARATOR}{dataset}" if dataset else event
 
 
 def quoted(value: object) -> str:

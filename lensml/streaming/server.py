@@ -61,13 +61,14 @@ def answer_lines(
                 )
             kept = {key: epoch.get(key) for key in (*NEEDED, "m_base")}
             kept |= {"dataset": epoch["dataset"]} if "dataset" in epoch else {}
-            key = _check(stream, kept, latest)
-            epochs.append((len(replies), number, kept, key))
+            names = _check(stream, kept, latest)
+            epochs.append((len(replies), number, kept, names))
             replies.append(None)
         except (ValueError, RecursionError) as error:
             replies.append(_refusal(event, number, error))
     columns = [[epoch[k] for *_, epoch, _ in epochs] for k in (*NEEDED[1:], "m_base")]
-    p, problems = stream.update_many([key for *_, key in epochs], *columns)
+    events, datasets = ([names[k] for *_, names in epochs] for k in (0, 1))
+    p, problems = stream.update_many(events, *columns, datasets)
     for i, (place, number, epoch, _) in enumerate(epochs):
         answer = {k: epoch[k] for k in ("event", "dataset", "time") if k in epoch}
         answer["p_binary"] = float(p[i])
@@ -80,25 +81,25 @@ def answer_lines(
     return replies
 
 
-def _check(stream: StreamingClassifier, epoch: dict, latest: dict[str, float]) -> str:
-    """Name under which an epoch's data set is kept; InputError if it is a mark or jumps."""
+def _check(stream: StreamingClassifier, epoch: dict, latest: dict) -> tuple[str, str]:
+    """Names of an epoch's event and data set; InputError if its magnitude is a mark or it jumps."""
     event, time, mag = epoch["event"], epoch["time"], epoch["mag"]
     names = [event, epoch["dataset"]] if "dataset" in epoch else [event]
     if not all(isinstance(x, int | str) and not isinstance(x, bool) and x != "" for x in names):
         raise InputError(f"event or dataset {quoted(names)}; expected a name or a number")
     if any(SEPARATOR in str(name) for name in names):
         raise InputError(f"event or dataset {quoted(names)}; expected a name of plain characters")
-    key = SEPARATOR.join(map(str, names))
+    key, found = SEPARATOR.join(map(str, names)), (*map(str, names), "")[:2]
     if isinstance(mag, float | int) and (abs(mag) >= 50 or mag in (0, -9.99, -9.999)):
         mark = f"`mag` {quoted(mag)} means not measured"
         raise InputError(f"event {quoted(key)}: {mark}; leave it out")
     if isinstance(time, float | int) and is_finite(time):  # others are refused with the epoch
-        slot = stream.events.get(key)
-        before = latest.setdefault(key, time if slot is None else stream._records[slot, 0])
+        last = stream.last_time(*found)
+        before = latest.setdefault(key, time if last is None else last)
         if abs(time - before) > LONGEST_PAUSE:
             raise InputError(f"event {quoted(key)}: time {time:.10g} is {LONGEST_PAUSE} d or more "
                              f"from {before:.10g}; expected one time zero")  # fmt: skip
-    return key
+    return found
 
 
 def _refusal(event: object, number: int, error: object) -> tuple[dict, str]:

@@ -31,8 +31,8 @@ from lensml.network import (
     save_tensors,
 )
 from lensml.paths import InputError, atomic_path, available_cores, git_commit
-from lensml.simulation import worker_pool
-from lensml.training.event_samples import CLASS_FRACTIONS, Samples, make_samples
+from lensml.simulation import BLOCK, worker_pool
+from lensml.training.event_samples import CLASS_FRACTIONS, SETS, Samples, make_samples
 
 log = logging.getLogger(__name__)
 SAVED = "training_state.safetensors"
@@ -58,7 +58,8 @@ class EventTrainingConfig:
     start_from: str | None = None  # run folder of an event network; None = maps of the shipped one
 
     def __post_init__(self) -> None:
-        for name in ("minutes", "per_curve", "batch_size", "visits", "capacity"):
+        names = "minutes per_curve batch_size learning_rate visits capacity warmup_steps"
+        for name in (*names.split(), "validation_blocks"):
             if not getattr(self, name) > 0:
                 raise InputError(f"`{name}` is {getattr(self, name)}, but more than 0 was expected")
 
@@ -181,12 +182,21 @@ def train_events(
         _loop(network, optimizer, buffer, checked, makers, config, output, state)
         pool.terminate()
     notes = {"training": asdict(config), "commit": git_commit(), "torch": torch.__version__}
+    notes |= {"trained_on": _ranges(config.seed, state["next"])}
+    other = config.seed + VALIDATION_SEED_OFFSET
+    notes |= {"validated_on": _ranges(other, config.validation_blocks)}
     notes |= {"state": state, "validation": validate(network, checked), "device": str(device)}
     save_network(output, network, {})
     with atomic_path(output / CONFIG) as temporary:
         temporary.write_text(json.dumps(notes, indent=1))
     (output / SAVED).unlink(missing_ok=True)
     return output
+
+
+def _ranges(seed: int, blocks: int) -> list[dict]:
+    """Events of blocks; each was of one parameter set, all of them are named."""
+    presets = dict.fromkeys(name for name, *_ in SETS)
+    return [{"preset": x, "seed": seed, "first": 0, "stop": blocks * BLOCK} for x in presets]
 
 
 def _loop(network, optimizer, buffer, checked, makers, config, output, state) -> None:

@@ -1,179 +1,148 @@
 """Outcomes on real events: detections, false alarms and their causes. Numbers only, no photometry.
 
-An event with several data sets counts once: it alerts if one of them does. Fractions come with
-Wilson's 95 % interval. Classifications come from `protocol`. The keys of what is returned are those
-of the committed records.
+Single lenses that the simulated noise may have been measured on are counted and left out of the
+false alarms. Fractions come with Wilson's 95 % interval. Summaries come from `protocol`.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 
 import numpy as np
 
-from benchmarks.studies.real_events.protocol import ERROR_MODELS, Classification
+from benchmarks.studies.real_events.protocol import SINGLE, SPANS, Summary
 from lensml.evaluation import binomial_interval
 
-__all__ = [
-    "GROUPS",
-    "THRESHOLDS",
-    "by_event",
-    "failures",
-    "headline",
-    "published_events",
-    "summary_table",
-]
+__all__ = ["GROUPS", "failures", "headline", "published_events", "summary_table"]
 
-THRESHOLDS = ("1pct", "0_1pct")  # by the fraction of simulated single lenses that exceed them
 GROUPS = {  # classes and label qualities of which the fraction with an alert is a headline
-    "single_lenses": (("PSPL", "FSPL"), "ABC"),
+    "single_lenses": (SINGLE, "ABC"),
     "published_binaries": (("binary",), "A"),
     "clear_caustics": (("binary",), "C"),
     "simulated_binaries": (("binary",), "S"),
 }
 
 
-def _grouped(
-    found: Iterable[Classification], key: Callable[[Classification], Hashable]
-) -> dict[Hashable, list[Classification]]:
-    groups = defaultdict(list)
-    for one in found:
-        groups[key(one)].append(one)
-    return dict(groups)
+def alert_fraction(found: Iterable[Summary], threshold: str) -> dict:
+    """Fraction of events with an alert, with Wilson's interval; None below 20.
 
-
-def by_event(found: Iterable[Classification]) -> dict[str, list[Classification]]:
-    """Classifications of each event's data sets, by event."""
-    return _grouped(found, lambda one: one.event)
-
-
-def alert_fractions(
-    found: Iterable[Classification], threshold: str, binary: bool
-) -> dict[str, dict]:
-    """Fraction of files and of events with an alert, with Wilson's interval; None below 20.
-
-    An event counts if one of its data sets does. Of binaries, a first alert long before or after
-    the event does not count; of single lenses, every alert is a false one.
+    Of binaries, a first alert long before or after the event does not count; of all others, every
+    alert is a false one.
     """
-    found = list(found)
-    hit = {id(c): c.detected(threshold) if binary else c.alerted[threshold] for c in found}
-    events = [any(hit[id(c)] for c in group) for group in by_event(found).values()]
-    rows = {"files": list(hit.values()), "events": events}
-    fractions = {name: binomial_interval(row) for name, row in rows.items()}
-    return {
-        name: {key: None if x != x else x for key, x in row.items()}  # no NaN in a record
-        for name, row in fractions.items()
-    }
+    hits = [c.detected(threshold) if c.label == "binary" else c.alerted[threshold] for c in found]
+    row = binomial_interval(hits)
+    return {key: None if x != x else x for key, x in row.items()}  # no NaN in a record
 
 
-def summary_table(found: Sequence[Classification], thresholds: Sequence[str]) -> list[dict]:
-    """One row for each time span, error model, class and quality of the label."""
-    groups = _grouped(found, lambda c: (c.span, c.errors, c.label, c.quality))
+def summary_table(found: Sequence[Summary], thresholds: Sequence[str]) -> list[dict]:
+    """One row for each time span, class and quality of the label."""
+    groups = defaultdict(list)
+    for c in found:
+        groups[c.span, c.label, c.quality].append(c)
     rows = []
-    for (span, errors, label, quality), group in sorted(groups.items()):
+    for (span, label, quality), group in sorted(groups.items()):
+        kept = [c for c in group if not c.set_aside]
         rows.append(
             {
-                "view": span,
-                "arm": errors,
+                "span": span,
                 "class": label,
                 "label_quality": quality,
-                "files": len(group),
-                "events": len(by_event(group)),
+                "events": len(kept),
+                "set_aside": len(group) - len(kept),
                 "median_factor": float(np.median([c.factor for c in group])),
-                "alerts": {t: alert_fractions(group, t, label == "binary") for t in thresholds},
+                "alerts": {t: alert_fraction(kept, t) for t in thresholds},
             }
         )
     return rows
 
 
-def in_group(one: Classification, group: str) -> bool:
-    """Whether a classification belongs to one of GROUPS."""
+def in_group(one: Summary, group: str) -> bool:
+    """Whether a summary belongs to one of GROUPS and may be counted there."""
     labels, qualities = GROUPS[group]
-    return one.label in labels and one.quality in qualities
+    return one.label in labels and one.quality in qualities and not one.set_aside
 
 
 def headline(
-    found: Sequence[Classification], thresholds: Sequence[str]
-) -> dict[str, dict | float | int]:
-    """Fraction of events with an alert in their season, by group, error model and threshold.
+    found: Sequence[Summary], thresholds: Sequence[str]
+) -> dict[str, dict | float | int | None]:
+    """Fraction of events with an alert, by group, time span and threshold, and their counts.
 
-    Beside them their counts, and for published binaries the median phase of the first alert [tE].
+    `of` of a fraction is less than the group's `events` where a season has too few epochs. Of
+    published binaries also the median phase of the first alert [tE] and the lowest P(binary) at the
+    last epoch.
     """
-    numbers: dict[str, dict | float | int] = {}
-    season = [c for c in found if c.span == "season"]
-    for group in GROUPS:
-        own = [c for c in season if in_group(c, group)]
+    numbers: dict[str, dict | float | int | None] = {}
+    aside = {c.event for c in found if c.set_aside and c.quality in GROUPS["single_lenses"][1]}
+    numbers["single_lenses_set_aside"] = len(aside)
+    for group, span in product(GROUPS, SPANS):
+        own = [c for c in found if c.span == span and in_group(c, group)]
         if not own:
             continue
-        numbers[f"{group}_events"] = num_events = len(by_event(own))
-        for errors, threshold in product(ERROR_MODELS, thresholds):
-            chosen = [c for c in own if c.errors == errors]
-            fraction = alert_fractions(chosen, threshold, group != "single_lenses")["events"]
-            numbers[f"{group}_{errors}_{threshold}"] = fraction
-            numbers[f"{group}_{errors}_{threshold}_count"] = round(fraction["value"] * num_events)
+        numbers.setdefault(f"{group}_events", len(own))
+        for threshold in thresholds:
+            fraction = alert_fraction(own, threshold)
+            numbers[f"{group}_{span}_{threshold}"] = fraction
+            numbers[f"{group}_{span}_{threshold}_count"] = fraction["hits"]
     published = published_events(found, thresholds)
-    for errors, threshold in product(ERROR_MODELS, thresholds):
-        firsts = [row["first"][threshold] for row in published if row["arm"] == errors]
-        firsts = [phase for phase in firsts if phase is not None]
-        if firsts:
-            numbers[f"published_phase_{errors}_{threshold}"] = float(np.median(firsts))
+    for span in SPANS:
+        rows = [row for row in published if row["span"] == span]
+        for threshold in thresholds:
+            firsts = [row["first"][threshold] for row in rows if row["detected"][threshold]]
+            if firsts := [phase for phase in firsts if phase is not None]:
+                numbers[f"published_binaries_{span}_{threshold}_phase"] = float(np.median(firsts))
+        if rows:
+            numbers[f"published_binaries_{span}_lowest_end"] = min(row["end"] for row in rows)
     return numbers
 
 
-def published_events(found: Sequence[Classification], thresholds: Sequence[str]) -> list[dict]:
-    """One row for each published binary and error model: data sets that alerted in the season.
-
-    `first` is the phase of the earliest alert that detects the event [tE]; None if there is none.
-    """
-    season = [c for c in found if c.span == "season" and in_group(c, "published_binaries")]
+def published_events(found: Sequence[Summary], thresholds: Sequence[str]) -> list[dict]:
+    """One row for each published binary and time span; first alerts in phase [tE]."""
     rows = []
-    for (event, errors), sets in sorted(_grouped(season, lambda c: (c.event, c.errors)).items()):
-        row = {"event": event, "arm": errors, "data_sets": len(sets), "recognised": {}, "first": {}}
-        for threshold in thresholds:
-            good = [c for c in sets if c.detected(threshold)]
-            phases = [c.phase[threshold] for c in good if c.phase[threshold] is not None]
-            row["recognised"][threshold] = len(good)
-            row["first"][threshold] = round(min(phases), 3) if phases else None
-        row["highest"] = round(max(c.highest for c in sets), 4)
-        rows.append(row)
+    for c in sorted(found, key=lambda c: (c.event, SPANS.index(c.span))):
+        if in_group(c, "published_binaries"):
+            firsts = {t: c.phase[t] for t in thresholds}
+            rows.append(
+                {
+                    "event": c.event,
+                    "span": c.span,
+                    "threshold_of": c.survey,
+                    "data_sets": c.num_sets,
+                    "epochs": c.num_epochs,
+                    "detected": {t: c.detected(t) for t in thresholds},
+                    "first": {t: None if x is None else round(x, 3) for t, x in firsts.items()},
+                    "highest": round(c.highest, 4),
+                    "end": round(c.final, 4),
+                    "called": c.called,
+                }
+            )
     return rows
 
 
-def failures(
-    found: Sequence[Classification], threshold: str, causes: Mapping[str, str]
-) -> list[dict]:
-    """Files that failed in their season under either error model, with their cause where noted.
+def failures(found: Sequence[Summary], threshold: str, causes: Mapping[str, str]) -> list[dict]:
+    """Events that failed in either time span, with their cause where it was noted.
 
     A real single lens fails by an alert; a published binary or a clear caustic by none.
-    `event_recognised` says whether another data set detected it, under both error models.
     """
-    failed: dict[str, dict] = {}
+    failed: dict[tuple, dict] = {}
     for c in found:
         single = in_group(c, "single_lenses")
-        binary = in_group(c, "published_binaries") or in_group(c, "clear_caustics")
-        if c.span != "season" or not (single or binary):
+        if not (single or in_group(c, "published_binaries") or in_group(c, "clear_caustics")):
             continue
         row = failed.setdefault(
-            c.file,
+            (c.event, c.label, c.quality),
             {
-                "file": c.file,
                 "event": c.event,
                 "class": c.label,
                 "label_quality": c.quality,
+                "data_sets": c.num_sets,
                 "epochs": c.num_epochs,
                 "failed": {},
                 "highest": {},
-                "cause": causes.get(c.file, "not looked at"),
+                "called": {},
+                "cause": causes.get(c.event, "not looked at"),
             },
         )
-        row["failed"][c.errors] = c.alerted[threshold] if single else not c.detected(threshold)
-        row["highest"][c.errors] = round(c.highest, 4)
-    detected = {
-        event
-        for event, sets in by_event(c for c in found if c.span == "season").items()
-        if all(any(c.detected(threshold) for c in sets if c.errors == m) for m in ERROR_MODELS)
-    }
-    rows = [row for row in failed.values() if any(row["failed"].values())]
-    for row in rows:
-        row["event_recognised"] = row["class"] == "binary" and row["event"] in detected
-    return rows
+        row["failed"][c.span] = c.alerted[threshold] if single else not c.detected(threshold)
+        row["highest"][c.span] = round(c.highest, 4)
+        row["called"][c.span] = c.called
+    return [row for row in failed.values() if any(row["failed"].values())]

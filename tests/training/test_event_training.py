@@ -1,0 +1,132 @@
+"""Training of the event network: a run leaves what is needed, and goes on where it ended."""
+
+import csv
+import json
+import math
+from multiprocessing.pool import ThreadPool
+
+import numpy as np
+import pytest
+import torch
+
+from lensml.network import CONFIG, EventNetwork, load_event_network, load_tensors, save_tensors
+from lensml.paths import InputError
+from lensml.training import event_training
+from lensml.training.event_samples import CLASS_FRACTIONS, SETS, Samples, make_samples
+from lensml.training.event_training import (
+    HISTORY,
+    SAVED,
+    EventTrainingConfig,
+    SampleBuffer,
+    train_events,
+    validate,
+)
+
+QUICK = dict(minutes=0.05, least=100, validation_blocks=1, batch_size=32, per_curve=2,
+             capacity=2000, warmup_steps=1)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def denormal_numbers():
+    """A run sets small numbers to zero for the whole process."""
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="module")
+def block():
+    return make_samples(5, 0, per_curve=2, times=1)
+
+
+@pytest.fixture
+def places(block, monkeypatch):
+    """Samples at once, from threads; the places of the blocks asked for, those of training."""
+    asked = []
+
+    def make(seed, place, **_):
+        if seed == EventTrainingConfig().seed:
+            asked.append(place)
+        return block
+
+    monkeypatch.setattr(event_training, "worker_pool", ThreadPool)
+    monkeypatch.setattr(event_training, "make_samples", make)
+    return asked
+
+
+def history(run):
+    with (run / HISTORY).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_with_processes_writes_weights_history_and_config(tmp_path):
+    run = train_events(tmp_path / "run", EventTrainingConfig(**QUICK), workers=1)
+    network, notes = load_event_network(run)
+    assert network.config.class_fractions == pytest.approx(CLASS_FRACTIONS)
+    assert not network.training and not (run / SAVED).exists()
+    (row,) = history(run)
+    assert float(row["seconds"]) >= 3 and float(row["soft_loss"]) < 2
+    assert notes["training"]["batch_size"] == 32 and notes["validation"]["loss"] < 2
+    assert {r["preset"] for r in notes["trained_on"]} == {name for name, *_ in SETS}
+    assert notes["trained_on"][0]["seed"] + 1 == notes["validated_on"][0]["seed"]
+
+
+def test_training_lowers_the_loss(places, tmp_path):
+    run = train_events(tmp_path / "run", EventTrainingConfig(**QUICK | {"minutes": 0.1}), workers=1)
+    notes = json.loads((run / CONFIG).read_text())
+    assert notes["state"]["step"] >= 8 and notes["state"]["samples"] > 100
+    assert notes["validation"]["soft_loss"] < math.log(5) - 0.05  # of an untrained network: ln 5
+    assert places[:3] == [0, 1, 2]
+
+
+def test_an_interrupted_run_goes_on_from_its_step(places, tmp_path):
+    state = {"step": 40, "seconds": 1.0, "next": 7, "samples": 500}
+    save_tensors(tmp_path / SAVED, EventNetwork().state_dict(), state)
+    notes = json.loads((train_events(tmp_path, EventTrainingConfig(**QUICK)) / CONFIG).read_text())
+    assert notes["state"]["step"] > 40 and notes["state"]["samples"] > 500
+    assert min(places) == 7 and notes["trained_on"][0]["stop"] == 64 * notes["state"]["next"]
+
+
+def test_a_run_whose_time_is_over_keeps_its_weights(places, tmp_path):
+    torch.manual_seed(3)
+    saved = EventNetwork().state_dict()
+    state = {"step": 40, "seconds": 3.0, "next": 7, "samples": 500}
+    save_tensors(tmp_path / SAVED, saved, state)
+    network, notes = load_event_network(train_events(tmp_path, EventTrainingConfig(**QUICK)))
+    assert notes["state"]["step"] == 40 and not places
+    assert all(torch.equal(x, saved[name]) for name, x in network.state_dict().items())
+
+
+def test_another_run_begins_with_the_weights_of_an_earlier_one(places, tmp_path):
+    done = {"step": 0, "seconds": 3.0, "next": 0, "samples": 0}
+    save_tensors(tmp_path / "one" / SAVED, EventNetwork().state_dict(), done)
+    one = train_events(tmp_path / "one", EventTrainingConfig(**QUICK))
+    config = EventTrainingConfig(**QUICK | {"minutes": 1e-6, "start_from": str(one)})
+    two = train_events(tmp_path / "two", config)
+    first, second = (load_tensors(run / "model.safetensors")[0] for run in (one, two))
+    assert all(torch.equal(x, second[name]) for name, x in first.items())
+
+
+def test_a_full_buffer_replaces_the_oldest():
+    buffer = SampleBuffer(10, torch.device("cpu"))
+    for first, num in ((0, 4), (4, 8)):
+        buffer.add(
+            Samples(*[np.arange(first, first + num, dtype=np.float32)] * len(Samples._fields))
+        )
+    assert (buffer.size, buffer.total) == (10, 12)
+    assert all(sorted(x.tolist()) == list(range(2, 12)) for x in buffer.rows(slice(None)))
+
+
+def test_an_untrained_network_has_the_losses_of_equal_odds(block):
+    buffer = SampleBuffer(len(block.labels), torch.device("cpu"))
+    buffer.add(block)
+    found = validate(EventNetwork(), buffer)
+    expected = [math.log(5)] * 2 + [math.log(2)] * 2  # five classes, then two
+    np.testing.assert_allclose(list(found.values()), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["minutes", "per_curve", "batch_size", "learning_rate", "visits",
+                                  "capacity", "warmup_steps", "validation_blocks"])  # fmt: skip
+@pytest.mark.parametrize("value", [0, -1, math.nan])
+def test_a_setting_that_makes_no_sense_is_named_in_the_error(name, value):
+    with pytest.raises(InputError, match=f"`{name}` is {value}, but more than 0"):
+        EventTrainingConfig(**{name: value})
