@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from lensml import simulation
 from lensml.lensing import binary_magnification
-from lensml.network import Network, predict_proba
+from lensml.network import EventNetwork, Network, predict_proba
 from lensml.paths import available_cores
 from lensml.seeds import event_generator
 from lensml.simulation import BLOCK, LightCurves, Simulation, draw_binary, parameter_set, save
@@ -42,7 +42,7 @@ TURN = 64 * BLOCK  # events between two changes of turn: the idle ends of a turn
 MIN_TURNS = 6  # of each, where there are events enough
 SHARD = 8 * BLOCK  # events a file, within a turn: one is written while the next is made
 FULL_PAIRS = 500_000  # of a set of one million events
-CYCLE = 256  # epochs after which all levels of the pyramid have been completed
+CYCLE = 256  # epochs over which ages are spread: an eighth of the events is refitted in each call
 Task = tuple[Simulation, range]
 
 
@@ -151,7 +151,9 @@ def resampled(statistic: Callable[[NDArray], float], num: int) -> dict[str, floa
     return {"value": float(statistic(np.arange(num))), "low": float(low), "high": float(high)}
 
 
-def batch_speed(network: Network, curves: LightCurves, *, repeats: int = 3) -> dict[str, float]:
+def batch_speed(
+    network: Network | EventNetwork, curves: LightCurves, *, repeats: int = 3
+) -> dict[str, float]:
     """Rows and epochs a second when whole curves are classified at every epoch."""
     predict_proba(network, curves.rows(slice(0, 8)))  # first calls are slow
     seconds = []
@@ -165,7 +167,11 @@ def batch_speed(network: Network, curves: LightCurves, *, repeats: int = 3) -> d
 
 
 def stream_seconds(
-    network: Network, time_: ArrayLike, mag: ArrayLike, mag_err: ArrayLike, m_base: float
+    network: EventNetwork,
+    time_: ArrayLike,
+    mag: ArrayLike,
+    mag_err: ArrayLike,
+    m_base: float | None,
 ) -> tuple[NDArray, StreamingClassifier]:
     """Seconds of each update of one event, shape (n,), and the stream that holds its state."""
     stream, seconds = StreamingClassifier(network), []
@@ -183,7 +189,7 @@ def fresh_epochs(generator: np.random.Generator, num: int, k: int) -> list[NDArr
 
 
 def aged_stream(
-    network: Network, num: int, generator: np.random.Generator
+    network: EventNetwork, num: int, generator: np.random.Generator
 ) -> tuple[StreamingClassifier, list[str]]:
     """A stream of `num` events whose ages are spread over a whole cycle, and their names."""
     stream, names = StreamingClassifier(network), [f"event-{i}" for i in range(num)]
@@ -194,7 +200,7 @@ def aged_stream(
 
 
 def stream_seconds_in_batches(
-    network: Network, size: int, calls: int, generator: np.random.Generator
+    network: EventNetwork, size: int, calls: int, generator: np.random.Generator
 ) -> NDArray:
     """Core-seconds of each of `calls` calls that advance `size` events by one epoch."""
     stream, names = aged_stream(network, size, generator)
@@ -207,7 +213,7 @@ def stream_seconds_in_batches(
     return np.array(seconds)
 
 
-def stream_rate(network: Network, size: int, *, calls: int = 64, seed: int = 0) -> float:
+def stream_rate(network: EventNetwork, size: int, *, calls: int = 64, seed: int = 0) -> float:
     """Updates a second of one core when each call holds `size` events of all ages."""
     generator = np.random.default_rng(seed)
     return size * calls / float(stream_seconds_in_batches(network, size, calls, generator).sum())

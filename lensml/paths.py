@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -58,6 +58,18 @@ def tune_allocator() -> None:
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
     for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26)):
         setting(option, value)
+
+
+def renew_compiled(file: str, *needed: str) -> None:
+    """Date a module no older than modules whose compiled functions it calls.
+
+    Numba keeps what it compiled by the date of the calling module alone, and the calls are inlined:
+    without this a change of the others would not be seen.
+    """
+    latest = max(Path(x).stat().st_mtime for x in needed)
+    if Path(file).stat().st_mtime < latest:
+        with suppress(OSError):  # an installation that cannot be written is not edited either
+            os.utime(file, (latest, latest))
 
 
 def check_size(size: str) -> str:

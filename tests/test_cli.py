@@ -149,7 +149,8 @@ def test_classify_answers_with_one_object(capsys, tmp_path):
         "phot: 40 usable epochs, 0 rows dropped; time, mag and error from columns 1, 2, 3; "
         "times as they are\n"
     )
-    assert answer["datasets"] == [{"name": "phot", "n_epochs": 40}]
+    (dataset,) = answer["datasets"]
+    assert (dataset["name"], dataset["n_epochs"], dataset["baseline"]) == ("phot", 40, 18.0)
     assert answer["n_epochs"] == 40 == len(answer["epochs"])
     assert answer["p_binary"] == answer["epochs"][-1]["p_binary"]
     assert [e["time"] for e in answer["epochs"]] == [2457000.0 + k for k in range(40)]
@@ -172,7 +173,7 @@ def test_several_files_are_data_sets_of_one_event_and_events_with_each(capsys, t
     for given in (paths, [tmp_path]):
         (answer,) = run(capsys, "classify", *given, "--json")[1].splitlines()
         answer, times = json.loads(answer), []
-        assert answer["datasets"] == [{"name": n, "n_epochs": 40} for n in "ab"]
+        assert [(d["name"], d["n_epochs"]) for d in answer["datasets"]] == [("a", 40), ("b", 40)]
         assert answer["n_epochs"] == 80 == len(answer["epochs"])
         times = [epoch["time"] for epoch in answer["epochs"]]
         assert times == sorted(times)

@@ -3,9 +3,9 @@
     python -m benchmarks.performance.stream [--quick] [--model RUN]
 
 The reference of the same run is what a classifier without memory does, as brokers do today: read
-the whole prefix again for each new epoch. Events are of all ages, so that every level of the
-pyramid is completed as often as in a survey. Rates and exponents count the time of one core, so
-that a busy machine does not slow them; single updates are timed by the clock on the wall as well.
+the whole prefix again for each new epoch. Events are of all ages, so that as many are refitted in
+each call as in a survey. Rates and exponents count the time of one core, so that a busy machine
+does not slow them; single updates are timed by the clock on the wall as well.
 """
 
 import argparse
@@ -22,14 +22,20 @@ import torch
 from benchmarks.record import save_record
 from benchmarks.scaling import growth_exponent
 from benchmarks.timing import CYCLE, aged_stream, fresh_epochs, stream_seconds_in_batches
-from lensml.network import Network, classify, load_network
+from lensml.network import (
+    DataSetEpochs,
+    EventNetwork,
+    load_event_network,
+    predict_event,
+    refit_counts,
+)
 from lensml.streaming import StreamingClassifier
 
 TARGETS = {
     "updates_per_s_batch_1000": ">= 20000",
     "single_p99_ms": "< 2",
     "single_p99_core_ms": "< 2",
-    "single_all_levels_p99_core_ms": "< 2",
+    "single_refit_p99_core_ms": "< 2",
     "exponent_of_time_in_events": "<= 1.05",
     "exponent_of_time_in_epochs": "<= 1.05",
     "million_events_gb": "<= 24",
@@ -50,13 +56,19 @@ def single_seconds(
     return wall, core
 
 
-def rereading_seconds(network: Network, length: int, generator) -> float:
+def of_refits(seconds: np.ndarray) -> np.ndarray:
+    """Of the seconds of each update after the first cycle, those of updates that refit."""
+    counts = refit_counts(CYCLE + len(seconds))
+    return seconds[counts[counts > CYCLE] - CYCLE - 1]
+
+
+def rereading_seconds(network: EventNetwork, length: int, generator) -> float:
     """Seconds of one call that reads the prefix again, in the mean over an event of `length`."""
     columns = np.array([fresh_epochs(generator, 1, k) for k in range(length)])[:, :3, 0].T
     ends = np.linspace(0, length, 11)[1:].astype(int)
     started = time.process_time()
     for last in ends:
-        classify(*columns[:, :last], 18.0, network)
+        predict_event(network, [DataSetEpochs(*columns[:, :last], 18.0)])
     return (time.process_time() - started) / len(ends)
 
 
@@ -86,7 +98,9 @@ def pipe_rate(num_events: int, num_lines: int, generator, model: Path | None) ->
     return answered / seconds
 
 
-def growth_in_epochs(network: Network, lengths: list[int], generator) -> dict[int, list[float]]:
+def growth_in_epochs(
+    network: EventNetwork, lengths: list[int], generator
+) -> dict[int, list[float]]:
     """Core-seconds of a whole event by its length, ten events together, three times each."""
     seconds = {length: [] for length in lengths}
     for _ in range(3):
@@ -99,7 +113,7 @@ def growth_in_epochs(network: Network, lengths: list[int], generator) -> dict[in
     return seconds
 
 
-def growth_in_events(network: Network, numbers: list[int], calls: int, generator):
+def growth_in_events(network: EventNetwork, numbers: list[int], calls: int, generator):
     """Core-seconds of `calls` epochs of every event by their number, 1000 a call, three times."""
     seconds = {number: [] for number in numbers}
     streams = [aged_stream(network, number, generator) for number in numbers]
@@ -131,7 +145,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     started, generator = time.time(), np.random.default_rng(11)
-    network = load_network(args.model)[0]
+    network = load_event_network(args.model)[0]
     numbers = {}
     calls = {1: 500, 10: 300, 100: 200, 1000: 64, 10_000: 0 if args.quick else 16}
     for size in (size for size, count in calls.items() if count):
@@ -144,8 +158,7 @@ def main() -> None:
     numbers["single_max_ms"] = 1e3 * wall.max()
     numbers["single_median_core_ms"] = 1e3 * np.median(core)
     numbers["single_p99_core_ms"] = 1e3 * np.quantile(core, 0.99)
-    # The epoch number CYCLE, 2 CYCLE, ... completes all levels.
-    numbers["single_all_levels_p99_core_ms"] = 1e3 * np.quantile(core[CYCLE - 1 :: CYCLE], 0.99)
+    numbers["single_refit_p99_core_ms"] = 1e3 * np.quantile(of_refits(core), 0.99)
     numbers["rereading_1200_epochs_core_ms"] = 1e3 * rereading_seconds(network, 1200, generator)
     numbers["gain_over_rereading"] = (
         numbers["updates_per_s_batch_1000"] * numbers["rereading_1200_epochs_core_ms"] / 1e3

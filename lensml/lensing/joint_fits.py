@@ -1,4 +1,4 @@
-"""Point-lens fits to all data sets of an event together, compiled; each refit begins at the last.
+"""Compiled point-lens fits to all data sets of an event; each begins at the last.
 
 Data set k has a zero point: its baseline B_k, with a Gaussian prior, and f_s,k, the lensed part of
 its baseline flux. Its brightness is B_k + MAG ln(1 + f_s,k (A(t) - 1)), with t0, u0, tE common.
@@ -11,10 +11,7 @@ Epochs of a data set lie together, in time order; `low` and `high` (K,) bound th
 is a row (3 + 2 K,): t0 [day], ln u0, ln tE, then ln f_s,k and B_k [mag] of each data set.
 """
 
-import os
-from contextlib import suppress
 from math import exp, log
-from pathlib import Path
 
 import numpy as np
 from numba import njit
@@ -39,18 +36,6 @@ FEW_ERRORS = 30  # weight of quoted errors against measured scatter [epochs]
 LAST_ERRORS = 256  # epochs of a data set whose scatter is measured
 QUICK = {"cache": True, "nogil": True, "error_model": "numpy"}
 QUICK["fastmath"] = {"reassoc", "contract", "nsz", "arcp"}
-
-
-def renew_compiled(file: str, *needed: str) -> None:
-    """Date a module no older than modules whose compiled functions it calls.
-
-    Numba keeps what it compiled by the date of the calling module alone, and the calls are inlined:
-    without this a change of the others would not be seen.
-    """
-    latest = max(Path(x).stat().st_mtime for x in needed)
-    if Path(file).stat().st_mtime < latest:
-        with suppress(OSError):  # an installation that cannot be written is not edited either
-            os.utime(file, (latest, latest))
 
 
 @njit(**QUICK)

@@ -18,6 +18,7 @@ from lensml.network.joint_inputs import (
     joint_epochs,
 )
 from lensml.network.residual_maps import one_thread
+from lensml.paths import InputError
 from lensml.simulation import LightCurves
 
 
@@ -30,6 +31,29 @@ class EventPrediction:
     logits: torch.Tensor  # (N, 5) of CLASSES; NaN before the first refit
     joint: JointEpochs
     inputs: JointInputs
+
+
+def _check(datasets: Sequence[DataSetEpochs]) -> None:
+    """InputError by the name of what is wrong."""
+    if not any(len(one.times) for one in datasets):
+        raise InputError("no data set has an epoch; at least one was expected")
+    for k, one in enumerate(datasets):
+        shape = np.shape(one.times)
+        for name, values in zip(("times", "mag", "sigma"), one[:3], strict=True):
+            what = f"`{name}` of data set {k}"
+            if np.shape(values) != shape or len(shape) != 1:
+                expected = shape if len(shape) == 1 else "(n,)"
+                raise InputError(
+                    f"{what} has shape {np.shape(values)}, but {expected} was expected"
+                )
+            if not np.isfinite(values).all():
+                raise InputError(f"{what} holds values that are not finite; drop those epochs")
+        if (np.diff(one.times) < 0).any():
+            raise InputError(f"`times` of data set {k} must not decrease; sort its epochs first")
+        if (np.asarray(one.sigma) <= 0).any():
+            raise InputError(f"`sigma` of data set {k} must be positive; drop the other epochs")
+        if one.m_base is not None and not np.isfinite(one.m_base):
+            raise InputError(f"`m_base` of data set {k} is {one.m_base}; leave it out if unknown")
 
 
 @torch.no_grad()
@@ -47,10 +71,15 @@ def event_logits(network: EventNetwork, inputs: JointInputs) -> torch.Tensor:
     return network.join(temporal, embedding[active], held.clamp_(0, 255))
 
 
+@one_thread()
 def predict_event(
     network: EventNetwork, datasets: Sequence[DataSetEpochs], free: bool = True
 ) -> EventPrediction:
-    """Classes at every epoch of all data sets together, from the epochs up to it alone."""
+    """Classes at every epoch of all data sets together, from the epochs up to it alone.
+
+    InputError if there is no epoch, or one that no observer could have recorded.
+    """
+    _check(datasets)
     joint = joint_epochs(datasets)
     inputs = event_inputs(joint, free)
     logits = event_logits(network, inputs).cpu()

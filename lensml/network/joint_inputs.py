@@ -1,4 +1,4 @@
-"""Network inputs of an event from joint fits: innovations of each epoch, maps at each refit.
+"""Network inputs of an event from joint fits: innovations and maps.
 
 As `residual_maps`, for any number of data sets: an epoch is compared with the fit in force of its
 own data set, a map adds the residuals of all, and neither order nor number of data sets matters.
@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from lensml.lensing import MAG, QUICK, brightness, renew_compiled
+from lensml.lensing import MAG, QUICK, brightness
 from lensml.network.joint_residuals import (
     NUM_CHANNELS,
     NUM_INPUTS,
@@ -27,12 +27,13 @@ from lensml.network.joint_residuals import (
     refit_and_map,
     start_fits,
 )
+from lensml.paths import renew_compiled
 
 renew_compiled(__file__, refit_and_map.py_func.__code__.co_filename)
 
 STEP, DENSE, MOST_STEPS = 8, 1536, 4  # epochs between refits: 8, 16 after DENSE, ..., 32 at most
 MOST_EPOCHS = 2048  # of the past that a fit has, the older ones merged
-KEPT_LATEST = 64  # epochs of a data set that are never merged
+KEPT_LATEST = 64  # epochs of a data set that are not merged, fewer where there are many sets
 BRIGHTEST, SIGMAS = 12.0, (1e-3, 1e3)  # magnitudes from the zero point, errors [mag]: cut there
 UNKNOWN = 2.0  # width of the prior of a baseline that is not known [mag]
 GIVEN = 0.05  # and of one that an observer gives
@@ -154,6 +155,7 @@ def _merge(h, s):
     times, bright, weight, owner = h.times[s], h.bright[s], h.weight[s], h.owner[s]
     whole, near, num = h.used[s], 0.005, h.sets[s]
     used, t0, rate = whole, h.fits[s, 1, 0], exp(-h.fits[s, 1, 2])
+    latest = min(KEPT_LATEST, whole // (2 * num))
     left, before = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64)
     while used > whole * 3 // 4 and near < 1e6:
         left[:] = 0
@@ -166,7 +168,7 @@ def _merge(h, s):
             left[k] -= 1
             j = before[k]  # the neighbour before, where it may still grow
             merged = False
-            if j >= 0 and left[k] >= KEPT_LATEST:
+            if j >= 0 and left[k] >= latest:
                 tau = abs(times[j] - t0) * rate
                 if (times[i] - times[j]) * rate < near * (tau + 0.02):
                     p, q = np.float64(weight[j]) ** 2, np.float64(weight[i]) ** 2

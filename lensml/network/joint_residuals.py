@@ -1,4 +1,4 @@
-"""Residuals of joint fits as network inputs: a map and a summary of a fit, an epoch against it.
+"""Residuals of joint fits as network inputs: maps, summaries, epochs.
 
 Compiled; `joint_inputs` calls these epoch by epoch. Maps have the channels of `residual_maps`, with
 which those of one data set agree, and one for how data sets agree.
@@ -16,8 +16,8 @@ from lensml.lensing import (
     error_factors,
     log_ratio,
     refit,
-    renew_compiled,
 )
+from lensml.paths import renew_compiled
 
 renew_compiled(__file__, refit.py_func.__code__.co_filename)
 
@@ -104,11 +104,11 @@ def _map(fit, times, flux, w, low, high, residual, out, agreement):
 
 
 @njit(**QUICK)
-def _summary(fit, covariance, latest, chi2, top, n, mean_w, shares, out):
+def _summary(fit, covariance, latest, chi2, top, n, mean_w, fractions, out):
     """Summary (8,) of a fit: shape, phase, errors, misfit, signal."""
     f = t = u = 0.0
-    for k in range(len(shares)):
-        f += shares[k] * exp(fit[3 + 2 * k])
+    for k in range(len(fractions)):
+        f += fractions[k] * exp(fit[3 + 2 * k])
     u = np.sqrt(max(covariance[0, 3], 1e-12))
     t = np.sqrt(max(covariance[0, 0], 1e-12)) * exp(-fit[2])
     out[0] = fit[1] / 3.0
@@ -191,43 +191,46 @@ def refit_and_map(
         if high[k] > low[k]:
             last = max(last, times[high[k] - 1])
     error_factors(fits[1], width, times, bright, weight, low, high, factors)
-    total, shares, square = 0.0, np.zeros(num), 0.0
+    total, fractions, square = 0.0, np.zeros(num), 0.0
     for k in range(num):
-        mean = share = 0.0
+        mean = own = 0.0
+        scale = 1.0 / factors[k]
         for i in range(low[k], high[k]):
-            w[i] = weight[i] / factors[k]
+            w[i] = weight[i] * scale
             mean += bright[i]
-            share += w[i] * w[i]
+            own += w[i] * w[i]
             total += w[i]
-        shares[k], square = share, square + share
-        if width[k] > 1.0 and high[k] > low[k]:  # a baseline nobody gave
+        fractions[k], square = own, square + own
+        if width[k] > 1.0 and high[k] > low[k]:  # a baseline that is not given
             centre[k] = mean / (high[k] - low[k])
-    shares /= max(square, 1e-30)
+    scale = 1.0 / max(square, 1e-30)
+    for k in range(num):
+        fractions[k] *= scale
     refit(fits, cov, last, centre, width, free, times, flux, bright, w, low, high)
     if maps.shape[0] == 0:
         return
     residual = np.empty(len(times))
     chi2, top = _map(fits[0], times, flux, w, low, high, residual, maps[:5], maps[10])
-    _summary(fits[0], cov[0], last, chi2, top, n, total / n, shares, summary[:8])
+    _summary(fits[0], cov[0], last, chi2, top, n, total / n, fractions, summary[:8])
     chi2_free = chi2
     if free:
         chi2_free, top = _map(fits[1], times, flux, w, low, high, residual, maps[5:10], maps[10])
-        _summary(fits[1], cov[1], last, chi2_free, top, n, total / n, shares, summary[8:16])
+        _summary(fits[1], cov[1], last, chi2_free, top, n, total / n, fractions, summary[8:16])
     else:
         maps[5:10] = maps[:5]
         summary[8:16] = summary[:8]
     summary[16] = 2.0 * _asinh_half((chi2 - chi2_free) / 4.0) / 3.0
     summary[17] = log10(n / total / 0.03)
     summary[18] = log(count) / 5.0
-    # Beside these: what baselines and errors are worth, and how the sets share the event.
+    # Beside these: what baselines and errors are worth, and how the sets divide the event.
     base = spread = scatter = together = 0.0
     first = np.inf
     for k in range(num):
         if high[k] > low[k]:
-            base += shares[k] * np.sqrt(max(cov[1, k, 14], 0.0) * square)
-            spread += shares[k] * log(factors[k])
+            base += fractions[k] * np.sqrt(max(cov[1, k, 14], 0.0) * square)
+            spread += fractions[k] * log(factors[k])
             scatter = max(scatter, factors[k])
-            together += shares[k] * shares[k]
+            together += fractions[k] * fractions[k]
             first = min(first, times[low[k]])
     state[0] = 1.0 if width.max() <= 0.0 else 0.0
     state[1] = 1.0 if width.max() > 1.0 else 0.0

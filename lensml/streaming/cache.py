@@ -16,7 +16,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lensml.lensing import QUICK, renew_compiled
+from lensml.lensing import QUICK
 from lensml.network import (
     NUM_CHANNELS,
     NUM_INPUTS,
@@ -26,9 +26,10 @@ from lensml.network import (
     EventNetwork,
     Histories,
     new_histories,
+    one_thread,
     take_epoch,
 )
-from lensml.paths import available_cores
+from lensml.paths import available_cores, renew_compiled
 
 renew_compiled(__file__, take_epoch.py_func.__code__.co_filename)
 MOST_SETS = 64  # data sets of an event
@@ -95,10 +96,11 @@ class EventCache:
 
     def set_width(self, slot: int, dataset: int, width: float) -> None:
         """Say how well the baseline of a new data set is known [mag]."""
-        if dataset >= self.histories.width.shape[1]:
-            self._grow(len(self.fitted), min(MOST_SETS, 4 * self.histories.width.shape[1]))
+        if dataset >= (room := self.histories.width.shape[1]):
+            self._grow(len(self.fitted), min(MOST_SETS, max(4 * room, dataset + 1)))
         self.histories.width[slot, dataset] = width
 
+    @one_thread()
     @torch.no_grad()
     def advance(
         self, slots: NDArray, sets: NDArray, times: NDArray, bright: NDArray, weight: NDArray

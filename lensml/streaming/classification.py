@@ -18,6 +18,7 @@ from lensml.streaming.thresholds import AlertThreshold, find_threshold
 BRIGHTER, FAINTER = 1.0, 3.0  # a given baseline against the median and the faintest epoch [mag]
 TRUSTED = 0.1  # error up to which a fitted baseline is trusted [mag]
 GIVEN_OFF = 0.2  # from which a given baseline is doubted [mag]
+LONGEST_PAUSE = 3650.0  # between data sets; a longer one may be another time zero [day]
 PENALTY = 2.0  # of an epoch in the search for an anomaly: chi-squared above it counts
 
 
@@ -154,11 +155,16 @@ def classify_event(
     columns = zip(curves, given, strict=True)
     found = predict_event(network, [DataSetEpochs(c.time, c.mag, c.mag_err, b) for c, b in columns])
     p_alert, p = (
-        network.probabilities(found.logits, x)[:, 1:3].sum(1).double().nan_to_num(0.5).numpy()
+        network.probabilities(found.logits, x)[:, 1:3].sum(1).clamp(max=1).nan_to_num(0.5)
         for x in (0.5, prevalence)
     )
+    p_alert, p = p_alert.double().numpy(), p.double().numpy()
     classes = network.probabilities(found.logits[-1], prevalence).double().numpy()
     fits, warnings = _fits(found, curves), []
+    ends = np.maximum.accumulate([curve.time[-1] for curve in curves])
+    pauses = [curve.time[0] - end for curve, end in zip(curves[1:], ends, strict=False)]
+    if max(pauses, default=0.0) > LONGEST_PAUSE:
+        warnings += [f"{max(pauses):.0f} days lie between data sets: are their times of one zero?"]
     datasets = [
         {"name": c.name, "n_epochs": len(c), "baseline": b, "source": "given"}
         for c, b in zip(curves, given, strict=True)

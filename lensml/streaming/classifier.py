@@ -87,7 +87,7 @@ class StreamingClassifier:
         NaN and changed nothing, the others go on. Unequal columns are an InputError.
         """
         logits, problems = self.logits_many(events, times, mags, mag_errs, m_bases, datasets)
-        found = self.network.probabilities(logits)[:, 1:3].sum(1).double().numpy()
+        found = self.network.probabilities(logits)[:, 1:3].sum(1).clamp_(max=1).double().numpy()
         found[~np.isfinite(logits[:, 0].numpy())] = 0.5
         found[list(problems)] = nan
         return found, problems
@@ -160,10 +160,10 @@ class StreamingClassifier:
         self._num_sets[slot], self._streams[name] = dataset + 1, row
         return row
 
-    def last_time(self, event: str, dataset: str = "") -> float | None:
-        """Time of the last epoch of a data set [day]; None of a new one."""
-        row = self._streams.get(_joined(event, dataset))
-        return None if row is None else float(self._records[row, 2])
+    def last_time(self, event: str) -> float | None:
+        """Time of the last epoch of an event, of any data set [day]; None of a new event."""
+        slot = self.events.get(event)
+        return None if slot is None else float(self.cache.histories.last[slot])
 
     def _room_error(self, event: str, name: str) -> str | None:
         """Why no data set of this name is added; None if it can be."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from lensml.paths import InputError
-from lensml.streaming.classifier import SEPARATOR
 from lensml.streaming.thresholds import AlertThreshold
 
 OUTCOMES = ("single", "binary", "other")  # all but a binary make a false alarm
@@ -95,7 +94,7 @@ class Ledger:
 
     def rate(self, followed: Iterable[str]) -> dict[str, Any]:
         """Alerts per event followed, and false alarms per settled alert, with exact intervals."""
-        events = {name.partition(SEPARATOR)[0] for name in followed}  # without their data sets
+        events = set(followed)
         alerts = len(self.alerts & events)
         settled = [self.outcomes[event] != "binary" for event in self.alerts & set(self.outcomes)]
         false = sum(settled)

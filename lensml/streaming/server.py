@@ -25,7 +25,7 @@ from lensml.streaming.ledger import Ledger
 BATCH = 1000  # lines that are answered together at most
 MAX_LINE_BYTES = 1 << 20  # of a line, what is longer is cut and so becomes a bad one; of a batch
 IDLE_SECONDS = 1.0  # silence after which a snapshot is due [s]
-LONGEST_PAUSE = 40_000  # between epochs of a data set; a longer one is another time zero [day]
+LONGEST_PAUSE = 40_000  # between epochs of an event; a longer one is another time zero [day]
 MIN_PAUSE = 20  # time between snapshots, in units of what the last one took
 NEEDED = ("event", "time", "mag", "mag_err")
 
@@ -94,8 +94,8 @@ def _check(stream: StreamingClassifier, epoch: dict, latest: dict) -> tuple[str,
         mark = f"`mag` {quoted(mag)} means not measured"
         raise InputError(f"event {quoted(key)}: {mark}; leave it out")
     if isinstance(time, float | int) and is_finite(time):  # others are refused with the epoch
-        last = stream.last_time(*found)
-        before = latest.setdefault(key, time if last is None else last)
+        last = stream.last_time(found[0])
+        before = latest.setdefault(found[0], time if last is None else last)
         if abs(time - before) > LONGEST_PAUSE:
             raise InputError(f"event {quoted(key)}: time {time:.10g} is {LONGEST_PAUSE} d or more "
                              f"from {before:.10g}; expected one time zero")  # fmt: skip

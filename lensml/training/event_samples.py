@@ -60,7 +60,7 @@ _SECOND = KINDS[0][1] * CONTAMINANTS  # second sources
 _EVENTS = (BLOCK + CONTAMINANTS, BLOCK / 2, BLOCK / 2, _SECOND, VARIABLES)
 CLASS_FRACTIONS = tuple(n / sum(_EVENTS) for n in _EVENTS)
 SKY = 0.42  # of observations
-UNKNOWN_ON_GRID = 0.12  # baselines of grid curves that are not told
+UNKNOWN_ON_GRID = 0.12  # baselines of grid curves that are not given
 GIVEN_ON_SKY = 0.2  # baselines of sky data sets that are
 HIDE_BLENDING = 0.25  # unblended curves fitted with f_s free
 LATE = 0.75  # samples that come after the event has begun, t0 - 2 tE
@@ -202,8 +202,8 @@ def _joined(seen, ratios, generator, begins) -> Observation:
     """Data sets of an event of the sky; in bands of which fewer than 3 epochs came, left out."""
     data = []
     for one in seen:
-        told = generator.random() < GIVEN_ON_SKY
-        base = one.m_base + 0.03 * generator.standard_normal() if told else None
+        given = generator.random() < GIVEN_ON_SKY
+        base = one.m_base + 0.03 * generator.standard_normal() if given else None
         data.append(DataSetEpochs(one.times, one.mag, one.sigma, base))
     times = np.concatenate([x.times for x in seen])
     order = np.argsort(times, kind="stable")

@@ -182,9 +182,11 @@ def train_events(
         _loop(network, optimizer, buffer, checked, makers, config, output, state)
         pool.terminate()
     notes = {"training": asdict(config), "commit": git_commit(), "torch": torch.__version__}
-    notes |= {"trained_on": _ranges(config.seed, state["next"])}
+    before = load_event_network(config.start_from)[1] if config.start_from else {}
     other = config.seed + VALIDATION_SEED_OFFSET
-    notes |= {"validated_on": _ranges(other, config.validation_blocks)}
+    new = _ranges(config.seed, state["next"]), _ranges(other, config.validation_blocks)
+    for name, ranges in zip(("trained_on", "validated_on"), new, strict=True):
+        notes[name] = before.get(name, []) + ranges
     notes |= {"state": state, "validation": validate(network, checked), "device": str(device)}
     save_network(output, network, {})
     with atomic_path(output / CONFIG) as temporary:

@@ -1,6 +1,7 @@
 """The form for one's own event shows what `classify_file` finds, or says what is wrong."""
 
 import html
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def filled(uploaded=(), **texts):
     fields = dict(zip(("path", "columns", "base"), rest, strict=True))
     files.value = tuple(
         {"name": name, "type": "", "size": len(content), "content": memoryview(content),
-         "last_modified": None}
+         "last_modified": datetime(2026, 1, 1, tzinfo=UTC)}
         for name, content in uploaded
     )  # fmt: skip
     for name, text in texts.items():

@@ -1,7 +1,7 @@
-"""One epoch at a time gives the probabilities of the whole curve, to 1e-5.
+"""One epoch at a time gives the probabilities of the whole event, to 1e-5.
 
-The network reads the epochs so far (`classify`, `predict_proba`), or only the latest one beside a
-cache of fixed size (`StreamingClassifier`).
+The network reads the epochs so far (`predict_event`), or only the latest one beside a cache of
+fixed size (`StreamingClassifier`).
 """
 
 from itertools import pairwise
@@ -9,26 +9,35 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from sets import photometry
+from sets import data_sets, in_order, photometry, random_event_network
 
 from lensml.network import (
-    BASELINE_MIN,
-    MAX_HISTORY,
-    Network,
-    NetworkConfig,
-    classify,
-    load_network,
-    predict_proba,
+    RECEPTIVE_FIELD,
+    STEP,
+    DataSetEpochs,
+    EventNetwork,
+    EventNetworkConfig,
+    load_event_network,
+    new_histories,
+    predict_event,
 )
-from lensml.simulation import LightCurves
 from lensml.streaming import StreamingClassifier
 
 TOLERANCE = 1e-5
+CAPACITY = new_histories(1, 1).times.shape[1]  # epochs that a history keeps before it is merged
 
 
 @pytest.fixture(scope="module")
-def network() -> Network:
-    return load_network()[0]
+def network() -> EventNetwork:
+    return random_event_network()
+
+
+def batch(network, datasets, free=True):
+    """P(binary) of all epochs in order of time; 0.5 before the first refit."""
+    if isinstance(datasets, tuple):
+        datasets = [DataSetEpochs(*datasets)]
+    logits = predict_event(network, datasets, free).logits
+    return network.probabilities(logits)[:, 1:3].sum(1).nan_to_num(0.5).numpy()
 
 
 def stream_all(stream, curves, m_base=18.0, order=None):
@@ -44,90 +53,103 @@ def stream_all(stream, curves, m_base=18.0, order=None):
     return p
 
 
+def assert_equal(streamed, expected, atol=TOLERANCE):
+    """Equal, and of an event whose P varies."""
+    assert np.shape(streamed) == np.shape(expected)
+    assert (np.array(streamed)[: STEP - 1] == 0.5).all()
+    if len(expected) > 40:
+        assert np.std(expected[STEP:]) > 0.01
+    np.testing.assert_allclose(streamed, expected, rtol=0, atol=atol)
+
+
 @pytest.mark.parametrize("m_base", [18.0, None])
-@pytest.mark.parametrize("length", [*range(1, 10), 19, 20, 21, 255, 256, 257, 330])
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 15, 16, 17, RECEPTIVE_FIELD, 64, 65, 255, 330])
 def test_one_event_of_any_length(network, length, m_base):
-    """With a baseline from the past the features change while it is being estimated."""
     columns = photometry(length)
-    batch = classify(*columns, m_base, network)
     stream = StreamingClassifier(network)
     epochs = zip(*(c.tolist() for c in columns), strict=True)
     streamed = [stream.update("x", *epoch, m_base) for epoch in epochs]
-    np.testing.assert_allclose(streamed, batch, rtol=0, atol=TOLERANCE)
-    if m_base is None:
-        assert (batch[: BASELINE_MIN - 1] == 0.5).all()
+    assert_equal(streamed, batch(network, (*columns, m_base)))
 
 
-@pytest.mark.parametrize("length", [700, MAX_HISTORY + 180])
-def test_curves_longer_than_the_memory_of_features_and_of_refits(network, length):
-    curves = [photometry(length, seed, wide=True) for seed in range(4)]
-    streamed = stream_all(StreamingClassifier(network), curves)
-    for p, columns in zip(streamed, curves, strict=True):
-        batch = classify(*columns, 18.0, network)
-        np.testing.assert_allclose(p, batch, rtol=0, atol=TOLERANCE)
+@pytest.mark.parametrize("given", [(), (1,), (0, 1, 2)])
+@pytest.mark.parametrize("wide", [False, True])
+def test_an_event_of_three_data_sets(network, given, wide):
+    """One begins after the other; some of their epochs are at the same time."""
+    datasets = data_sets(3, 200, given=given, wide=wide)
+    epochs, stream = in_order(datasets), StreamingClassifier(network)
+    times = [epoch[0] for epoch in epochs]
+    assert len(set(times)) < len(times) - 20
+    streamed = [stream.update("x", *epoch) for epoch in epochs]
+    assert_equal(streamed, batch(network, datasets))
 
 
-def test_curves_whose_flux_is_known_to_be_lensed_as_a_whole(network):
+def test_the_shipped_network():
+    network, datasets = load_event_network()[0], data_sets(2, 150, given=(0,))
+    stream = StreamingClassifier(network)
+    streamed = [stream.update("x", *epoch) for epoch in in_order(datasets)]
+    np.testing.assert_allclose(streamed, batch(network, datasets), rtol=0, atol=TOLERANCE)
+
+
+def test_an_event_longer_than_a_history(network):
+    """Older epochs are merged, refits become rarer."""
+    datasets = data_sets(3, CAPACITY, wide=True)
+    epochs, stream = in_order(datasets), StreamingClassifier(network)
+    assert len(epochs) > 1.5 * CAPACITY
+    streamed = [stream.update("x", *epoch) for epoch in epochs]
+    assert_equal(streamed, batch(network, datasets))
+    assert stream.cache.histories.used[0] < CAPACITY
+
+
+def test_events_whose_flux_is_known_to_be_lensed_as_a_whole(network):
     columns = photometry(150)
-    batch = classify(*columns, 18.0, network, blended=False)
+    expected = batch(network, (*columns, 18.0), free=False)
     streamed = stream_all(StreamingClassifier(network, blended=False), [columns])[0]
-    np.testing.assert_allclose(streamed, batch, rtol=0, atol=TOLERANCE)
-    with_free_blend = classify(*columns, 18.0, network)
-    assert np.abs(batch - with_free_blend).max() > 1e-4
+    assert_equal(streamed, expected)
+    assert np.abs(expected - batch(network, (*columns, 18.0))).max() > 1e-3
 
 
 @pytest.mark.parametrize("m_base", [18.0, None])
 def test_many_events_in_one_call(network, m_base):
-    """Events begin one after the other, so that ages and completed levels differ in every call."""
-    curves = [photometry(230, seed) for seed in range(6)]
-    calls = [[i for i in range(6) if 0 <= k - 7 * i < 230] for k in range(230 + 5 * 7)]
+    """Events begin one after the other, so that ages and refits differ in every call."""
+    curves = [photometry(150, seed) for seed in range(6)]
+    calls = [[i for i in range(6) if 0 <= k - 7 * i < 150] for k in range(150 + 5 * 7)]
     streamed = stream_all(StreamingClassifier(network), curves, m_base, list(map(np.array, calls)))
     for p, columns in zip(streamed, curves, strict=True):
-        batch = classify(*columns, m_base, network)
-        np.testing.assert_allclose(p, batch, rtol=0, atol=TOLERANCE)
+        assert_equal(p, batch(network, (*columns, m_base)))
 
 
-def test_events_of_all_ages_in_calls_of_random_size(network):
-    """A set holds magnitudes in float32; what they round to is what the stream is given."""
-    num, length = 40, 300
-    curves = np.array([photometry(length, seed, wide=True) for seed in range(num)])
-    curves[:, 1] = curves[:, 1].astype(np.float32)
-    generator, left, order = np.random.default_rng(0), np.full(num, length), []
-    while left.any():
-        some = generator.permutation(np.flatnonzero(left))
-        order.append(some[: generator.integers(1, num)])
-        left[order[-1]] -= 1
-    streamed = stream_all(StreamingClassifier(network), curves, order=order)
-    together = stream_all(StreamingClassifier(network), curves)
-    np.testing.assert_allclose(streamed, together, rtol=0, atol=2e-6)
-    as_set = LightCurves(
-        X=curves[:, 1].astype(np.float32),
-        y=np.zeros(num, np.int8),
-        time=curves[:, 0],
-        sigma=curves[:, 2].astype(np.float32),
-        m_base=np.full(num, 18.0, np.float32),
-        pair=np.full(num, -1),
-        dchi2=np.full(num, np.nan),
-        params=np.full((num, 8), np.nan),
-        meta={},
-    )
-    batch = predict_proba(network, as_set)
-    np.testing.assert_allclose(streamed, batch, rtol=0, atol=TOLERANCE)
+def test_events_of_all_ages_and_numbers_of_data_sets_in_calls_of_random_size(network):
+    """In a call events come several times, some with epochs of several data sets."""
+    events = [data_sets(1 + i % 3, 90, i, given=(0,) * (i % 2)) for i in range(24)]
+    waiting = [[(f"e{i}", *epoch) for epoch in in_order(e)] for i, e in enumerate(events)]
+    generator, stream, found = np.random.default_rng(0), StreamingClassifier(network), {}
+    while any(waiting):
+        call = []
+        for _ in range(generator.integers(1, 100)):
+            left = [epochs for epochs in waiting if epochs]
+            if left:
+                call.append(left[generator.integers(len(left))].pop(0))
+        p, problems = stream.update_many(*map(list, zip(*call, strict=True)))
+        assert not problems
+        for entry, value in zip(call, p, strict=True):
+            found.setdefault(entry[0], []).append(value)
+    for i, datasets in enumerate(events):
+        assert_equal(found[f"e{i}"], batch(network, datasets))
 
 
 def test_a_network_of_another_shape():
-    """Nothing in a step is made for seven levels or for one block in the decoder."""
+    """Nothing in a step is made for the default numbers of channels."""
     torch.manual_seed(3)
-    shape = {"channels": 24, "stem_channels": 8, "num_levels": 3}
-    network = Network(NetworkConfig(**shape, encoder_blocks=1, decoder_blocks=2))
+    shape = {"channels": 24, "embedding_channels": 8, "state_channels": 4, "head_channels": (16, 8)}
+    network = EventNetwork(EventNetworkConfig(**shape))
     with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.normal_(0, 0.4)
+        for block in network.blocks:
+            block.mix.weight.normal_(0, 0.2)
+        network.head[-1].weight.normal_(0, 0.5)
     columns = photometry(70, wide=True)
     streamed = stream_all(StreamingClassifier(network), [columns])[0]
-    batch = classify(*columns, 18.0, network)
-    np.testing.assert_allclose(streamed, batch, rtol=0, atol=TOLERANCE)
-    assert np.ptp(batch) > 0.05
+    assert_equal(streamed, batch(network, (*columns, 18.0)))
 
 
 def test_an_event_does_not_depend_on_the_others_of_its_call(network):
@@ -136,18 +158,19 @@ def test_an_event_does_not_depend_on_the_others_of_its_call(network):
     together = stream_all(StreamingClassifier(network), curves)
     for p, columns in zip(together, curves, strict=True):
         alone = stream_all(StreamingClassifier(network), [columns])[0]
-        np.testing.assert_allclose(p, alone, rtol=0, atol=2e-6)
+        assert_equal(p, alone, atol=2e-6)
 
 
 @pytest.mark.parametrize("m_base", [18.0, None])
 def test_a_saved_stream_goes_on_where_it_was(network, tmp_path, m_base):
-    """To the last bit, where the calls are the same; saved five times on the way."""
-    curves = [photometry(200, seed) for seed in range(3)]
+    """Saved at every stage on the way: before the first refit, at one, between two."""
+    curves = [photometry(140, seed) for seed in range(3)]
     whole = stream_all(StreamingClassifier(network), curves, m_base)
     stream, parts = StreamingClassifier(network), []
-    for first, last in pairwise([0, 1, 7, 19, 20, 130, 200]):
+    for first, last in pairwise([0, 1, 7, 8, 20, 64, 100, 140]):
         parts.append(stream_all(stream, np.array(curves)[..., first:last], m_base))
         stream.save(tmp_path / "state")
         stream = StreamingClassifier(network)
         stream.restore(tmp_path / "state")
-    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
+    for p, expected in zip(np.concatenate(parts, axis=1), whole, strict=True):
+        assert_equal(p, expected, atol=2e-6)

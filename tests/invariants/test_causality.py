@@ -8,20 +8,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sets import photometry, random_network, toy_set
+from sets import data_sets, photometry, random_event_network, random_network, toy_set
 
 from lensml.network import (
     NUM_FEATURES,
+    STEP,
+    DataSetEpochs,
     Network,
     PackedCurves,
     classify,
     encode,
+    load_event_network,
     load_network,
     observed_epochs,
+    predict_event,
     predict_proba,
     refit_schedule,
     residual_inputs,
 )
+from lensml.photometry import Event, Photometry
+from lensml.streaming import classify_event
 
 # Around the ends of tokens and of bins of features.
 LENGTHS = [*range(1, 10), 11, 12, 13, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129]
@@ -133,3 +139,69 @@ def test_later_epochs_change_no_probability_of_one_curve(cut, m_base):
     for other in ([x[:cut] for x in curve], changed_after(cut, *curve)):
         p = classify(*other, m_base, network)
         np.testing.assert_allclose(p[:cut], whole[:cut], rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module", params=["random", "shipped"])
+def event_network(request):
+    return random_event_network() if request.param == "random" else load_event_network()[0]
+
+
+def others(datasets, end):
+    """Epochs before `end` alone, and with other ones from then on."""
+    columns = [(d.times, d.mag, d.sigma) for d in datasets]
+    cuts = [int(np.searchsorted(d.times, end)) for d in datasets]
+    short, changed = (
+        [d._replace(**dict(zip(("times", "mag", "sigma"), c, strict=True)))
+         for d, c in zip(datasets, new, strict=True)]
+        for new in (
+            [[x[:cut] for x in c] for c, cut in zip(columns, cuts, strict=True)],
+            [changed_after(cut, *c) for c, cut in zip(columns, cuts, strict=True)],
+        )
+    )  # fmt: skip
+    return [d for d in short if len(d.times)], changed
+
+
+@pytest.mark.parametrize("m_base", [18.0, None])
+@pytest.mark.parametrize("cut", [3, 8, 20, 64, 199, 257])
+def test_later_epochs_change_no_class_of_an_event(event_network, cut, m_base):
+    datasets = [DataSetEpochs(*photometry(300), m_base)]
+    whole = predict_event(event_network, datasets).logits.softmax(1)
+    for other in others(datasets, datasets[0].times[cut]):
+        p = predict_event(event_network, other).logits.softmax(1)
+        torch.testing.assert_close(p[:cut], whole[:cut], rtol=0, atol=1e-5, equal_nan=True)
+    assert cut < STEP or whole[STEP:cut].isfinite().all()
+
+
+@pytest.mark.parametrize("given", [(), (0, 2)])
+@pytest.mark.parametrize("cut", [5, 11, 40, 100, 250])
+def test_later_epochs_and_data_sets_change_no_class_before_them(event_network, cut, given):
+    """At the earliest cuts, not all data sets have begun."""
+    datasets = data_sets(3, 200, given=given)
+    whole = predict_event(event_network, datasets)
+    end = whole.times[cut]
+    num = int((whole.times < end).sum())
+    before = whole.logits.softmax(1)[:num]
+    for other in others(datasets, end):
+        found = predict_event(event_network, other)
+        assert np.array_equal(found.times[:num], whole.times[:num])
+        p = found.logits.softmax(1)[:num]
+        torch.testing.assert_close(p, before, rtol=0, atol=1e-5, equal_nan=True)
+
+
+def test_later_epochs_change_no_probability_that_is_shown(event_network):
+    """P, time and data set of each epoch, as `lensml classify` gives them."""
+
+    def event(datasets):
+        curves = (Photometry(f"{d.m_base}", *d[:3], m_base=d.m_base) for d in datasets)
+        return Event("x", tuple(curves))
+
+    datasets = data_sets(3, 120, given=(0, 1, 2))
+    whole = classify_event(event(datasets), event_network)
+    for cut in (30, 150):
+        end = whole.found.times[cut]
+        num = int((whole.found.times < end).sum())
+        for other in others(datasets, end):
+            found = classify_event(event(other), event_network)
+            np.testing.assert_allclose(found.p[:num], whole.p[:num], rtol=0, atol=1e-5)
+            for ours, theirs in zip(found.answer["epochs"][:num], whole.answer["epochs"]):  # noqa: B905
+                assert (ours["time"], ours["dataset"]) == (theirs["time"], theirs["dataset"])

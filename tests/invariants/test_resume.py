@@ -14,7 +14,7 @@ import pytest
 import torch
 from sets import epoch_lines
 
-from lensml.network import NetworkConfig, load_network, load_tensors
+from lensml.network import NetworkConfig, load_event_network, load_tensors
 from lensml.paths import InputError
 from lensml.simulation import Simulation, Survey, load, simulate
 from lensml.streaming import StreamingClassifier, answer_lines
@@ -109,7 +109,7 @@ def _send(pipe, lines: list[str]) -> None:
 
 def test_a_killed_stream_goes_on_from_its_snapshot_with_the_same_answers(tmp_path):
     """Killed by force in the middle; all lines are then fed again from the first."""
-    network, state = load_network()[0], tmp_path / "state"
+    network, state = load_event_network()[0], tmp_path / "state"
 
     def kept() -> int:
         if not state.exists():
@@ -118,7 +118,7 @@ def test_a_killed_stream_goes_on_from_its_snapshot_with_the_same_answers(tmp_pat
         stream.restore(state)
         return stream.lines
 
-    lines = epoch_lines(25, 130)
+    lines = epoch_lines(25, 130, datasets=("I", "V"))
     whole = [a["p_binary"] for a, _ in answer_lines(StreamingClassifier(network), lines)]
     command, pipe = [*LENSML, "stream", "--state", str(state)], subprocess.PIPE
     process = subprocess.Popen(
@@ -133,10 +133,10 @@ def test_a_killed_stream_goes_on_from_its_snapshot_with_the_same_answers(tmp_pat
     process.communicate()
     taken = kept()
     assert 0 < taken <= 2600
-    np.testing.assert_allclose(before, whole[:2600], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(before, whole[:2600], rtol=0, atol=1e-5)  # sums of fits round
     again = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True)
     answers = [json.loads(x) for x in again.stdout.splitlines()]
     assert again.returncode == 2 and len(answers) == len(lines)
     assert all("does not follow" in x["error"] for x in answers[:taken])
     after = [x["p_binary"] for x in answers[taken:]]
-    np.testing.assert_allclose(after, whole[taken:], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(after, whole[taken:], rtol=0, atol=1e-5)

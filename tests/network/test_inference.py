@@ -1,10 +1,13 @@
-"""Probabilities of a set by fraction of the window and by phase, counted by hand."""
+"""Probabilities of a set by fraction of the window and by phase, counted by hand; of one curve."""
 
 import numpy as np
 import pytest
-from sets import spread_network, toy_set
+import torch
+from sets import photometry, spread_network, toy_set
 
 from lensml.network import inference, predict_proba
+from lensml.network.inference import BASELINE_MAX, BASELINE_MIN, causal_baseline, classify
+from lensml.paths import InputError
 
 NAN = np.nan
 
@@ -63,3 +66,39 @@ def test_chunks_give_what_the_whole_set_gives(network, monkeypatch):
     np.testing.assert_allclose(got.p, inference.at_fractions(p, curves.times()), atol=1e-6)
     np.testing.assert_allclose(got.season, p[:20], atol=1e-6)
     assert inference.predict(network, curves, season_rows=0).season.shape == (0, 60)
+
+
+def test_baseline_comes_from_the_past_and_then_stays():
+    mag = photometry(400)[1]
+    base = causal_baseline(mag)
+    for k in (19, 20, 50, 199):
+        assert base[k] == np.median(mag[: k + 1])
+    assert (base[BASELINE_MAX:] == np.median(mag[:BASELINE_MAX])).all()
+    assert (base[:BASELINE_MIN] == base[BASELINE_MIN - 1]).all()
+    assert len(causal_baseline(mag[:5])) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, m, e: (t[::-1], m, e), "increase strictly"),
+        (lambda t, m, e: (np.repeat(t[:5], 2), m[:10], e[:10]), "increase strictly"),
+        (lambda t, m, e: (t, np.where(t == t[3], np.nan, m), e), "`mag`.*not finite"),
+        (lambda t, m, e: (t, m, np.zeros_like(e)), "`mag_err` must be positive"),
+        (lambda t, m, e: (t, m[:-1], e), "`mag` has shape"),
+        (lambda t, m, e: (t[None], m[None], e[None]), "`time` has shape"),
+    ],
+)
+def test_a_bad_curve_is_refused_by_the_name_of_what_is_wrong(network, change, message):
+    with pytest.raises(InputError, match=message):
+        classify(*change(*photometry(30)), 18.0, network)
+
+
+def test_no_epochs_no_calls(network):
+    assert classify([], [], [], 18.0, network).shape == (0,)
+
+
+def test_batch_answer_has_no_hidden_state(network):
+    columns = photometry(50)
+    first, again = (classify(*columns, 18.0, network) for _ in range(2))
+    assert (first == again).all() and torch.is_grad_enabled()

@@ -18,7 +18,7 @@ from lensml.network.joint_inputs import (
 )
 
 BASES = (18.3, 17.1, 19.0)
-ROUNDING = 1e-6  # compiled loops may take a reciprocal where an address allows it
+ROUNDING = 1e-9  # compiled loops may take a reciprocal where an address allows it
 
 
 def data_sets(num=(150, 120, 90), sigma=0.01, first=(-100, -80, -15), known=False, seed=0):
@@ -144,3 +144,12 @@ def test_models_are_equal_where_all_flux_is_lensed():
                  (found.summaries[:, :8], found.summaries[:, 8:16]),
                  (found.fits[:, 0], found.fits[:, 1])):  # fmt: skip
         assert a.any() and np.array_equal(a, b)
+
+
+def test_an_event_of_very_many_data_sets_keeps_its_history_in_bounds():
+    sets, rng = [], np.random.default_rng(4)
+    for k in range(40):
+        times = np.sort(rng.uniform(-60, 60, 80))
+        sets.append(DataSetEpochs(times, 18 + 0.01 * rng.standard_normal(80), np.full(80, 0.01)))
+    inputs = event_inputs(joint_epochs(sets))
+    assert np.isfinite(inputs.fits).all() and len(inputs.epochs) == 3200

@@ -157,7 +157,8 @@ def test_a_further_data_set_makes_room_and_keeps_what_is_there(network):
     for cache in (grown, roomy):
         cache.new_slot(), cache.new_slot()
         cache.set_width(0, 1, 2.0)
-    roomy.set_width(1, MOST_SETS - 1, 2.0)
+    for dataset in (4, 16, MOST_SETS - 1):
+        roomy.set_width(1, dataset, 2.0)
     slots, p = np.arange(2), []
     for cache in (grown, roomy):
         first = advance_all(cache, [c[:, :50] for c in columns], slots)
@@ -195,6 +196,23 @@ def test_memory_is_constant_and_a_history_is_merged_beyond_its_capacity(network)
             own = h.owner[i, :used] == k
             total = (weight[i, sets[i] == k].astype(float) ** 2).sum()
             assert (h.weight[i, :used][own].astype(float) ** 2).sum() == pytest.approx(total, 1e-5)
+
+
+def test_a_step_runs_on_one_thread_and_leaves_the_number_as_it_was(network, monkeypatch):
+    columns, seen, threads = epochs(1, STEP), [], torch.get_num_threads()
+    join = network.join
+
+    def watched(*inputs):
+        seen.append(torch.get_num_threads())
+        return join(*inputs)
+
+    monkeypatch.setattr(network, "join", watched)
+    torch.set_num_threads(2)
+    try:
+        advance_all(EventCache(network), columns)
+        assert torch.get_num_threads() == 2 and seen == [1] * STEP
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_slot_of_one_data_set_is_small(network):

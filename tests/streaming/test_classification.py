@@ -1,101 +1,282 @@
-"""What an observer is told about one light curve, on real events and on made ones."""
+"""What an observer is told about one event, on real events and on made ones."""
 
 import json
 
 import numpy as np
 import pytest
-from sets import blended_photometry
+import torch
+from sets import blended_magnitude, data_sets, random_event_network, random_network
 
-from lensml.paths import WEIGHTS
-from lensml.photometry import installed_events
-from lensml.streaming import classify_file
+from lensml.cli import main
+from lensml.network import CLASSES, STEP, predict_event, save_network
+from lensml.paths import InputError
+from lensml.photometry import Event, Photometry, installed_events
+from lensml.streaming.classification import classify_event, classify_file
+from lensml.streaming.thresholds import AlertThreshold
+
+PLANET = installed_events()["OGLE-2003-BLG-235"].files  # OGLE and MOA, the one in flux
+EPOCHS = (285, 1250)
 
 
 @pytest.fixture(scope="module")
 def planet():
-    """The first planet found by microlensing; its causal baseline is 0.2 mag too bright."""
-    return classify_file(installed_events()["OGLE-2003-BLG-235"].files[0])
+    """The first planet found by microlensing, with the shipped network."""
+    return classify_file(PLANET)
 
 
-def table(path, time, mag, mag_err):
-    body = "\n".join(f"{t:.5f},{m:.4f},{e:.4f}" for t, m, e in zip(time, mag, mag_err, strict=True))
+@pytest.fixture(scope="module")
+def network():
+    return random_event_network()
+
+
+def made(datasets, bases=None):
+    """An event of data sets `A`, `B`, ... of epochs."""
+    bases = bases or [d.m_base for d in datasets]
+    curves = [
+        Photometry(name, d.times, d.mag, d.sigma, m_base=base)
+        for name, d, base in zip("ABCD", datasets, bases, strict=False)
+    ]
+    return Event("made", tuple(curves))
+
+
+def lens(num=200, sigma=0.01, f_s=0.6, base=18.3, first=0.0, last=300.0, seed=0, anomaly=0.0):
+    """A data set of a blended single lens of t0 = 2457170, u0 = 0.2 and tE = 25 d.
+
+    `anomaly` [mag] is added from day 185 to 190.
+    """
+    rng = np.random.default_rng(seed)
+    time = 2457000 + np.sort(rng.uniform(first, last, num))
+    mag = blended_magnitude(2457170.0, 0.2, 25.0, f_s, base, time)
+    mag -= anomaly * ((time > 2457185) & (time < 2457190))
+    return Photometry("x", time, mag + sigma * rng.standard_normal(num), np.full(num, sigma))
+
+
+def table(path, curve):
+    rows = zip(curve.time, curve.mag, curve.mag_err, strict=True)
+    body = "\n".join(f"{t:.5f},{m:.4f},{e:.4f}" for t, m, e in rows)
     path.write_text(f"hjd,mag,mag_err\n{body}\n")
     return path
 
 
-def test_alert_highest_and_last_are_those_of_the_epochs(planet):
-    answer, p = planet.answer, planet.p
-    times = [epoch["time"] for epoch in answer["epochs"]]
-    first = next(k for k, value in enumerate(p) if value > answer["threshold"])
-    assert answer["first_alert"] == times[first]
-    assert answer["p_binary_max"] == p.max() and answer["time_max"] == times[p.argmax()]
-    assert answer["p_binary"] == p[-1] == answer["epochs"][-1]["p_binary"]
+def test_an_answer_is_of_all_data_sets_together(planet):
+    answer, epochs = planet.answer, planet.answer["epochs"]
+    assert answer["n_epochs"] == len(epochs) == sum(EPOCHS)
+    found = {row["name"]: row["n_epochs"] for row in answer["datasets"]}
+    assert found == dict(zip(("OB03235_OGLE", "OB03235_MOA"), EPOCHS, strict=True))
+    assert [e["time"] for e in epochs] == sorted(e["time"] for e in epochs)
+    assert sum(e["dataset"] == "OB03235_OGLE" for e in epochs) == EPOCHS[0]
+    assert [*answer["classes"]] == [*CLASSES]
+    assert sum(answer["classes"].values()) == pytest.approx(1, abs=1e-6)
+    binary = answer["classes"]["planetary"] + answer["classes"]["stellar"]
+    assert answer["p_binary"] == pytest.approx(binary, abs=1e-6) == epochs[-1]["p_binary"]
     json.dumps(answer, allow_nan=False)
 
 
-def test_a_baseline_that_the_whole_curve_denies_is_not_trusted(planet):
-    baseline = planet.answer["baseline"]
-    assert baseline["magnitude"] == pytest.approx(19.09) and baseline["epochs"] == 200
-    assert baseline["source"] == "median of the first 200 epochs" and not baseline["trusted"]
-    not_trusted, fell = planet.answer["warnings"]
-    assert "19.295 mag" in not_trusted and "fell below 0.5 after the alert" in fell
-    assert f"WARNING   {fell}" in planet.text() and "NOT TRUSTED" in planet.text()
+def test_the_planet_s_anomaly_is_found_where_it_was(planet):
+    """Published: caustics crossed from HJD 2452835 to 2452842; most of MOA's epochs are of then."""
+    found, rows = planet.answer["dchi2"], planet.answer["datasets"]
+    assert found["value"] > 500
+    assert 2452830 < found["start"] < 2452842 < found["end"] < 2452850
+    share = {row["name"]: row["share"] for row in rows}
+    assert sum(share.values()) == pytest.approx(1) and share["OB03235_MOA"] > 0.5
+    assert "chi-squared above a single lens's" in planet.text()
 
 
-def test_a_given_baseline_that_fits_is_trusted_and_the_planet_is_kept():
-    found = classify_file(installed_events()["OGLE-2003-BLG-235"].files[0], 19.3)
-    assert found.answer["baseline"]["trusted"] and not found.answer["warnings"]
-    assert found.answer["p_binary"] > 0.9 and "given; trusted" in found.text()
+def test_answers_are_those_of_predict_event(network):
+    datasets = data_sets(3, 80, given=(1,))
+    found = classify_event(made(datasets), network)
+    expected = predict_event(network, datasets)
+    p = network.probabilities(expected.logits)[:, 1:3].sum(1).nan_to_num(0.5)
+    np.testing.assert_allclose(found.p, p, rtol=0, atol=1e-5)
+    assert [e["dataset"] for e in found.answer["epochs"]] == ["ABC"[k] for k in expected.dataset]
+    assert (found.p[: STEP - 1] == 0.5).all() and found.p[STEP:].std() > 0.01
 
 
-def test_a_quiet_past_gives_a_trusted_baseline(tmp_path):
-    past, (time, mag, error) = 2456400 + 3.0 * np.arange(200), blended_photometry()
-    noise = np.random.default_rng(0).normal(18.3, 0.01, 200)
-    columns = np.append(past, time), np.append(noise, mag), np.append(0 * past + 0.01, error)
-    found = classify_file(table(tmp_path / "a.csv", *columns))
-    assert found.answer["baseline"]["trusted"] and not found.answer["warnings"]
-    assert found.fit.m_base == pytest.approx(18.3, abs=0.02)
+def test_the_order_of_files_does_not_matter(tmp_path, network):
+    save_network(tmp_path / "run", network, {})
+    curves = lens(150), lens(90, base=17.0, first=100, seed=1)
+    files = [table(tmp_path / f"{k}.csv", curve) for k, curve in enumerate(curves)]
+    one, two = (classify_file(order, run=tmp_path / "run") for order in (files, files[::-1]))
+    np.testing.assert_allclose(one.p, two.p, rtol=0, atol=1e-5)
+    for name in ("classes", "dchi2"):
+        assert one.answer[name] == pytest.approx(two.answer[name], rel=1e-4)
+    assert [row["name"] for row in two.answer["datasets"]] == ["0", "1"]
 
 
-def test_an_event_without_quiet_epochs_has_no_trusted_baseline(tmp_path):
-    time, mag, error = blended_photometry()
-    near = mag < 18.0
-    found = classify_file(table(tmp_path / "a.csv", time[near], mag[near], error[near]))
-    assert not found.answer["baseline"]["trusted"]
-    assert "from the peak" in found.answer["warnings"][0]
+def test_alert_highest_and_last_are_those_of_the_epochs(network):
+    event = made(data_sets(2, 150))
+    p = classify_event(event, network).p
+    value = float(np.quantile(p[STEP:], 0.8))
+    threshold = AlertThreshold(value=value, level=0.01, survey="default", singles=6000)
+    found = classify_event(event, network, threshold=threshold)
+    answer, times = found.answer, [epoch["time"] for epoch in found.answer["epochs"]]
+    first = next(k for k, x in enumerate(found.p) if x > value and k >= STEP - 1)
+    assert answer["first_alert"] == times[first]
+    top = STEP - 1 + found.p[STEP - 1 :].argmax()
+    assert answer["p_binary_max"] == found.p[top] and answer["time_max"] == times[top]
+    assert answer["p_binary"] == found.p[-1] == answer["epochs"][-1]["p_binary"]
+    assert answer["threshold"] == value and answer["threshold_of"]["survey"] == "default"
+    assert "1 % of simulated single lenses" in found.text() and "set on 6,000" in found.text()
+    assert found.p[-1] < 0.5 and "fell below 0.5 after the alert" in answer["warnings"][-1]
+    never = AlertThreshold(value=0.999, level=0.01, survey="default")
+    assert classify_event(event, network, threshold=never).answer["first_alert"] is None
+
+
+def test_a_fitted_baseline_is_that_of_the_lens_and_has_an_error(network):
+    curves = lens(300, seed=3), lens(200, base=16.5, f_s=0.9, first=80, seed=4)
+    found = classify_event(Event("x", curves), network)
+    for row, truth in zip(found.answer["datasets"], (18.3, 16.5), strict=True):
+        assert row["source"] == "fitted with a single lens" and row["trusted"]
+        assert row["baseline"] == pytest.approx(truth, abs=5 * row["baseline_error"])
+        assert 0.0005 < row["baseline_error"] < 0.02
+        assert row["error_factor"] == pytest.approx(1, abs=0.15)
+    assert not found.answer["warnings"]
+    assert found.answer["baseline"] == {  # of the longest data set
+        "magnitude": found.answer["datasets"][0]["baseline"],
+        "source": "fitted with a single lens",
+        "trusted": True,
+        "error": found.answer["datasets"][0]["baseline_error"],
+    }
+    t0, u0, tE = found.shape
+    assert (t0, u0, tE) == (pytest.approx(2457170, abs=0.1), pytest.approx(0.2, abs=0.02),
+                            pytest.approx(25, rel=0.1))  # fmt: skip
+
+
+def test_quoted_errors_that_are_too_small_are_found_out(network):
+    curve = lens(300, sigma=0.03)
+    small = Photometry("x", curve.time, curve.mag, curve.mag_err / 3)
+    found = [classify_event(Event("x", (c,)), network).answer for c in (curve, small)]
+    factors = [answer["datasets"][0]["error_factor"] for answer in found]
+    assert factors == [pytest.approx(1, abs=0.15), pytest.approx(3, rel=0.15)]
+    assert found[1]["dchi2"]["value"] < 3 * found[0]["dchi2"]["value"] + 20
+
+
+def test_an_event_without_quiet_epochs_has_no_trusted_baseline(network):
+    """Near the peak of a blended lens f_s and baseline cannot be told apart."""
+    curve = lens(60, sigma=0.05, first=165, last=176)
+    answer = classify_event(Event("x", (curve,)), network).answer
+    assert not answer["baseline"]["trusted"] and answer["baseline"]["error"] > 0.1
+    assert "not trusted: the fit knows it to" in answer["warnings"][0]
+
+
+@pytest.mark.parametrize("base", [18.3, 17.3, 19.3])
+def test_a_given_baseline_far_off_is_doubted(base, network):
+    found = classify_event(Event("x", (lens(300),)), network, base)
+    baseline, right = found.answer["baseline"], base == 18.3
+    assert baseline["magnitude"] == base and baseline["source"] == "given"
+    assert baseline["trusted"] == right == (not found.answer["warnings"])
+    assert ("given; trusted" in found.text()) == right
+    if not right:
+        assert f"{base:.3f} mag was given, a single lens fits best" in found.answer["warnings"][0]
+        assert "NOT TRUSTED" in found.text()
+
+
+def test_a_baseline_that_cannot_be_one_is_refused(tmp_path):
+    files = [table(tmp_path / f"{k}.csv", lens(40, seed=k)) for k in range(2)]
+    with pytest.raises(InputError, match="--m_base 30 cannot be the baseline of 0: expected 1"):
+        classify_file(files[0], 30.0)
+    with pytest.raises(InputError, match="2 data sets of mag came; expected one"):
+        classify_file(files, 18.3)
 
 
 @pytest.mark.parametrize("m_base", [None, 18.0])
-def test_few_epochs_are_no_answer_unless_the_baseline_is_given(m_base, tmp_path):
-    time = 2457000 + np.arange(12.0)
-    path = table(tmp_path / "a.csv", time, np.full(12, 18.0), np.full(12, 0.02))
-    found = classify_file(path, m_base)
-    assert ("no answer yet" in found.text()) == (m_base is None)
-    assert ("P(binary) =" in found.text()) == (m_base is not None)
-    assert found.answer["n_epochs"] == 12 and 0 <= found.answer["p_binary"] <= 1
-    assert (found.answer["time_max"] is None) == (m_base is None)
+@pytest.mark.parametrize("num", [1, STEP - 1, STEP])
+def test_few_epochs_are_no_answer(num, m_base, network):
+    time, ones = 2457000 + np.arange(float(num)), np.ones(num)
+    event = Event("x", (Photometry("x", time, 18 * ones, 0.02 * ones),))
+    threshold = AlertThreshold(value=0.0, level=0.01, survey="default")
+    found, none = classify_event(event, network, m_base, threshold), num < STEP
+    answer = found.answer
+    assert ("no answer yet: fewer than 8 epochs" in found.text()) == none
+    assert ("P(binary) =" in found.text()) == (not none) == bool(found.fits)
+    assert answer["n_epochs"] == num and (answer["p_binary"] == 0.5) == none
+    assert (answer["first_alert"] is None) == none == (answer["dchi2"]["value"] is None)
+    assert all((value is None) == none for value in answer["classes"].values())
+    assert json.loads(json.dumps(answer, allow_nan=False))["baseline"]["source"] == (
+        "given" if m_base else "none" if none else "fitted with a single lens"
+    )
 
 
-def test_a_network_of_ones_own_has_no_stored_threshold(tmp_path):
-    (tmp_path / "run").mkdir()
-    for name in ("model.safetensors", "config.json"):
-        (tmp_path / "run" / name).symlink_to(WEIGHTS / name)
-    time = 2457000 + np.arange(40.0)
-    path = table(tmp_path / "a.csv", time, np.full(40, 18.0), np.full(40, 0.02))
-    found = classify_file(path, run=tmp_path / "run")
+def test_a_network_of_ones_own_has_no_stored_threshold(tmp_path, network):
+    save_network(tmp_path / "run", network, {})
+    found = classify_file(table(tmp_path / "a.csv", lens(40)), run=tmp_path / "run")
     assert found.answer["threshold"] is None and "threshold none is known" in found.text()
 
 
-def test_a_prevalence_shifts_what_is_shown_and_not_when_it_alerts(planet):
-    rare = classify_file(installed_events()["OGLE-2003-BLG-235"].files[0], prevalence=0.05)
-    assert rare.answer["first_alert"] == planet.answer["first_alert"]
-    assert rare.answer["threshold"] == planet.answer["threshold"]
-    assert rare.answer["prevalence"] == 0.05 and planet.answer["prevalence"] == 0.5
-    odds, before = (x.p / (1 - x.p) for x in (rare, planet))
-    np.testing.assert_allclose(odds, before / 19, rtol=1e-9)
-    assert rare.answer["p_binary_max"] == rare.p.max() and "0.05 in what follows" in rare.text()
+def test_a_prevalence_shifts_odds_and_not_when_it_alerts(network):
+    event = made(data_sets(2, 150))
+    value = float(np.median(classify_event(event, network).p[STEP:]))
+    threshold = AlertThreshold(value=value, level=0.01, survey="default")
+    even, rare = (
+        classify_event(event, network, threshold=threshold, prevalence=x) for x in (0.5, 0.05)
+    )
+    assert rare.answer["first_alert"] == even.answer["first_alert"] is not None
+    assert rare.answer["threshold"] == even.answer["threshold"]
+    assert rare.answer["prevalence"] == 0.05 and even.answer["prevalence"] == 0.5
+    odds, before = (x.p[STEP:] / (1 - x.p[STEP:]) for x in (rare, even))
+    np.testing.assert_allclose(odds, before / 19, rtol=1e-4)
+    ratio = {k: v / even.answer["classes"][k] for k, v in rare.answer["classes"].items()}
+    assert ratio["single"] == pytest.approx(ratio["other"], rel=1e-4)
+    assert ratio["planetary"] == pytest.approx(ratio["stellar"], rel=1e-4)
+    assert ratio["single"] == pytest.approx(19 * ratio["planetary"], rel=1e-4)
+    assert rare.answer["p_binary_max"] == rare.p[STEP - 1 :].max()
+    assert "0.05 in what follows" in rare.text()
 
 
-def test_an_answer_says_which_threshold_it_used(planet):
-    assert planet.answer["threshold_of"]["survey"] == "default"
-    assert "1 % of simulated single lenses" in planet.text() and "survey default" in planet.text()
+@pytest.mark.parametrize("verb", ["classify", "stream"])
+def test_a_run_of_train_is_refused_in_one_line(verb, tmp_path, capsys):
+    save_network(tmp_path / "run", random_network(channels=16, stem_channels=8, num_levels=2), {})
+    files = [str(table(tmp_path / "a.csv", lens(40)))] if verb == "classify" else []
+    assert main([verb, *files, "--model", str(tmp_path / "run")]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.startswith(f"lensml {verb}: {tmp_path / 'run'}: a network of `lensml")
+    assert err.count("\n") == 1 and "an event network was expected" in err
+
+
+def test_a_small_anomaly_is_measured_in_the_data_set_that_has_it(network):
+    """Its chi-squared is a lower limit: the single lens bends towards it."""
+    quiet = Event("x", (lens(300, seed=5), lens(300, base=17.0, seed=6)))
+    bumpy = Event("x", (lens(300, seed=5), lens(300, base=17.0, seed=6, anomaly=0.15)))
+    before, after = (classify_event(event, network).answer for event in (quiet, bumpy))
+    assert 0 <= before["dchi2"]["value"] < 50
+    inside = (bumpy.datasets[1].time > 2457185) & (bumpy.datasets[1].time < 2457190)
+    injected = inside.sum() * (0.15 / 0.01) ** 2
+    assert injected / 2 < after["dchi2"]["value"] < 1.2 * injected
+    assert 2457184 < after["dchi2"]["start"] < after["dchi2"]["end"] < 2457191
+    share = {row["baseline"] > 18: row["share"] for row in after["datasets"]}
+    assert share[False] > 0.9 and sum(share.values()) == pytest.approx(1)
+
+
+def test_aligned_puts_data_sets_of_other_zero_points_on_one_scale(network):
+    """Blends, too: on the scale of the data set of most weight, both follow one curve."""
+    curves = lens(300, sigma=0.004, seed=7), lens(200, base=15.0, f_s=0.3, sigma=0.01, seed=8)
+    found = classify_event(Event("x", curves), network)
+    times, mag, error = found.aligned()
+    assert (np.diff(times) >= 0).all() and len(times) == 500
+    of_first = np.isin(times, curves[0].time)
+    np.testing.assert_allclose(mag[of_first], curves[0].mag, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(error[of_first], 0.004)
+    pull = (mag - found.magnitude(times)) / error
+    for own in (of_first, ~of_first):
+        assert abs(pull[own].mean()) < 0.25 and 0.85 < pull[own].std() < 1.15
+    peak = ~of_first & (mag == mag[~of_first].min())
+    assert mag[peak] < mag[~of_first].max() - 0.7 and 0.004 < error[peak] < 0.02
+
+
+def test_an_event_that_is_no_lens_is_named(network):
+    other = random_event_network()
+    with torch.no_grad():
+        other.head[-1].bias[4] += 30
+    found = classify_event(made(data_sets(1, 60)), other)
+    assert "P(not microlensing) = 1.00" in found.answer["warnings"][-1]
+    assert "classes   other 1.000" in found.text()
+
+
+def test_data_sets_of_two_time_zeros_are_pointed_out(network):
+    shifted = lens(60, seed=1)
+    shifted = Photometry("y", shifted.time - 2450000, shifted.mag, shifted.mag_err)
+    warned = [
+        "are their times of one zero?" in classify_event(Event("x", sets), network).text()
+        for sets in ((lens(60), shifted), (lens(60), lens(60, first=1000, last=1300)))
+    ]
+    assert warned == [True, False]

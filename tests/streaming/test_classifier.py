@@ -7,29 +7,29 @@ import sys
 import numpy as np
 import pytest
 import torch
-from sets import one_by_one, photometry
+from sets import data_sets, in_order, one_by_one, photometry, random_event_network
 
-from lensml.network import (
-    BASELINE_MAX,
-    BASELINE_MIN,
-    Network,
-    NetworkConfig,
-    causal_baseline,
-    classify,
-    load_network,
-)
+from lensml.network import STEP, EventNetwork, EventNetworkConfig, load_event_network, predict_event
 from lensml.paths import InputError
+from lensml.streaming.cache import MOST_SETS
 from lensml.streaming.classifier import StreamingClassifier
+
+SAME = {"rtol": 0, "atol": 2e-6}  # sums round by what shares a call, and by where arrays lie
 
 
 @pytest.fixture(scope="module")
-def network() -> Network:
-    return load_network()[0]
+def network() -> EventNetwork:
+    return random_event_network()
 
 
 def stream_all(stream, name, columns, m_base=None):
     epochs = zip(*(c.tolist() for c in columns), strict=True)
     return np.array([stream.update(name, *epoch, m_base) for epoch in epochs])
+
+
+def in_columns(entries):
+    """Columns of `update_many` from (event, time, mag, mag_err, m_base, dataset) entries."""
+    return [list(column) for column in zip(*entries, strict=True)]
 
 
 def test_events_do_not_depend_on_each_other(network):
@@ -42,29 +42,31 @@ def test_events_do_not_depend_on_each_other(network):
         ]
     )
     for i in range(3):
-        assert (
-            mixed[:, i] == stream_all(StreamingClassifier(network), "x", columns[i], 18.0)
-        ).all()
+        alone = stream_all(StreamingClassifier(network), "x", columns[i], 18.0)
+        np.testing.assert_allclose(mixed[:, i], alone, **SAME)
+    assert (mixed[: STEP - 1] == 0.5).all() and mixed[STEP:].std() > 0.01
 
 
 def test_state_does_not_grow_with_the_event(network):
-    stream = StreamingClassifier(network)
-    sizes = []
+    stream, sizes = StreamingClassifier(network), set()
     for k in range(700):
         stream.update("x", float(k), 18.0 + 0.01 * (k % 7), 0.02, 18.0)
-        buffers = stream.cache.tensors().values()
-        sizes.append(sum(t.numel() * t.element_size() for t in buffers))
-    assert len(set(sizes)) == 1 and sizes[0] + 3 * 8 == stream.bytes_per_event
+        cache = stream.cache
+        arrays = (*cache.histories, cache.tokens, cache.embedding, cache.fitted, stream._records)
+        sizes.add(sum(x.nbytes for x in arrays))
+    assert sizes == {8 * stream.bytes_per_event}, "eight events for which there is room"
 
 
-def test_baseline_comes_from_the_past_and_then_stays():
-    mag = photometry(400)[1]
-    base = causal_baseline(mag)
-    for k in (19, 20, 50, 199):
-        assert base[k] == np.median(mag[: k + 1])
-    assert (base[BASELINE_MAX:] == np.median(mag[:BASELINE_MAX])).all()
-    assert (base[:BASELINE_MIN] == base[BASELINE_MIN - 1]).all()
-    assert len(causal_baseline(mag[:5])) == 5
+def test_data_sets_of_an_event_share_its_fits(network):
+    """Their epochs are of one event; those of another event of the same data sets are not."""
+    entries = in_order(data_sets(2, 80))
+    together, apart = StreamingClassifier(network), StreamingClassifier(network)
+    p, alone = np.array([
+        [together.update("x", *e), apart.update(f"x {e[-1]}", *e)] for e in entries
+    ]).T  # fmt: skip
+    assert [*together.events] == ["x"] and len(apart.events) == 2
+    assert abs(p - alone)[-20:].min() > 1e-4
+    assert together.last_time("x") == entries[-1][0] and together.last_time("x set 1") is None
 
 
 GOOD = {"event": "x", "time": 5.0, "mag": 18.1, "mag_err": 0.05}
@@ -87,53 +89,37 @@ BAD_LINES = [
     json.dumps(GOOD | {"mag_err": True}),
     json.dumps(GOOD | {"m_base": 17.0}),
     json.dumps(GOOD | {"m_base": float("nan")}),
+    json.dumps(GOOD | {"dataset": "V", "m_base": float("nan")}),
+    json.dumps(GOOD | {"dataset": "V", "mag_err": 0}),
     "[" * 100_000,
 ]
 
 
 @pytest.mark.parametrize("bad", BAD_LINES, ids=[line[:50] for line in BAD_LINES])
 def test_a_bad_line_changes_nothing(network, bad):
-    begin = [json.dumps(GOOD | {"time": float(t), "m_base": 18.0}) for t in (1, 2, 3, 4)]
-    stream = StreamingClassifier(network)
+    begin = [json.dumps(GOOD | {"time": 0.5 * t, "m_base": 18.0}) for t in range(1, 9)]
+    stream, untouched = StreamingClassifier(network), StreamingClassifier(network)
     answers = one_by_one(stream, [*begin, bad, json.dumps(GOOD)])
-    clean = one_by_one(StreamingClassifier(network), [*begin, json.dumps(GOOD)])
-    assert answers[4][1].startswith("line 5: ") and "\n" not in answers[4][1]
-    assert "error" in answers[4][0]
-    assert answers[5] == clean[4] and len(stream.events) == 1
-    json.dumps(answers[4][0])
+    clean = one_by_one(untouched, [*begin, json.dumps(GOOD)])
+    assert answers[8][1].startswith("line 9: ") and "\n" not in answers[8][1]
+    assert "error" in answers[8][0]
+    p, expected = (x[-1][0].pop("p_binary") for x in (answers, clean))
+    assert answers[-1] == clean[-1] and p == pytest.approx(expected, abs=2e-6) != 0.5
+    assert stream._streams == untouched._streams and stream._num_sets == untouched._num_sets
+    json.dumps(answers[8][0])
 
 
 def test_a_bad_first_line_leaves_no_event_behind(network):
     stream = StreamingClassifier(network)
     one_by_one(stream, [json.dumps(GOOD | {"mag": None}), "", "   \n"])
-    assert not stream.events
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda t, m, e: (t[::-1], m, e), "increase strictly"),
-        (lambda t, m, e: (np.repeat(t[:5], 2), m[:10], e[:10]), "increase strictly"),
-        (lambda t, m, e: (t, np.where(t == t[3], np.nan, m), e), "`mag`.*not finite"),
-        (lambda t, m, e: (t, m, np.zeros_like(e)), "`mag_err` must be positive"),
-        (lambda t, m, e: (t, m[:-1], e), "`mag` has shape"),
-        (lambda t, m, e: (t[None], m[None], e[None]), "`time` has shape"),
-    ],
-)
-def test_a_bad_curve_is_refused_by_the_name_of_what_is_wrong(network, change, message):
-    with pytest.raises(InputError, match=message):
-        classify(*change(*photometry(30)), 18.0, network)
-
-
-def test_no_epochs_no_calls(network):
-    assert classify([], [], [], 18.0, network).shape == (0,)
+    assert not stream.events and not stream.cache.num_slots
 
 
 def test_a_state_of_another_network_or_of_nothing_is_refused(network, tmp_path):
     stream = StreamingClassifier(network)
     stream.update("x", 1.0, 18.0, 0.1, 18.0)
     stream.save(tmp_path / "state")
-    other = StreamingClassifier(Network(NetworkConfig(channels=16, stem_channels=8, num_levels=3)))
+    other = StreamingClassifier(EventNetwork(EventNetworkConfig(channels=16)))
     with pytest.raises(InputError, match="another network"):
         other.restore(tmp_path / "state")
     (tmp_path / "text").write_text("hello")
@@ -142,18 +128,12 @@ def test_a_state_of_another_network_or_of_nothing_is_refused(network, tmp_path):
     assert not other.events
 
 
-def test_batch_answer_has_no_hidden_state(network):
-    columns = photometry(50)
-    first, again = (classify(*columns, 18.0, network) for _ in range(2))
-    assert (first == again).all() and torch.is_grad_enabled()
-
-
 def test_command_line_keeps_state_between_calls(tmp_path):
-    columns = photometry(30)
-    lines = [
-        json.dumps(dict(zip(("event", "time", "mag", "mag_err", "m_base"), (*("x",), *e, 18.0))))  # noqa: B905
-        for e in zip(*(c.tolist() for c in columns), strict=True)
-    ]
+    datasets = data_sets(2, 40, given=(0,))
+    lines = []
+    for time, mag, error, base, name in in_order(datasets):
+        epoch = {"event": "x", "dataset": name, "time": time, "mag": mag, "mag_err": error}
+        lines.append(json.dumps(epoch | ({} if base is None else {"m_base": base})))
 
     def run(part):
         command = [sys.executable, "-m", "lensml", "stream", "--state", str(tmp_path / "state")]
@@ -161,82 +141,104 @@ def test_command_line_keeps_state_between_calls(tmp_path):
         assert done.returncode == 0 and not done.stderr, done.stderr
         return [json.loads(line)["p_binary"] for line in done.stdout.splitlines()]
 
-    streamed = run(lines[:13]) + run(lines[13:])
-    np.testing.assert_allclose(streamed, classify(*columns, 18.0), rtol=0, atol=1e-5)
-
-
-def in_columns(entries):
-    """Columns of `update_many` from (event, time, mag, mag_err, m_base) entries."""
-    return [list(column) for column in zip(*entries, strict=True)]
+    streamed, network = run(lines[:33]) + run(lines[33:]), load_event_network()[0]
+    batch = network.probabilities(predict_event(network, datasets).logits)[:, 1:3].sum(1)
+    np.testing.assert_allclose(streamed, batch.nan_to_num(0.5), rtol=0, atol=1e-5)
 
 
 def test_an_event_that_comes_several_times_is_taken_in_order(network):
-    columns = photometry(50)
-    entries = [("x", *e, 18.0) for e in zip(*(c.tolist() for c in columns), strict=True)]
-    answers, problems = StreamingClassifier(network).update_many(*in_columns(entries))
-    alone = stream_all(StreamingClassifier(network), "x", columns, 18.0)
-    assert not problems and np.abs(answers - alone).max() < 2e-6
+    """Its data sets, too, of which one begins after the other in the same call."""
+    entries = [("x", *epoch) for epoch in in_order(data_sets(3, 70, given=(1,)))]
+    p, problems = StreamingClassifier(network).update_many(*in_columns(entries))
+    stream = StreamingClassifier(network)
+    alone = [stream.update(*entry) for entry in entries]
+    assert not problems and np.std(alone) > 0.01
+    np.testing.assert_allclose(p, alone, **SAME)
 
 
 def test_bad_entries_are_named_and_the_others_go_on(network):
     """One entry of each fault among good ones: what is left is a stream that never got them."""
-    good = [(f"e{i}", 1.0, 18.0, 0.1, 18.0) for i in range(3)]
-    later = [(f"e{i}", 2.0, 17.9, 0.1, None) for i in range(3)]
+    begin = [(f"e{i}", 0.1 * k, 18.0, 0.1, 18.0, "") for k in range(10) for i in range(3)]
+    later = [(f"e{i}", 2.0, 17.9, 0.1, None, "") for i in range(3)]
     bad = [
-        ("e0", 1.0, 17.0, 0.1, None),
-        ("e0", 1.5, 17.0, 0.1, 17.0),
-        ("e1", 1.5, "17", 0.1, None),
-        ("e1", 1.5, 17.0, True, None),
-        ("e2", float("nan"), 17.0, 0.1, None),
-        ("e2", 1.5, 10**400, 0.1, None),
-        ("e2", 1.5, 17.0, -0.1, None),
-        ("new", 1.5, 17.0, 0.1, float("nan")),
-        ("new", 1.5, None, 0.1, 18.0),
+        ("e0", 0.9, 17.0, 0.1, None, ""),
+        ("e0", 1.5, 17.0, 0.1, 17.0, ""),
+        ("e1", 1.5, "17", 0.1, None, ""),
+        ("e1", 1.5, 17.0, True, None, ""),
+        ("e2", float("nan"), 17.0, 0.1, None, ""),
+        ("e2", 1.5, 10**400, 0.1, None, ""),
+        ("e2", 1.5, 17.0, -0.1, None, ""),
+        ("e2", 1.5, 17.0, -0.1, None, "V"),
+        ("new", 1.5, 17.0, 0.1, float("nan"), ""),
+        ("new", 1.5, None, 0.1, 18.0, ""),
     ]
     stream = StreamingClassifier(network)
-    answers, problems = stream.update_many(*in_columns(good + bad + later))
-    assert sorted(problems) == list(range(3, 3 + len(bad)))
-    assert all(f"event {bad[i - 3][0]}: " in problem for i, problem in problems.items())
-    assert np.isnan(answers[3 : 3 + len(bad)]).all() and "new" not in stream.events
+    answers, problems = stream.update_many(*in_columns(begin + bad + later))
+    wrong = range(len(begin), len(begin) + len(bad))
+    assert sorted(problems) == [*wrong]
+    for i, entry in zip(wrong, bad, strict=True):
+        assert f"event {' / '.join([entry[0], *[entry[5]] * bool(entry[5])])}: " in problems[i]
+    assert np.isnan(answers[wrong]).all() and "new" not in stream.events
     clean = StreamingClassifier(network)
-    expected = [clean.update_many(*in_columns(part))[0] for part in (good, later)]
-    answers = answers[[0, 1, 2, -3, -2, -1]]
-    np.testing.assert_allclose(answers, np.concatenate(expected), rtol=0, atol=2e-6)
+    expected = [clean.update_many(*in_columns(part))[0] for part in (begin, later)]
+    np.testing.assert_allclose(np.delete(answers, wrong), np.concatenate(expected), **SAME)
+    assert stream._streams == clean._streams and (answers[-3:] != 0.5).all()
 
 
 def test_arrays_and_lists_are_the_same_columns(network):
-    names, ones = ["a", "b"], np.ones(2)
+    names, ones = [f"e{i}" for i in range(2)] * STEP, np.ones(2 * STEP)
+    times, bases = np.repeat(np.arange(1.0, STEP + 1), 2), np.tile([17.5, np.nan], STEP)
     p = [
         StreamingClassifier(network).update_many(names, *columns)[0]
         for columns in (
-            (ones, 18 * ones, 0.1 * ones, 17.5 * ones),
-            ([1, 1], [18, 18], [0.1, 0.1], [17.5, 17.5]),
+            (times, 18 * ones, 0.1 * ones, bases),
+            ([int(t) for t in times], [18] * len(ones), [0.1] * len(ones), [17.5, None] * STEP),
         )
     ]
-    assert (p[0] == p[1]).all()
-    unknown = StreamingClassifier(network).update_many(
-        names, ones, ones, ones, np.array([17.0, np.nan])
-    )[0]
-    assert unknown[0] != 0.5 and unknown[1] == 0.5
-    with pytest.raises(InputError, match="columns of 2, 1, 2, 2 entries"):
+    np.testing.assert_allclose(*p, **SAME)
+    assert abs(p[0][-2] - p[0][-1]) > 1e-4, "one baseline is given, the other is not"
+    with pytest.raises(InputError, match="columns of 16, 1, 16, 16 entries"):
         StreamingClassifier(network).update_many(names, ones[:1], ones, ones)
 
 
-def test_a_snapshot_while_baselines_are_estimated_goes_on(network, tmp_path):
-    """Events at every stage of that estimate, names of any letters, in one snapshot."""
-    curves = {f"é\n{i}": photometry(225, i) for i in range(4)}
-    starts = dict(zip(curves, (0, 15, 90, 205), strict=True))
+def test_no_epochs_no_answers(network):
+    p, problems = StreamingClassifier(network).update_many([], [], [], [], [], [])
+    assert p.shape == (0,) and not problems
+
+
+def test_probabilities_do_not_exceed_one(network):
+    """Two of float32 that make up all may add to more."""
+    sure = random_event_network(1)
+    with torch.no_grad():
+        sure.head[-1].bias[[0, 3, 4]] -= 60
+    entries = [("x", *epoch) for epoch in in_order(data_sets(3, 150))]
+    logits, _ = StreamingClassifier(sure).logits_many(*in_columns(entries))
+    assert (sure.probabilities(logits)[:, 1:3].sum(1) > 1).any()
+    p, _ = StreamingClassifier(sure).update_many(*in_columns(entries))
+    assert p.max() == 1
+
+
+def test_a_snapshot_goes_on_at_any_age_and_with_further_data_sets(network, tmp_path):
+    """Events of every age and number of data sets, names of any letters, in one snapshot."""
+    events = {f"é\n{i}": in_order(data_sets(1 + i, 110, i, given=(1,))) for i in range(4)}
+    starts = dict(zip(events, (0, 5, 70, 150), strict=True))
     stream = StreamingClassifier(network)
-    for name, columns in curves.items():
-        stream_all(stream, name, [c[: starts[name]] for c in columns])
+    for name, epochs in events.items():
+        for epoch in epochs[: starts[name]]:
+            stream.update(name, *epoch)
     stream.lines = 77
     stream.save(tmp_path / "state")
     again = StreamingClassifier(network)
+    again.update("other", 1.0, 18.0, 0.1)
     again.restore(tmp_path / "state")
     assert again.lines == 77 and again.events == stream.events
-    for name, columns in curves.items():
-        rest = [c[starts[name] :] for c in columns]
-        assert (stream_all(again, name, rest) == stream_all(stream, name, rest)).all()
+    for name, epochs in events.items():
+        for epoch in epochs[starts[name] :]:
+            assert again.update(name, *epoch) == pytest.approx(
+                stream.update(name, *epoch), abs=2e-6
+            )
+    assert again._streams == stream._streams and again._num_sets == stream._num_sets
+    assert sorted(again._num_sets.values()) == [1, 2, 3, 4]
 
 
 def test_a_full_stream_takes_no_new_event_and_goes_on_with_the_old(network):
@@ -248,3 +250,17 @@ def test_a_full_stream_takes_no_new_event_and_goes_on_with_the_old(network):
     with pytest.raises(InputError, match="event d: 2 events are kept"):
         stream.update("d", 3.0, 18.0, 0.1)
     assert 0 <= stream.update("b", 3.0, 18.0, 0.1) <= 1
+    assert 0 <= stream.update("b", 3.0, 18.0, 0.1, dataset="V") <= 1
+
+
+def test_an_event_has_a_limited_number_of_data_sets(network):
+    stream = StreamingClassifier(network)
+    names = [f"s{k}" for k in range(MOST_SETS + 1)]
+    for time in (1.0, 2.0):
+        times, ones = np.full(len(names), time), np.ones(len(names))
+        columns = ["x"] * len(names), times, 18 * ones, 0.1 * ones
+        p, problems = stream.update_many(*columns, datasets=names)
+        assert [*problems] == [MOST_SETS] and np.isnan(p[MOST_SETS])
+        assert f"event x / s{MOST_SETS}: a data set more than" in problems[MOST_SETS]
+    assert np.isfinite(p[:-1]).all() and (p[:-1] != 0.5).all()
+    assert stream.cache.histories.count[0] == 2 * MOST_SETS

@@ -6,8 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from scipy.stats import binomtest
+from sets import random_event_network
 
+from lensml.network import STEP, save_network
 from lensml.paths import InputError
 from lensml.streaming import (
     AlertThreshold,
@@ -16,7 +19,7 @@ from lensml.streaming import (
     answer_lines,
     exact_interval,
 )
-from lensml.streaming.classifier import SEPARATOR
+from lensml.streaming.thresholds import FILE
 
 THRESHOLD = AlertThreshold(value=0.8, level=0.01, survey="default")
 COMMAND = [sys.executable, "-m", "lensml", "stream"]
@@ -57,7 +60,7 @@ def test_outcomes_settle_alerts_and_all_but_binaries_are_false(tmp_path):
     ledger.record(answer(name, 0.9) for name in "abcd")
     for name, outcome in zip("abcx", ("single", "binary", "other", "single"), strict=True):
         ledger.settle({"event": name, "outcome": outcome})
-    rate = ledger.rate([*"abcdefghi", f"a{SEPARATOR}OGLE"])
+    rate = ledger.rate({name: slot for slot, name in enumerate("abcdefghi")})
     assert (rate["followed"], rate["alerts"], rate["settled"], rate["false_alarms"]) == (9, 4, 3, 2)
     assert rate["false_alarms_per_settled"] == exact_interval(2, 3)
     for wrong in ({"event": "a", "outcome": "planet"}, {"outcome": "single"}):
@@ -74,7 +77,7 @@ def test_an_outcome_fed_again_is_not_written_again(tmp_path):
 
 def test_without_a_ledger_its_lines_are_refused():
     lines = ['{"ledger": true}', '{"event": "a", "outcome": "single"}']
-    for _, problem in answer_lines(StreamingClassifier(), lines):
+    for _, problem in answer_lines(StreamingClassifier(random_event_network()), lines):
         assert "needs --ledger FILE" in problem
 
 
@@ -114,6 +117,18 @@ def test_a_ledger_has_one_writer_and_must_be_writable(tmp_path):
         Ledger(tmp_path / "gone" / "alerts", THRESHOLD)
 
 
+def test_an_event_is_followed_and_alerts_once_with_all_its_data_sets(tmp_path):
+    ledger = Ledger(tmp_path / "alerts", AlertThreshold(value=0.0, level=0.01, survey="default"))
+    lines = [json.loads(line) for line in epochs("xy", num=10)]
+    lines = [line | {"dataset": name, "mag": 18.0} for line in lines for name in "VI"]
+    stream = StreamingClassifier(random_event_network())
+    answers = answer_lines(stream, [*map(json.dumps, lines), '{"ledger": true}'], ledger=ledger)
+    assert not any(problem for _, problem in answers)
+    assert [line["event"] for line in lines_of(ledger.path)] == ["x", "y"]
+    rate = answers[-1][0]
+    assert (rate["followed"], rate["alerts"]) == (2, 2)
+
+
 def epochs(names, anomalous=("x",), num=160):
     """Flat events, of which some brighten for 40 epochs; one line each, in order of time."""
     return [
@@ -124,6 +139,28 @@ def epochs(names, anomalous=("x",), num=160):
         for k in range(num)
         for name in names
     ]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder whose network has a threshold that the event `x` of `epochs` passes, not `y`.
+
+    Random weights, of whose outputs the sign is chosen.
+    """
+    network = random_event_network()
+    for _ in range(2):
+        with torch.no_grad():
+            network.head[-1].weight.neg_()
+        answers = answer_lines(StreamingClassifier(network), epochs("xy"))
+        p = [[a["p_binary"] for a, _ in answers if a["event"] == name] for name in "xy"]
+        highest = [max(values[STEP:]) for values in p]
+        if highest[0] > highest[1] + 0.01:
+            break
+    assert highest[0] > highest[1] + 0.01
+    save_network(tmp_path / "run", network, {})
+    stored = {"default": {"1pct": {"threshold": sum(highest) / 2}}}
+    (tmp_path / "run" / FILE).write_text(json.dumps({"thresholds": stored}))
+    return tmp_path / "run"
 
 
 def start(path, *flags):
@@ -137,10 +174,10 @@ def ask(process, line):
     return json.loads(process.stdout.readline())
 
 
-def test_a_killed_stream_resumes_without_a_doubled_alert(tmp_path):
+def test_a_killed_stream_resumes_without_a_doubled_alert(run, tmp_path):
     """Killed after an alert; fed again from the beginning, it goes on in the same ledger."""
     path, feed = tmp_path / "alerts", epochs("xy")
-    process = start(path, "--prevalence", "0.01")
+    process = start(path, "--prevalence", "0.01", "--model", str(run))
     answers = []
     while not (path.exists() and path.read_text().endswith("\n")):
         answers.append(ask(process, feed[len(answers)]))
@@ -153,7 +190,7 @@ def test_a_killed_stream_resumes_without_a_doubled_alert(tmp_path):
     assert answers[-1]["prevalence"] == 0.01
     with path.open("a") as file:
         file.write('{"event": "x", "outc')
-    process = start(path)
+    process = start(path, "--model", str(run))
     feed += ['{"event": "x", "outcome": "single"}', '{"event": "x", "outcome": "maybe"}']
     out, err = process.communicate("\n".join([*feed, '{"ledger": true}']) + "\n")
     *_, settled, refused, rate = map(json.loads, out.splitlines())
@@ -162,5 +199,6 @@ def test_a_killed_stream_resumes_without_a_doubled_alert(tmp_path):
     assert kept == [alert, settled]
     assert (rate["followed"], rate["alerts"], rate["false_alarms"]) == (2, 1, 1)
     first, *_, last = err.splitlines()
-    assert "alerts above P = 0.8" in first and "1 alerts of 2 followed (1.26 to 98.74 %)" in last
+    assert f"alerts above P = {alert['threshold']:.3f}" in first
+    assert "1 alerts of 2 followed (1.26 to 98.74 %)" in last
     assert process.returncode == 2 and "Traceback" not in err

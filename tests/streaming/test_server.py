@@ -8,9 +8,9 @@ import subprocess
 import sys
 
 import pytest
-from sets import epoch_lines, one_by_one
+from sets import epoch_lines, one_by_one, random_event_network
 
-from lensml.network import load_network
+from lensml.network import load_event_network, prior_shift
 from lensml.paths import InputError
 from lensml.streaming import server as feed
 from lensml.streaming.classifier import StreamingClassifier
@@ -21,11 +21,12 @@ COMMAND = [sys.executable, "-m", "lensml", "stream"]
 
 @pytest.fixture(scope="module")
 def network():
-    return load_network()[0]
+    return random_event_network()
 
 
 def test_lines_together_are_answered_as_lines_alone(network):
     lines = epoch_lines(7, 30, m_base=None) + epoch_lines(3, 5, seed=2)
+    lines += epoch_lines(2, 20, seed=3, datasets=("I", "V", "new"))
     lines[20:20] = ["", "junk", lines[3], '{"event": "e1"}', "9" * 5000]
     alone = one_by_one(StreamingClassifier(network), lines)
     together = answer_lines(StreamingClassifier(network), lines)
@@ -34,6 +35,7 @@ def test_lines_together_are_answered_as_lines_alone(network):
         assert a.get("error") == b.get("error") and a["event"] == b["event"]
         assert a.get("p_binary", 0) == pytest.approx(b.get("p_binary", 0), abs=2e-6)
     assert sum(b is not None for _, b in together) == 4 + 15  # and those that come too late
+    assert len({a["p_binary"] for a, b in together if not b}) > 150
 
 
 def read_all(content: bytes, pieces: list[int]) -> list[list[str]]:
@@ -127,16 +129,16 @@ def test_a_single_line_is_answered_while_the_pipe_stays_open():
         assert process.wait(20) == 0
 
 
-def kept_lines(network, state) -> int:
+def kept_lines(state) -> int:
     if not state.exists():
         return 0
-    stream = StreamingClassifier(network)
+    stream = StreamingClassifier(load_event_network()[0])
     stream.restore(state)
     return stream.lines
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_stream_with_its_state_saved(network, tmp_path, kind):
+def test_a_signal_ends_the_stream_with_its_state_saved(tmp_path, kind):
     state = tmp_path / "state"
     process = start("--state", str(state))
     for line in epoch_lines(3, 4):
@@ -144,10 +146,10 @@ def test_a_signal_ends_the_stream_with_its_state_saved(network, tmp_path, kind):
     process.send_signal(kind)
     error = process.communicate(timeout=20)[1]
     assert process.returncode == 128 + kind and error.count("\n") == 1 and "12 lines" in error
-    assert kept_lines(network, state) == 12
+    assert kept_lines(state) == 12
 
 
-def test_a_closed_reader_ends_the_stream_quietly_and_counts_no_lost_answer(network, tmp_path):
+def test_a_closed_reader_ends_the_stream_quietly_and_counts_no_lost_answer(tmp_path):
     state = tmp_path / "state"
     process = start("--state", str(state))
     ask(process, epoch_lines(1, 2)[0])
@@ -156,7 +158,7 @@ def test_a_closed_reader_ends_the_stream_quietly_and_counts_no_lost_answer(netwo
     process.stdin.close()
     process.stdin = None
     assert process.wait(20) == 0 and process.stderr.read() == ""
-    assert kept_lines(network, state) < 2
+    assert kept_lines(state) < 2
     again = subprocess.run(
         [*COMMAND, "--state", str(state)],
         input="\n".join(epoch_lines(1, 2)) + "\n",
@@ -191,6 +193,22 @@ def test_a_feed_with_bad_lines_ends_with_code_two(network):
         assert feed.serve(StreamingClassifier(network), source, answers, problems) == 2
     assert len(answers.getvalue().splitlines()) == 3
     assert problems.getvalue().startswith("lensml stream: line 3: ")
+
+
+def test_answers_are_shown_at_a_prevalence(network):
+    """And only they: a bad line has no P."""
+    lines, shown = [*epoch_lines(1, 20), "junk"], []
+    for prevalence in (0.5, 0.01):
+        reader, writer = os.pipe()
+        os.write(writer, ("\n".join(lines) + "\n").encode())
+        os.close(writer)
+        answers, stream = io.StringIO(), StreamingClassifier(network)
+        with os.fdopen(reader) as source:
+            feed.serve(stream, source, answers, io.StringIO(), prevalence=prevalence)
+        shown.append([json.loads(line) for line in answers.getvalue().splitlines()])
+    even, rare = ([a["p_binary"] for a in x[:-1]] for x in shown)
+    assert rare == pytest.approx(prior_shift(even, 0.01), abs=1e-6)
+    assert [a.get("prevalence") for a in shown[1]] == [0.01] * 20 + [None]
 
 
 def test_a_batch_is_bounded_in_bytes(monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from lensml.experiments import load_results
-from lensml.network import weights_hash
+from lensml.network import EVENTS, weights_hash
 from lensml.paths import ROOT, WEIGHTS, InputError
 from lensml.streaming.thresholds import FILE, LEVELS, find_threshold
 
@@ -25,8 +25,17 @@ def test_the_stored_thresholds_are_those_of_the_committed_record():
     stored = json.loads((WEIGHTS / FILE).read_text())
     expected = script.thresholds_of(load_results("11_alerts_and_calibration"))
     for level, name in LEVELS.items():
-        assert find_threshold(None, level=level).value == expected[name]["threshold"]
+        assert find_threshold(WEIGHTS, level=level).value == expected[name]["threshold"]
     assert stored["weights_sha256"] == weights_hash()
+
+
+def test_without_a_run_the_threshold_is_that_of_the_event_network():
+    stored = json.loads((EVENTS / FILE).read_text())["thresholds"]
+    for survey, by_level in stored.items():
+        for level, name in LEVELS.items():
+            found = find_threshold(None, survey, level)
+            assert (found.value, found.survey) == (by_level[name]["threshold"], survey)
+            assert 0.5 < found.value < 1
 
 
 def test_a_record_without_both_levels_makes_no_thresholds():
