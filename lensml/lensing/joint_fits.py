@@ -96,7 +96,7 @@ def _sums(t0, rate, uu, f, gain, limit, times, flux, w, low, high, out):
 
 @njit(**QUICK)
 def linearise(fit, free, last, centre, width, times, flux, w, low, high, state):
-    """Cost, and into `state` (K + 1, 11) gradient and Gauss-Newton matrix at `fit`, with priors.
+    """Cost at `fit` with priors; gradient and Gauss-Newton matrix into `state` (K + 1, 11).
 
     Row 0: gradient (3) and upper triangle (6) of the common parameters; row k + 1: gradient of
     ln f_s and B, their 2 x 2 block as (ff, fB, BB), coupling to the common ones (6).
@@ -167,7 +167,7 @@ def _inverse3(m, out):
 
 @njit(**QUICK)
 def _reduce(state, damping, blocks, schur, right):
-    """Eliminate the data sets: inverse blocks (K, 3), matrix (6,) and gradient (3,) that remain."""
+    """Eliminate data sets: inverse blocks (K, 3), matrix (6,) and gradient (3,) that remain."""
     for j in range(6):
         schur[j] = state[0, 3 + j]
     schur[0] *= 1.0 + damping

@@ -43,7 +43,7 @@ def _asinh_half(x):
 
 @njit(**QUICK)
 def _map(fit, times, flux, w, low, high, residual, out, agreement):
-    """Residuals in errors, binned in phase: `out` (5, PHASE_BINS); chi-squared and peak signal.
+    """Residuals binned in phase: `out` (5, PHASE_BINS); chi-squared and peak signal.
 
     `agreement` (PHASE_BINS,): what the data sets' own sums in a bin hold, squared, each alone.
     """

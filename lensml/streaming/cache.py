@@ -41,7 +41,7 @@ RAGGED = ("times", "bright", "weight", "owner")  # arrays of a history that are 
 def _take_epochs(
     h, slots, sets, times, bright, weight, free, rows, inputs, maps, summaries, states
 ):
-    """`take_epoch` of one epoch of each entry; refits write into row `rows` (n,) of the others."""
+    """`take_epoch` of each entry; refits write into row `rows` (n,) of the others."""
     for i in range(len(slots)):
         j = max(rows[i], 0)
         take_epoch(

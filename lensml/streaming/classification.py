@@ -1,4 +1,4 @@
-"""Classes along one event of all its data sets, its baselines, when to alert, what to distrust."""
+"""Classes along one event, its baselines, when to alert, what to distrust."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -35,7 +35,7 @@ class DataSetFit:
 
 @dataclass(frozen=True)
 class Classification:
-    """One event with P(binary) at each epoch (N,) in order of time, and the object of `--json`."""
+    """An event with P(binary) at each epoch (N,) in order of time, and the object of `--json`."""
 
     event: Event
     found: EventPrediction
@@ -174,9 +174,9 @@ def classify_event(
         classes = np.full(len(CLASSES), np.nan)
     for one, row, base in zip(fits, datasets, given, strict=False):
         _describe_baseline(one, row, base, warnings)
-    misfit, shares = _misfit(found, curves, fits)
-    for row, share in zip(datasets, shares, strict=False):
-        row["share"] = share
+    misfit, parts = _misfit(found, curves, fits)
+    for row, part in zip(datasets, parts, strict=False):
+        row["share"] = part
     first = STEP - 1
     above = first + np.flatnonzero(p_alert[first:] > (threshold.value if threshold else np.inf))
     if above.size and p_alert[-1] < 0.5:
@@ -271,9 +271,9 @@ def _misfit(
     part = slice(start, end)
     value = float((excess[part] - 1).sum())
     owner = found.dataset[part]
-    shares = [float((excess[part][owner == k] - 1).sum() / value) for k in range(len(fits))]
+    parts = [float((excess[part][owner == k] - 1).sum() / value) for k in range(len(fits))]
     times = found.times[part]
-    return {"value": value, "start": float(times[0]), "end": float(times[-1])}, shares
+    return {"value": value, "start": float(times[0]), "end": float(times[-1])}, parts
 
 
 def _weight(one: DataSetFit) -> float:

@@ -82,7 +82,7 @@ def answer_lines(
 
 
 def _check(stream: StreamingClassifier, epoch: dict, latest: dict) -> tuple[str, str]:
-    """Names of an epoch's event and data set; InputError if its magnitude is a mark or it jumps."""
+    """Names of an epoch's event and data set; InputError if its values are marks or jump."""
     event, time, mag = epoch["event"], epoch["time"], epoch["mag"]
     names = [event, epoch["dataset"]] if "dataset" in epoch else [event]
     if not all(isinstance(x, int | str) and not isinstance(x, bool) and x != "" for x in names):

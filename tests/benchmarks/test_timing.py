@@ -61,7 +61,7 @@ def test_whole_curves_are_timed_with_either_network(network):
         )
 
 
-def test_the_updates_that_refit_are_told_apart():
+def test_the_updates_that_refit_are_counted_apart():
     """Of updates number CYCLE + 1 and following."""
     counts = live.of_refits(np.arange(CYCLE + 1, CYCLE + 101))
     assert counts.tolist() == [*range(CYCLE + STEP, CYCLE + 101, STEP)]

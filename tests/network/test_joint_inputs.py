@@ -148,7 +148,7 @@ def test_models_are_equal_where_all_flux_is_lensed():
 
 def test_an_event_of_very_many_data_sets_keeps_its_history_in_bounds():
     sets, rng = [], np.random.default_rng(4)
-    for k in range(40):
+    for _ in range(40):
         times = np.sort(rng.uniform(-60, 60, 80))
         sets.append(DataSetEpochs(times, 18 + 0.01 * rng.standard_normal(80), np.full(80, 0.01)))
     inputs = event_inputs(joint_epochs(sets))
