@@ -277,7 +277,8 @@ def _run(args: argparse.Namespace) -> None:
     root = BUILD / "custom" if args.parameter else ROOT
     numbers = root / ("_build/results" if args.size == "smoke" else "data/results")
     print(f"notebook  {BUILD / 'notebooks' / name}.ipynb\nlog       {BUILD / 'logs' / name}.log")
-    print(f"numbers   {numbers / args.size / name}.json")
+    if name == "*" or (numbers / args.size / f"{name}.json").exists():
+        print(f"numbers   {numbers / args.size / name}.json")
 
 
 def _book(args: argparse.Namespace) -> None:

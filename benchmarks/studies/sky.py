@@ -19,8 +19,8 @@ at the last epoch. The record goes to data/results/benchmarks.
 
 Events have seeds of their own, and event i does not depend on their number. What was classified is
 kept under _build/benchmarks/sky by the hash of the weights, set by set, so that a killed run goes
-on; remove that folder when the code of the inputs or of the simulation has changed. On one core,
-six minutes for the thresholds, twenty for the transfer.
+on; remove that folder when the code of the inputs or of the simulation has changed. Three minutes
+on two cores for the thresholds, six for the transfer.
 """
 
 import argparse

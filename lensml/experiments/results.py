@@ -46,8 +46,8 @@ BENCHMARKS = RESULTS / "benchmarks"  # one folder a device, one file a benchmark
 PERFORMANCE = ("simulation", "pspl_fit", "training", "inference", "stream", "memory")
 # Quoted alike, but need data, programs or a GPU that do not come with the package.
 STUDIES = (
-    *("real_events", "rtmodel", "search", "seeds", "stream_device", "half_recall"),
-    *("baseline_seeds", "distinct_seeds", "stellar_seeds"),
+    *("real_events", "rtmodel", "search", "season", "seeds", "sky", "stream_device"),
+    *("half_recall", "baseline_seeds", "distinct_seeds", "stellar_seeds"),
 )
 
 

@@ -387,7 +387,7 @@ def brightness(fit, k, time):
 
 @njit(**QUICK)
 def error_factors(fit, width, times, bright, w, low, high, factors):
-    """Scatter of each data set over its quoted errors, into `factors` (K,); 1 where given exactly.
+    """Scatter of each data set over its quoted errors, into `factors` (K,); 1 where exact.
 
     The median step between neighbours after `fit`: slow residuals, as an anomaly has, cancel.
     """

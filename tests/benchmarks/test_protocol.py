@@ -29,8 +29,8 @@ BY_SURVEY = {"ogle": THRESHOLDS, "kmtnet": {"1pct": 0.95, "0_1pct": 0.99}, "defa
 FILES = [  # file, event, class, t0, tE, quality, observatory; the name says what is answered
     ("single-quiet.csv.gz", "s1", "PSPL", "150", "10", "B", "OGLE"),
     ("single-alert.csv.gz", "s2", "PSPL", "", "", "C", "OGLE-IV"),
-    ("binary-quiet.csv.gz", "b1", "binary", "150", "10", "A", "OGLE"),
-    ("binary-alert.csv.gz", "b1", "binary", "150", "10", "A", "KMTC01"),
+    ("b1_binary-quiet.csv.gz", "b1", "binary", "150", "10", "A", "OGLE"),
+    ("b1_binary-alert.csv.gz", "b1", "binary", "150", "10", "A", "KMTC01"),
     ("binary-early.csv.gz", "b2", "binary", "190", "10", "A", "KMTA02"),
     ("relabelled-quiet.csv.gz", "b2", "PSPL", "150", "10", "C", "OGLE"),
 ]

@@ -11,7 +11,8 @@ defines them). The thresholds are those at which 1 % and 0.1 % of simulated sing
 given, for all events, or those of the run's `alerts.json`, by survey. Numbers are kept under
 data/results/benchmarks, with the checksum of the weights; with --quick they go to _build.
 `--figures` draws every failure, which shows photometry: the folder has to lie outside of the
-repository. MINUTES on one core. Causes of failures were noted by eye, in `causes.json`.
+repository. A minute on one core, two more with figures. Causes of failures were noted by eye, in
+`causes.json`.
 """
 
 import argparse

@@ -213,7 +213,8 @@ def read_target(folder: Path, target: CataloguedEvent) -> Event:
         path = folder / one.file
         if _sha256(path) != one.sha256:
             raise InputError(f"{path} has changed since the list was frozen")
-        curves.append(read_photometry(path))
+        curve = read_photometry(path)
+        curves.append(replace(curve, name=curve.name.removeprefix(f"{target.name}_")))
     return Event(target.name, tuple(curves))
 
 
