@@ -42,7 +42,7 @@ def test_purity_rises_with_the_threshold_where_binaries_stand_out():
     assert (np.diff(found["threshold"]) > 0).all() and (np.diff(found["completeness"]) <= 0).all()
 
 
-def test_an_event_does_not_depend_on_the_others_and_kinds_come_as_said():
+def test_an_event_does_not_depend_on_the_others_and_kinds_come_as_drawn():
     first, again = draw("ogle", 3), draw("ogle", 3)
     assert first[0] == again[0] and np.array_equal(first[1][0].mag, again[1][0].mag)
     kinds = [draw("ogle", k)[0] for k in range(60)]
