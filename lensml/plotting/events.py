@@ -12,6 +12,7 @@ from lensml.plotting import style
 THETA = r" [$\theta_\mathrm{E}$]"
 SYMBOLS = dict(t0="$t_0$ [d]", u0="$u_0$" + THETA, tE=r"$t_\mathrm{E}$ [d]", s="$s$" + THETA)
 SYMBOLS |= dict(rho=r"$\rho$" + THETA, alpha=r"$\alpha$ [rad]")
+MOST_VECTORS = 3000  # epochs; more of them are drawn as pixels: a file of megabytes otherwise
 TWIN = {"color": style.SINGLE, "linestyle": (0, (5, 1.2))}
 
 
@@ -106,9 +107,10 @@ def real_event(
             {"fmt": "o", "ms": 2.5, "mew": 0, "elinewidth": 0.5, "zorder": 1 + k / 99},
         )
         label = name if len(sets) < 8 or k == 0 else None
-        light.errorbar(
-            x[own], mag[shown][own], error[shown][own], label=label, color=colours[name], **look
-        )
+        bars = x[own], mag[shown][own], error[shown][own]
+        drawn = light.errorbar(*bars, label=label, color=colours[name], **look)
+        for artist in (drawn.lines[0], *drawn.lines[2]) if len(x) > MOST_VECTORS else ():
+            artist.set_rasterized(True)
     dense = np.linspace(x[0], x[-1], 1000)
     peak = dense[model(dense + zero).argmin()]
     dense = np.union1d(dense, np.linspace(peak - 0.02 * np.ptp(x), peak + 0.02 * np.ptp(x), 400))
@@ -116,7 +118,8 @@ def real_event(
     light.plot(dense, curve, color=style.SINGLE, label="single-lens fit", zorder=3)
     for name in sets:
         own = names == name
-        residual.plot(x[own], residuals[own], "o", ms=2.5, mew=0, color=colours[name])
+        look = {"ms": 2.5, "mew": 0, "color": colours[name], "rasterized": len(x) > MOST_VECTORS}
+        residual.plot(x[own], residuals[own], "o", **look)
     residual.axhline(0, color=style.SINGLE, zorder=3)
     top = max(4.0, 1.2 * np.quantile(np.abs(residuals), 0.995))
     residual.set(ylim=(top, -top), ylabel=r"(data $-$ fit) / $\sigma$")
