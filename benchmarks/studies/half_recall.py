@@ -3,6 +3,9 @@
     python -m benchmarks.studies.half_recall scores FOLDER [--part K/N] [--only CONDITION ...]
     python -m benchmarks.studies.half_recall record FOLDER
 
+With `--model RUN` (`events`: the shipped event network) the network alone is scored, no search
+beside it, by all cores on each condition, and the record is `half_recall_events`.
+
 `scores` writes one file a condition below FOLDER, per row: P(binary) of the shipped network or of
 the runs that repeat its recipe, the ideal observer's log-likelihood ratio, the classical searches,
 delta-chi2. A condition that is there is kept, so a killed run goes on; `--part` lets several
@@ -15,10 +18,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
-from functools import cache
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, astuple, fields
+from functools import cache, partial
 from multiprocessing import get_context
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +32,23 @@ from tqdm import tqdm
 from benchmarks.record import save_record
 from benchmarks.studies.seeds import last_calls
 from lensml import evaluation
-from lensml.network import check_unseen, load_network, predict, weights_hash
+from lensml.network import (
+    EVENTS,
+    Predictions,
+    check_unseen,
+    load_network,
+    predict,
+    weights_hash,
+)
 from lensml.paths import RESULTS, atomic_path, tune_allocator
-from lensml.simulation import LightCurves, Simulation, Survey, load, reobserve, simulate
+from lensml.simulation import (
+    LightCurves,
+    Simulation,
+    Survey,
+    load,
+    reobserve,
+    simulate,
+)
 
 PAIRS, FEWER, SEED, OBSERVED_WITH = 6000, 1000, 7900, 0
 SEEDS = RESULTS / "records" / "h200-2026-11-27" / "seeds"  # the shipped recipe, run again
@@ -71,12 +89,37 @@ TARGETS = {"sets_network_dchi2_at_half_recall_sd": "< 1"}
 Scores = Mapping[str, NDArray]
 
 
-def events(folder: Path, preset: str, seed: int, blended: bool) -> LightCurves:
+def events(
+    folder: Path, preset: str, seed: int, blended: bool, pairs: int = PAIRS, workers: int = 1
+) -> LightCurves:
     """The pairs of a condition at the default survey, simulated on first use."""
     blending = {"blending": (0.1, 1.0)} if blended else {}
-    simulation = Simulation(preset=preset, num_pairs=PAIRS, seed=SEED + seed, **blending)
-    stem = f"{preset}_{PAIRS}_seed{SEED + seed}" + "_blended" * blended
-    return load(simulate(folder / "sets" / stem, simulation, workers=1, progress=False))
+    simulation = Simulation(preset=preset, num_pairs=pairs, seed=SEED + seed, **blending)
+    stem = f"{preset}_{pairs}_seed{SEED + seed}" + "_blended" * blended
+    return load(simulate(folder / "sets" / stem, simulation, workers=workers, progress=False))
+
+
+def predict_rows(task: tuple) -> tuple:
+    """Reduced probabilities of some rows of a set by the network of a run."""
+    run, curves = task
+    return astuple(predict(load_network(run)[0], curves, season_rows=0))
+
+
+def scores_of_model(pool: Pool, workers: int, folder: Path, name: str, run: Path, pairs: int):
+    """What is kept of a condition of one network; rows divided among the processes of a pool."""
+    preset, survey, seed, beside = CONDITIONS[name]
+    blended = "blended" in beside
+    curves = reobserve(events(folder, preset, seed, blended, pairs, workers), survey, OBSERVED_WITH)
+    check_unseen(curves, load_network(run)[1], Path(name))
+    kept = {"y": curves.y, "pair": curves.pair, "dchi2": curves.dchi2}
+    kept |= {key: curves.param(key) for key in ("s", "q", "u0")}
+    kept["ideal"] = evaluation.ideal_log_ratio(curves)
+    tasks = [(run, curves.rows(slice(k, k + 200))) for k in range(0, len(curves), 200)]
+    found = list(tqdm(pool.imap(predict_rows, tasks), name, total=len(tasks)))
+    columns = [np.concatenate(column) for column in zip(*found, strict=True)]
+    kept |= dict(zip((f.name for f in fields(Predictions)), columns, strict=True))
+    kept["p_end"] = kept["p"][None, :, -1]
+    return kept
 
 
 @cache
@@ -109,12 +152,12 @@ def scores_of(folder: Path, name: str) -> dict[str, np.ndarray]:
     return kept
 
 
-def write_scores(folder: Path, names: list[str]) -> None:
+def write_scores(folder: Path, names: list[str], of: Callable[[Path, str], Scores]) -> None:
     """Score the conditions that are not there yet."""
     for name in names:
         path = folder / f"{name}.npz"
         if not path.exists():
-            kept = scores_of(folder, name)
+            kept = of(folder, name)
             with atomic_path(path) as temporary, open(temporary, "wb") as stream:
                 np.savez(stream, **kept)
 
@@ -248,7 +291,9 @@ def anytime(name: str, scores: Scores) -> dict[str, float | dict]:
     return numbers
 
 
-def write_record(folder: Path, origin: Mapping, started: float, workers: int) -> None:
+def write_record(
+    folder: Path, origin: Mapping, started: float, workers: int, run: Path | None = None
+) -> None:
     """Read every condition's scores and write what the book quotes."""
     files = {name: folder / f"{name}.npz" for name in CONDITIONS}
     scores = {name: dict(np.load(path)) for name, path in files.items() if path.exists()}
@@ -279,10 +324,11 @@ def write_record(folder: Path, origin: Mapping, started: float, workers: int) ->
     by_run = {
         condition: {name: of_runs(s, name) for name in STATISTICS} for condition, s in seeds.items()
     }
-    origin = dict(origin) | {"weights_sha256": weights_hash(None)}
+    origin = dict(origin) | {"weights_sha256": weights_hash(run)}
     more = {"by_run": by_run, "scores": origin}
     plain = {k: finite(v) if isinstance(v, dict) else v for k, v in numbers.items()}
-    save_record("half_recall", plain, TARGETS, seed=SEED, started=started, **more)
+    name = "half_recall_events" if run else "half_recall"
+    save_record(name, plain, TARGETS, seed=SEED, started=started, **more)
 
 
 def main() -> None:
@@ -295,15 +341,24 @@ def main() -> None:
     parser.add_argument("--scores_commit", default="", help="commit that made the scores")
     parser.add_argument("--scores_seconds", type=float, help="wall time that they took [s]")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--model", help="run folder; `events` is the shipped event network")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="of a condition, with --model")
     args, started = parser.parse_args(), time.time()
+    run = EVENTS if args.model == "events" else args.model and Path(args.model)
     tune_allocator()
     if args.what == "record":
         origin = {"commit": args.scores_commit, "wall_time_s": args.scores_seconds}
-        write_record(args.folder, origin, started, args.workers)
+        write_record(args.folder, origin, started, args.workers, run)
         return
     part, parts = map(int, args.part.split("/"))
     names = args.only or list(CONDITIONS)
-    write_scores(args.folder, names[part - 1 :: parts])
+    names = names[part - 1 :: parts]
+    if not run:
+        return write_scores(args.folder, names, scores_of)
+    names = [n for n in names if "seeds" not in CONDITIONS[n][3]]
+    with get_context("spawn").Pool(args.workers) as pool:
+        of = partial(scores_of_model, pool, args.workers, run=run, pairs=args.pairs)
+        write_scores(args.folder, names, of)
 
 
 if __name__ == "__main__":

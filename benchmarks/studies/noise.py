@@ -38,6 +38,7 @@ NAMES = ("error_factor", "night", "hour_angle", "red", "red_time", "drift")
 # Means and standard deviations of the natural logarithms: prior of each of NAMES.
 PRIOR = np.array([(0.2, 0.5), (-1.2, 1.4), (-1.6, 1.4), (-1.2, 1.4), (0.5, 2.0), (-1.2, 1.4)])
 DRIFT_TIME = 100.0  # of the exponential covariance of the slow term [day]
+FAINT, BRIGHT = 0.1, 0.5  # brightening below and above which scatter is compared [mag]
 LAGS = np.array([0.0, 0.08, 0.5, 1.5, 4, 10, 30, 90, 250])  # bins of the autocorrelation [day]
 
 
@@ -127,6 +128,14 @@ def season_ratios(times: NDArray, z: NDArray) -> list[float]:
     return (np.array(spread) / np.median(spread)).tolist() if len(spread) > 2 else []
 
 
+def bright_scatter(z: NDArray, brightening: NDArray) -> float:
+    """Scatter of the epochs near the peak over that of the faint ones; NaN below 6 and 10."""
+    faint, bright = z[brightening < FAINT], z[brightening > BRIGHT]
+    if len(faint) < 10 or len(bright) < 6:
+        return np.nan
+    return float(np.median(abs(bright)) / np.median(abs(faint)))
+
+
 def measure(times: NDArray, mag: NDArray, sigma: NDArray, row: dict) -> dict:
     """Everything that is read off one curve."""
     fit, curve = single_lens(times, mag, sigma, row)
@@ -138,6 +147,7 @@ def measure(times: NDArray, mag: NDArray, sigma: NDArray, row: dict) -> dict:
     return amplitudes(times[kept], z[kept]) | {
         "sigma": float(np.median(sigma[quiet] if quiet.sum() > 20 else sigma)),
         "epochs": len(times),
+        "bright": bright_scatter(z, fit[3] - curve),
         "a_night": len(kept) / len(np.unique(np.floor(times[kept] - 0.3))),
         "outliers": float(out.mean()),
         "sizes": (z[out] / width).tolist(),
@@ -176,6 +186,8 @@ def table(found: list[dict], control: list[dict]) -> dict:
         "white_noise": {name: floors[name].round(4).tolist() for name in NAMES},
         "outlier_fraction": float(np.mean(np.concatenate([[f["outliers"]] for f in found]))),
         "curves_with_outliers": float(np.mean([f["outliers"] > 0 for f in found])),
+        "bright": np.nanquantile([f["bright"] for f in found], LEVELS).round(3).tolist(),
+        "bright_white": np.nanquantile([f["bright"] for f in control], LEVELS).round(3).tolist(),
         "outlier_size": np.quantile(sizes, LEVELS).round(2).tolist(),
         "season_scatter": np.quantile(ratios, LEVELS).round(3).tolist(),
     }
@@ -230,7 +242,7 @@ def main(arguments: list[str] | None = None) -> int:
                 temporary.write_text(json.dumps(table(found, checks[label]), indent=1) + "\n")
     for label, part in {"real": found, **checks}.items():
         print(label, {k: np.quantile([f[k] for f in part], LEVELS).round(3) for k in NAMES})
-        for key in ("quiet", "lensed", "outliers"):
+        for key in ("quiet", "lensed", "bright", "outliers"):
             print("  ", key, np.nanquantile([f[key] for f in part], LEVELS).round(3))
         print("   correlation", np.nanmean([f["correlation"] for f in part], axis=0).round(3))
     if options.figures:

@@ -4,7 +4,10 @@ from lensml._exports import exports
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
-    noise="NoiseLevels SkyNoise draw_noise_levels nights noise_third ornstein_uhlenbeck sky_noise",
+    noise=(
+        "NoiseLevels SkyNoise bright_factor draw_noise_levels nights noise_third "
+        "ornstein_uhlenbeck sky_noise"
+    ),
     schedules=("SURVEYS DataSet Observed noise_levels observe_event quoted_sigma schedule"),
     priors="PARAMETER_SETS draw_binary parameter_set",
     populations="VARIABLES Variable draw_variable",

@@ -18,6 +18,9 @@ SIDEREAL = 1.0027379  # turns a day
 WIDER = 1.5  # log-spread of what is drawn over that of what was measured
 # Absolute floor of all systematics, log-normal: flat fields and colour terms of millimagnitudes.
 FLOOR, FLOOR_SPREAD = 1.5e-3, 2.0  # median [mag], factor
+# Quoted errors fall more steeply with brightness than true ones: mean and scatter of `bright`, so
+# that what is drawn has the scatter at the peak of real single lenses (`bright` of the table).
+BRIGHT, BRIGHT_SPREAD = 0.1, 0.35
 
 
 def noise_third(name: str) -> bool:
@@ -30,6 +33,7 @@ class SkyNoise(NamedTuple):
 
     systematic: NDArray  # (n,) [mag]
     scale: NDArray  # (n,) true white noise over the quoted error
+    bright: float  # exponent of `bright_factor`, which is part of the scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,7 @@ class NoiseLevels:
     """Amplitudes of one data set, in units of the quoted error; the defaults are white noise."""
 
     error_factor: float = 1.0  # true white noise over quoted error
+    bright: float = 0.0  # exponent of (median quoted error / quoted error) in true over quoted
     night: float = 0.0  # rms of the zero-point shift of a night
     hour_angle: float = 0.0  # amplitude of a sidereal sinusoid: airmass, refraction
     seeing: float = 0.0  # rms of a term that wanders within hours
@@ -68,9 +73,11 @@ def draw_noise_levels(
     u = generator.random(7)
     for name in ("night", "hour_angle", "red", "drift"):
         drawn[name] = strength * min(drawn[name], 1.5)
+    bright = BRIGHT + BRIGHT_SPREAD * generator.standard_normal()
     return NoiseLevels(
         **drawn
         | {
+            "bright": min(strength, 1.0) * bright,
             "error_factor": float(np.clip(drawn["error_factor"], 0.4, 3.0)) ** min(strength, 1.0),
             "red_time": 0.05 * 200 ** u[6],  # an hour to ten days: hardly measured at one a night
             "drift_time": 30 * 10 ** u[0],
@@ -105,6 +112,11 @@ def ornstein_uhlenbeck(
     return x
 
 
+def bright_factor(sigma: NDArray, exponent: float) -> NDArray:
+    """True over quoted white noise (n,) as the quoted errors (n,) vary with the brightness."""
+    return np.clip(np.median(sigma) / sigma, 0.2, 5.0) ** exponent
+
+
 def nights(times: NDArray) -> NDArray[np.int64]:
     """Night (n,) of each epoch, from 0; nights part at the emptiest hour of the day."""
     hour = np.sort(times % 1.0)
@@ -126,7 +138,7 @@ def sky_noise(
     `levels` None: drawn. An observed magnitude is true + systematic + scale * sigma * white normal.
     """
     if not (n := len(times)):
-        return SkyNoise(np.zeros(0), np.zeros(0))
+        return SkyNoise(np.zeros(0), np.zeros(0), 0.0)
     level = levels or draw_noise_levels(generator, float(np.median(sigma)), strength)
     red, drift, seeing = ornstein_uhlenbeck(
         generator, times, np.array([level.red_time, level.drift_time, 0.1])
@@ -139,6 +151,7 @@ def sky_noise(
     systematic = sigma * slow + np.hypot(level.red * sigma, level.floor) * red
     systematic += (shift * generator.standard_normal(len(first)))[night]
     scale = level.error_factor * np.exp(0.3 * level.seeing * seeing)
+    scale *= bright_factor(sigma, level.bright)
     if level.bad > 1:
         start = times[generator.integers(n)]
         inside = (times >= start) & (times < start + 10 * 15 ** generator.random())
@@ -151,4 +164,4 @@ def sky_noise(
         hit = np.flatnonzero(generator.random(n) < level.offsets)
         size = 3 * (10 / 3) ** generator.random(len(hit))
         systematic[hit] += generator.choice((-1, 1)) * size * sigma[hit]
-    return SkyNoise(systematic, scale)
+    return SkyNoise(systematic, scale, level.bright)

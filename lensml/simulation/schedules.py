@@ -252,6 +252,7 @@ class Observed(NamedTuple):
     white: NDArray  # (n,) true rms of the white noise [mag]
     systematic: NDArray  # (n,) [mag]
     truth: NDArray  # (n,) noise-free [mag]
+    bright: float  # exponent of `bright_factor` in the white noise
 
 
 def observe_event(
@@ -274,11 +275,12 @@ def observe_event(
         flux = 10 ** (-0.4 * np.asarray(delta_mag(plan.times)))
         truth = plan.m_base - 2.5 * np.log10(np.maximum(1 + plan.f_s * (flux - 1), 1e-4))
         sigma = quoted_sigma(plan, truth)
-        systematic, scale = sky_noise(generator, plan.times, sigma, strength, level)
+        systematic, scale, bright = sky_noise(generator, plan.times, sigma, strength, level)
         white = scale * sigma
         mag = truth + systematic + white * generator.standard_normal(len(truth))
         sigma = quoted_sigma(plan, mag)
-        found.append(Observed(plan.times, mag, sigma, plan.m_base, white, systematic, truth))
+        seen = Observed(plan.times, mag, sigma, plan.m_base, white, systematic, truth, bright)
+        found.append(seen)
     return found
 
 

@@ -10,5 +10,5 @@ __getattr__, __dir__, __all__ = exports(
     run="train",
     recipes="TrainingRecipe recipe_sets run_recipe shipped_recipe",
     event_samples="Samples make_samples",
-    event_training="EventTrainingConfig train_events",
+    event_training="EventTrainingConfig Variant train_events",
 )

@@ -29,6 +29,7 @@ from lensml.simulation import (
     PARAM_NAMES,
     Simulation,
     Survey,
+    bright_factor,
     contaminant_training_set,
     draw_torch,
     draw_variable,
@@ -183,8 +184,10 @@ def observe_on_sky(curves: Curves, row: int, generator: np.random.Generator) -> 
         for curve in both:
             flux = 10 ** (-0.4 * curve(plan.times))
             truths.append(plan.m_base - 2.5 * np.log10(np.maximum(1 + plan.f_s * (flux - 1), 1e-4)))
-        scale = one.white / quoted_sigma(plan, one.truth)
-        noise = [scale * quoted_sigma(plan, truth) for truth in truths]
+        # The true white noise were either the truth.
+        quoted = [quoted_sigma(plan, truth) for truth in (*truths, one.truth)]
+        steep = [sigma * bright_factor(sigma, one.bright) for sigma in quoted]
+        noise = [one.white * sigma / steep[2] for sigma in steep[:2]]
         ratios.append(_log_ratio(one.mag - one.systematic, *truths, *noise))
     return _joined(seen, ratios, generator, t0 - 2 * tE)
 

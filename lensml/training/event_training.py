@@ -1,14 +1,18 @@
-"""Train the event network on samples that other processes make meanwhile.
+"""Train event networks on samples that other processes make meanwhile.
 
-Workers simulate, observe and fit on the cores; the network, on a GPU if there is one, takes the
-samples as they come, keeps the latest and sees each a few times. What is to be trained for is a
+Workers simulate, observe and fit on the cores; the networks, on a GPU if there is one, take the
+samples as they come, keep the latest and see each a few times. What is to be trained for is a
 time, not a number of epochs: the learning rate falls to its end as the time does.
+
+Several networks (`Variant`) can be trained side by side on the same rows in the same steps, which
+compares first weights, labels and sizes and costs the simulations once.
 """
 
 import csv
 import json
 import logging
 import math
+import platform
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -41,6 +45,23 @@ VALIDATION_SEED_OFFSET = 1  # the seed of validation samples, from that of train
 
 
 @dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One of the networks that are trained side by side."""
+
+    name: str = ""  # its run folder below that of the training; "" = the training's own
+    seed: int = 0  # of the first weights, added to that of the samples
+    labels: str = "soft"  # soft: P(binary) of who knows both curves; hard: the class
+    pretrained: bool = True  # begin with `start_from`, or the maps of the shipped network
+    channels: int = 48
+    embedding_channels: int = 64
+    head_channels: tuple[int, int] = (128, 64)
+
+    def __post_init__(self) -> None:
+        if self.labels not in ("soft", "hard"):
+            raise InputError(f"labels are {self.labels!r}; expected soft or hard")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EventTrainingConfig:
     """What decides a training run, given the machine's speed."""
 
@@ -56,6 +77,8 @@ class EventTrainingConfig:
     warmup_steps: int = 200
     validation_blocks: int = 48
     start_from: str | None = None  # run folder of an event network; None = maps of the shipped one
+    cuda_graph: int = 1  # 0: the kernels of a step are launched one by one
+    variants: tuple[Variant, ...] = (Variant(),)
 
     def __post_init__(self) -> None:
         names = "minutes per_curve batch_size learning_rate visits capacity warmup_steps"
@@ -119,16 +142,89 @@ def validate(network: EventNetwork, buffer: SampleBuffer, chunk: int = 4096) -> 
     }
 
 
-def _start(config: EventTrainingConfig, device: torch.device) -> EventNetwork:
-    if config.start_from:
+def _start(config: EventTrainingConfig, variant: Variant, device: torch.device) -> EventNetwork:
+    if config.start_from and variant.pretrained:
         return load_event_network(config.start_from, device)[0].train()
-    torch.manual_seed(config.seed)
-    network = EventNetwork(EventNetworkConfig(class_fractions=CLASS_FRACTIONS))
-    known = load_network()[0].residual_encoder.state_dict()
-    first = network.residual_encoder.first.weight.detach().zero_()
-    first[:, : known["first.weight"].shape[1]] = known["first.weight"]
-    network.residual_encoder.load_state_dict(known | {"first.weight": first})
+    torch.manual_seed(config.seed + variant.seed)
+    shape = {k: getattr(variant, k) for k in ("channels", "embedding_channels", "head_channels")}
+    network = EventNetwork(EventNetworkConfig(class_fractions=CLASS_FRACTIONS, **shape))
+    if variant.pretrained:
+        known = load_network()[0].residual_encoder.state_dict()
+        first = network.residual_encoder.first.weight.detach().zero_()
+        first[:, : known["first.weight"].shape[1]] = known["first.weight"]
+        network.residual_encoder.load_state_dict(known | {"first.weight": first})
     return network.to(device)
+
+
+class _Learner:
+    """A network, its optimizer and its steps on the rows of a buffer.
+
+    On a GPU the step is recorded once and replayed: its hundreds of small kernels would wait for
+    Python.
+    """
+
+    def __init__(self, config: EventTrainingConfig, variant: Variant, device: torch.device) -> None:
+        self.variant, self.device, self.graph = variant, device, None
+        self.recorded = device.type == "cuda" and config.cuda_graph
+        self.network = _start(config, variant, device)
+        self.rate = torch.tensor(config.learning_rate, device=device)
+        decayed = [p for p in self.network.parameters() if p.dim() > 1]
+        plain = [p for p in self.network.parameters() if p.dim() <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        rate = self.rate if self.recorded else config.learning_rate
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=rate, betas=(0.9, 0.98), fused=True, capturable=bool(self.recorded)
+        )
+        self.running, self.steps = torch.zeros((), device=device), 0
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of about the latest 200 steps; NaN before the first."""
+        return self.running.item() / (1 - 0.995**self.steps) if self.steps else math.nan
+
+    def _step(self, rows: Samples) -> None:
+        logp = F.log_softmax(logits_of(self.network, rows), dim=1)
+        if self.variant.labels == "soft":
+            loss = -(rows.targets * logp).sum(1).mean()
+        else:
+            loss = F.nll_loss(logp, rows.labels.long())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=self.graph is None)
+        self.running.lerp_(loss.detach(), 0.005)
+
+    def _record(self, buffer: SampleBuffer, index: Tensor) -> None:
+        """Record the step as a CUDA graph that reads its rows at `self.index`."""
+        self.index = index.clone()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # real steps: allocations and choices of kernels are made here
+                self._step(buffer.rows(self.index))
+                self.steps += 1
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step(buffer.rows(self.index))
+        self.graph = graph
+
+    def step(self, buffer: SampleBuffer, index: Tensor, rate: float) -> None:
+        """One step on rows `index` at a learning rate."""
+        self.rate.fill_(rate)
+        self.steps += 1
+        if self.recorded:
+            if self.graph is None:
+                self._record(buffer, index)
+            self.index.copy_(index)
+            self.graph.replay()
+            return
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self._step(buffer.rows(index))
 
 
 class _Makers:
@@ -154,21 +250,19 @@ def train_events(
 ) -> Path:
     """Train into a run folder; one that was interrupted goes on with its weights and its time.
 
-    Writes weights every minute, `training_history.csv` and, at the end, `config.json`.
+    Writes weights every minute, `training_history.csv` and, at the end, `config.json`; of each
+    variant in its own folder. Returns the folder.
     """
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
     device, workers = find_device(), workers or max(1, available_cores() - 1)
-    network = _start(config, device)
-    decayed = [p for p in network.parameters() if p.dim() > 1]
-    plain = [p for p in network.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    options = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True, **options)
+    learners = [_Learner(config, variant, device) for variant in config.variants]
     state = {"step": 0, "seconds": 0.0, "next": 0, "samples": 0}
-    if (output / SAVED).exists():
-        tensors, state = load_tensors(output / SAVED)
-        network.load_state_dict(tensors)
+    for learner in learners:
+        folder = output / learner.variant.name
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / SAVED).exists():
+            tensors, state = load_tensors(folder / SAVED)
+            learner.network.load_state_dict(tensors)
     buffer, checked = SampleBuffer(config.capacity, device), SampleBuffer(1, device)
     torch.set_flush_denormal(True)
     with worker_pool(workers) as pool:
@@ -179,20 +273,29 @@ def train_events(
         for samples in found:
             checked.add(samples)
         makers = _Makers(pool, workers, config, state["next"])
-        _loop(network, optimizer, buffer, checked, makers, config, output, state)
+        _loop(learners, buffer, checked, makers, config, output, state)
         pool.terminate()
-    notes = {"training": asdict(config), "commit": git_commit(), "torch": torch.__version__}
     before = load_event_network(config.start_from)[1] if config.start_from else {}
     other = config.seed + VALIDATION_SEED_OFFSET
     new = _ranges(config.seed, state["next"]), _ranges(other, config.validation_blocks)
-    for name, ranges in zip(("trained_on", "validated_on"), new, strict=True):
-        notes[name] = before.get(name, []) + ranges
-    notes |= {"state": state, "validation": validate(network, checked), "device": str(device)}
-    save_network(output, network, {})
-    with atomic_path(output / CONFIG) as temporary:
-        temporary.write_text(json.dumps(notes, indent=1))
-    (output / SAVED).unlink(missing_ok=True)
+    for learner in learners:
+        settings = asdict(config) | {"variants": asdict(learner.variant)}
+        notes = {"training": settings, "commit": git_commit(), "torch": torch.__version__}
+        known = before if learner.variant.pretrained else {}
+        for name, ranges in zip(("trained_on", "validated_on"), new, strict=True):
+            notes[name] = known.get(name, []) + ranges
+        notes |= {"state": state, "validation": validate(learner.network, checked)}
+        notes |= {"device": str(device), "device_name": _device_name(device)}
+        folder = output / learner.variant.name
+        save_network(folder, learner.network, {})
+        with atomic_path(folder / CONFIG) as temporary:
+            temporary.write_text(json.dumps(notes, indent=1))
+        (folder / SAVED).unlink(missing_ok=True)
     return output
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
 
 
 def _ranges(seed: int, blocks: int) -> list[dict]:
@@ -201,12 +304,12 @@ def _ranges(seed: int, blocks: int) -> list[dict]:
     return [{"preset": x, "seed": seed, "first": 0, "stop": blocks * BLOCK} for x in presets]
 
 
-def _loop(network, optimizer, buffer, checked, makers, config, output, state) -> None:
+def _loop(learners, buffer, checked, makers, config, output, state) -> None:
     """Steps until the time is over."""
     generator = torch.Generator(buffer.device).manual_seed(config.seed + state["step"])
     begun = time.monotonic() - state["seconds"]
     total, earlier = 60 * config.minutes, state["samples"]
-    saved, first_step, running = time.monotonic(), state["step"], None
+    saved, first_step = time.monotonic(), state["step"]
     bar = tqdm(total=round(total), desc="train", unit="s", initial=round(state["seconds"]))
     while (elapsed := time.monotonic() - begun) < total:
         for samples in makers.ready():
@@ -220,40 +323,37 @@ def _loop(network, optimizer, buffer, checked, makers, config, output, state) ->
         progress = elapsed / total
         rate = config.learning_rate * min(1.0, (steps + 1) / config.warmup_steps)
         rate *= 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         for _ in range(8):
             index = torch.randint(
                 buffer.size, (config.batch_size,), generator=generator, device=buffer.device
             )
-            rows = buffer.rows(index)
-            loss = -(rows.targets * F.log_softmax(logits_of(network, rows), 1)).sum(1).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0, foreach=True)
-            optimizer.step()
+            for learner in learners:
+                learner.step(buffer, index, rate)
             state["step"] += 1
-            value = loss.item()
-            running = value if running is None else 0.995 * running + 0.005 * value
+        loss = f"{learners[0].loss:.4f}"
         bar.update(round(elapsed) - bar.n)
-        bar.set_postfix(loss=f"{running:.4f}", samples=f"{buffer.total / 1e6:.2f}M")
+        bar.set_postfix(loss=loss, samples=f"{buffer.total / 1e6:.2f}M", step=state["step"])
         if time.monotonic() - saved > 60:
             saved = time.monotonic()
             state |= {"seconds": elapsed, "next": makers.next, "samples": earlier + buffer.total}
-            _write(network, output, state, {"training_loss": running} | validate(network, checked))
+            _write(learners, checked, output, state)
     state |= {"seconds": elapsed, "next": makers.next, "samples": earlier + buffer.total}
-    _write(network, output, state, {"training_loss": running} | validate(network, checked))
+    _write(learners, checked, output, state)
     bar.close()
 
 
-def _write(network: EventNetwork, output: Path, state: dict, losses: dict[str, float]) -> None:
+def _write(learners: list[_Learner], checked: SampleBuffer, output: Path, state: dict) -> None:
     """Weights and counters in one file, losses as a line."""
-    save_tensors(output / SAVED, network.state_dict(), state)
-    row = {key: state[key] for key in ("seconds", "step", "samples")} | losses
-    new = not (output / HISTORY).exists()
-    with (output / HISTORY).open("a", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(row)
-        writer.writerow([f"{x:.5g}" if isinstance(x, float) else x for x in row.values()])
-    log.info("%s", row)
+    for learner in learners:
+        folder = output / learner.variant.name
+        save_tensors(folder / SAVED, learner.network.state_dict(), state)
+        row = {key: state[key] for key in ("seconds", "step", "samples")}
+        row["training_loss"] = learner.loss
+        row |= validate(learner.network, checked)
+        new = not (folder / HISTORY).exists()
+        with (folder / HISTORY).open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(row)
+            writer.writerow([f"{x:.5g}" if isinstance(x, float) else x for x in row.values()])
+        log.info("%s %s", learner.variant.name, row)

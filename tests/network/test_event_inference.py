@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from sets import blended_magnitude, random_event_network, toy_set
 
 from lensml.network.event_inference import predict_event, predict_events
@@ -75,6 +76,22 @@ def test_a_set_is_predicted_row_by_row(network, f_s):
         expected = network.binary_of_two(logits)[STEP - 1 :]
         assert (found[row, on][: STEP - 1] == 0.5).all() and expected.std() > 0.01
         np.testing.assert_allclose(found[row, on][STEP - 1 :], expected, rtol=0, atol=1e-5)
+
+
+def test_an_event_is_predicted_on_one_thread(network, monkeypatch):
+    seen, threads, join = [], torch.get_num_threads(), network.join
+
+    def watched(*inputs):
+        seen.append(torch.get_num_threads())
+        return join(*inputs)
+
+    monkeypatch.setattr(network, "join", watched)
+    torch.set_num_threads(2)
+    try:
+        predict_event(network, [observed(30, -50, 18.0)])
+        assert torch.get_num_threads() == 2 and seen == [1]
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -5,6 +5,7 @@ import pytest
 
 from lensml.simulation import (
     NoiseLevels,
+    bright_factor,
     draw_noise_levels,
     nights,
     noise_third,
@@ -117,6 +118,13 @@ def test_drawn_levels_follow_the_table_with_wider_tails():
 def test_the_strength_scales_the_systematics():
     one, two = (draw_noise_levels(np.random.default_rng(9), 0.05, s) for s in (1.0, 0.5))
     assert two.red == pytest.approx(one.red / 2) and two.floor == pytest.approx(one.floor / 2)
+
+
+def test_noise_falls_less_with_brightness_than_the_quoted_errors():
+    sigma = np.where(np.arange(len(TIMES)) % 10 == 0, 0.0125, 0.05)
+    _, scale = drawn(NoiseLevels(bright=0.5), sigma=sigma, rows=2)
+    assert scale == pytest.approx(np.tile(np.where(sigma < 0.05, 2.0, 1.0), (2, 1)))
+    assert bright_factor(sigma, 0.5) == pytest.approx(scale[0])
 
 
 def test_a_third_of_names_sets_the_noise():
