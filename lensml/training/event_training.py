@@ -14,6 +14,7 @@ import logging
 import math
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ from lensml.training.event_samples import CLASS_FRACTIONS, SETS, Samples, make_s
 log = logging.getLogger(__name__)
 SAVED = "training_state.safetensors"
 HISTORY = "training_history.csv"
+OPTIMIZER = "optimizer."
 VALIDATION_SEED_OFFSET = 1  # the seed of validation samples, from that of training
 
 
@@ -67,11 +69,12 @@ class EventTrainingConfig:
 
     minutes: float = 60.0
     seed: int = 70001  # of the samples; the next one is validation's
-    per_curve: int = 16  # samples of an observed curve
+    per_curve: int = 8  # samples of an observed curve
+    times: int = 1  # observations of a simulated curve
     batch_size: int = 512
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
-    visits: float = 2.0  # times that a sample is seen, on the average
+    visits: float = 1.3  # times that a sample is seen, on the average; more learns pairs by heart
     capacity: int = 2_000_000  # samples kept
     least: int = 30_000  # samples before the first step
     warmup_steps: int = 200
@@ -81,7 +84,7 @@ class EventTrainingConfig:
     variants: tuple[Variant, ...] = (Variant(),)
 
     def __post_init__(self) -> None:
-        names = "minutes per_curve batch_size learning_rate visits capacity warmup_steps"
+        names = "minutes per_curve times batch_size learning_rate visits capacity warmup_steps"
         for name in (*names.split(), "validation_blocks"):
             if not getattr(self, name) > 0:
                 raise InputError(f"`{name}` is {getattr(self, name)}, but more than 0 was expected")
@@ -185,6 +188,23 @@ class _Learner:
         """Mean loss of about the latest 200 steps; NaN before the first."""
         return self.running.item() / (1 - 0.995**self.steps) if self.steps else math.nan
 
+    def state(self) -> dict[str, Tensor]:
+        """Weights, and under `optimizer.` what the optimizer remembers of each parameter."""
+        found = dict(self.network.state_dict())
+        for k, parameter in enumerate(self.network.parameters()):
+            for name, value in self.optimizer.state.get(parameter, {}).items():
+                found[f"{OPTIMIZER}{k}.{name}"] = value
+        return found
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave; without an optimizer's memory, with a fresh one."""
+        weights = {k: x for k, x in tensors.items() if not k.startswith(OPTIMIZER)}
+        self.network.load_state_dict(weights)
+        parameters = list(self.network.parameters())
+        for key in tensors.keys() - weights.keys():
+            place, name = key.removeprefix(OPTIMIZER).split(".")
+            self.optimizer.state[parameters[int(place)]][name] = tensors[key].to(self.device, copy=True)
+
     def _step(self, rows: Samples) -> None:
         logp = F.log_softmax(logits_of(self.network, rows), dim=1)
         if self.variant.labels == "soft":
@@ -236,7 +256,8 @@ class _Makers:
 
     def ready(self) -> list[Samples]:
         """What was finished since; as many are begun again."""
-        make = partial(make_samples, self.config.seed, per_curve=self.config.per_curve)
+        config = self.config
+        make = partial(make_samples, config.seed, per_curve=config.per_curve, times=config.times)
         while len(self.pending) < self.ahead:
             self.pending.append(self.pool.apply_async(make, (self.next,)))
             self.next += 1
@@ -262,7 +283,7 @@ def train_events(
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / SAVED).exists():
             tensors, state = load_tensors(folder / SAVED)
-            learner.network.load_state_dict(tensors)
+            learner.restore(tensors)
     buffer, checked = SampleBuffer(config.capacity, device), SampleBuffer(1, device)
     torch.set_flush_denormal(True)
     with worker_pool(workers) as pool:
@@ -343,10 +364,10 @@ def _loop(learners, buffer, checked, makers, config, output, state) -> None:
 
 
 def _write(learners: list[_Learner], checked: SampleBuffer, output: Path, state: dict) -> None:
-    """Weights and counters in one file, losses as a line."""
+    """Weights, the optimizer's memory and counters in one file, losses as a line."""
     for learner in learners:
         folder = output / learner.variant.name
-        save_tensors(folder / SAVED, learner.network.state_dict(), state)
+        save_tensors(folder / SAVED, learner.state(), state)
         row = {key: state[key] for key in ("seconds", "step", "samples")}
         row["training_loss"] = learner.loss
         row |= validate(learner.network, checked)

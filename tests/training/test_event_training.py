@@ -18,18 +18,23 @@ from lensml.training.event_training import (
     SAVED,
     EventTrainingConfig,
     SampleBuffer,
+    Variant,
+    _Learner,
     train_events,
     validate,
 )
 
 QUICK = dict(minutes=0.05, least=100, validation_blocks=1, batch_size=32, per_curve=2,
-             capacity=2000, warmup_steps=1)  # fmt: skip
+             capacity=2000, warmup_steps=1, visits=2.0)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
-def denormal_numbers():
-    """A run sets small numbers to zero for the whole process."""
+def settings_of_the_process():
+    """One thread, as the program has; a run sets small numbers to zero for the whole process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
+    torch.set_num_threads(threads)
     torch.set_flush_denormal(False)
 
 
@@ -70,12 +75,26 @@ def test_a_run_with_processes_writes_weights_history_and_config(tmp_path):
     assert notes["trained_on"][0]["seed"] + 1 == notes["validated_on"][0]["seed"]
 
 
-def test_training_lowers_the_loss(places, tmp_path):
-    run = train_events(tmp_path / "run", EventTrainingConfig(**QUICK | {"minutes": 0.1}), workers=1)
-    notes = json.loads((run / CONFIG).read_text())
-    assert notes["state"]["step"] >= 8 and notes["state"]["samples"] > 100
-    assert notes["validation"]["soft_loss"] < math.log(5) - 0.05  # of an untrained network: ln 5
+def test_a_run_takes_its_blocks_in_order(places, tmp_path):
+    run = train_events(tmp_path / "run", EventTrainingConfig(**QUICK), workers=1)
+    state = json.loads((run / CONFIG).read_text())["state"]
+    assert state["step"] >= 8 and state["samples"] > 100
     assert places[:3] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("labels", ["soft", "hard"])
+def test_steps_lower_the_loss(block, labels):
+    device = torch.device("cpu")
+    buffer = SampleBuffer(len(block.labels), device)
+    buffer.add(block)
+    config = EventTrainingConfig(**QUICK)
+    learner = _Learner(config, Variant(pretrained=False, labels=labels), device)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(40):
+        learner.step(buffer, torch.randint(buffer.size, (64,), generator=generator), 2e-3)
+    untrained = math.log(5)
+    assert validate(learner.network, buffer)["soft_loss"] < untrained - 0.05
+    assert learner.loss < untrained
 
 
 def test_an_interrupted_run_goes_on_from_its_step(places, tmp_path):
@@ -94,6 +113,44 @@ def test_a_run_whose_time_is_over_keeps_its_weights(places, tmp_path):
     network, notes = load_event_network(train_events(tmp_path, EventTrainingConfig(**QUICK)))
     assert notes["state"]["step"] == 40 and not places
     assert all(torch.equal(x, saved[name]) for name, x in network.state_dict().items())
+
+
+def test_an_interrupted_run_keeps_what_the_optimizer_remembers(block):
+    config = EventTrainingConfig(**QUICK | {"cuda_graph": 0})
+    device = torch.device("cpu")
+    buffer = SampleBuffer(len(block.labels), device)
+    buffer.add(block)
+    rows = [torch.arange(k, k + 32) for k in (0, 32, 64)]
+    one, two = (_Learner(config, Variant(pretrained=False), device) for _ in range(2))
+    for index in rows[:2]:
+        one.step(buffer, index, 1e-3)
+    two.restore(one.state())
+    for learner in (one, two):
+        learner.step(buffer, rows[2], 1e-3)
+    weights = two.network.state_dict()
+    assert all(torch.equal(x, weights[name]) for name, x in one.network.state_dict().items())
+
+
+def test_variants_are_trained_on_the_same_rows(places, tmp_path):
+    variants = (
+        Variant(name="soft", pretrained=False),
+        Variant(name="again", pretrained=False),
+        Variant(name="hard", labels="hard", pretrained=False),
+        Variant(name="narrow", channels=16, pretrained=False),
+    )
+    train_events(tmp_path, EventTrainingConfig(**QUICK, variants=variants), workers=1)
+    found = {v.name: load_event_network(tmp_path / v.name) for v in variants}
+    soft, again, hard = (found[k][0].state_dict() for k in ("soft", "again", "hard"))
+    assert all(torch.equal(x, again[name]) for name, x in soft.items())
+    assert not torch.equal(soft["embed.weight"], hard["embed.weight"])
+    assert found["narrow"][0].config.channels == 16
+    assert found["hard"][1]["training"]["variants"]["labels"] == "hard"
+    assert all(len(history(tmp_path / v.name)) == 1 for v in variants)
+
+
+def test_labels_are_soft_or_hard():
+    with pytest.raises(InputError, match="labels are 'firm'; expected soft or hard"):
+        Variant(labels="firm")
 
 
 def test_another_run_begins_with_the_weights_of_an_earlier_one(places, tmp_path):
