@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = exports(
         "ornstein_uhlenbeck sky_noise"
     ),
     schedules=("SURVEYS DataSet Observed noise_levels observe_event quoted_sigma schedule"),
-    priors="PARAMETER_SETS draw_binary parameter_set",
+    priors="PARAMETER_SETS draw_binary draw_single parameter_set",
     populations="VARIABLES Variable draw_variable",
     survey="Survey draw_torch error_bars noise_free_delta_mag observe",
     lightcurves=(

@@ -135,14 +135,17 @@ class EventCache:
             self.embedding[slots[due]] = self.network.embed_refits(*refits)
             self.fitted[slots[due]] = before[due] + 1
         # The temporal branch: each block with its tokens two and one dilations ago.
-        x, at = self.network.embed(inputs), torch.from_numpy(slots)
+        x, tokens = self.network.embed(inputs), self.tokens.flatten(0, 1)  # a view: rows of tokens
+        begin = slots * self.tokens.shape[1]
         for block, (first, size) in zip(self.network.blocks, self._rings, strict=True):
-            oldest = torch.from_numpy(first + before % size)
-            newer = torch.from_numpy(first + (before + size // 2) % size)
-            past = torch.cat([self.tokens[at, oldest], self.tokens[at, newer]], dim=1)
-            x, self.tokens[at, oldest] = block.step(x, past)
+            oldest = torch.from_numpy(begin + first + before % size)
+            newer = torch.from_numpy(begin + first + (before + size // 2) % size)
+            past = [tokens.index_select(0, rows) for rows in (oldest, newer)]
+            x, normed = block.step(x, torch.cat(past, dim=1))
+            tokens.index_copy_(0, oldest, normed)
         held = torch.from_numpy((before + 1 - self.fitted[slots]).clip(0, 255))
-        return self.network.join(x, self.embedding[at], held)
+        embedding = self.embedding.index_select(0, torch.from_numpy(slots))
+        return self.network.join(x, embedding, held)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that is kept, for a snapshot; histories one behind the other."""

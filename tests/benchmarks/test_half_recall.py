@@ -1,12 +1,15 @@
 """Scores of several sets are pooled by event, and each statistic is computed once."""
 
 import json
+from multiprocessing.pool import ThreadPool
 
 import numpy as np
 import pytest
 
 from benchmarks.studies import half_recall
 from lensml.experiments import load_benchmark
+from lensml.network import EVENTS, load_network, predict
+from lensml.simulation import Survey, load, reobserve
 
 
 def scores(pairs: int, seed: int, runs: int = 1) -> dict[str, np.ndarray]:
@@ -70,3 +73,16 @@ def test_the_committed_record_is_small_and_holds_every_condition():
         if not name.endswith("_seeds") and name not in half_recall.SETS[1:]:
             assert record["numbers"][f"{name}_pairs"] == half_recall.PAIRS
             assert f"{name}_network_roc_auc" in record["numbers"]
+
+
+def test_scores_of_a_model_are_those_of_the_whole_set(tmp_path, monkeypatch):
+    monkeypatch.setitem(half_recall.CONDITIONS, "few", ("distinct", Survey(), 0, ()))
+    with ThreadPool(1) as pool:
+        found = half_recall.scores_of_model(pool, 1, tmp_path, "few", EVENTS, 101)
+    curves = load(tmp_path / "sets" / "distinct_101_seed7900")
+    curves = reobserve(curves, Survey(), half_recall.OBSERVED_WITH)
+    some = slice(196, 202)  # rows are divided after 200
+    expected = predict(load_network(EVENTS)[0], curves.rows(some)).p
+    np.testing.assert_allclose(found["p"][some], expected, atol=1e-6)
+    assert found["p_end"].shape == (1, 202) and found["season"].shape[0] == 0
+    assert (found["y"][some] == curves.y[some]).all()
