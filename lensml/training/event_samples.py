@@ -55,6 +55,7 @@ KINDS = (  # kind, weight, class
 SURVEY_WEIGHTS = {
     "ogle": 0.3, "kmtnet": 0.2, "moa": 0.1, "rubin": 0.1, "roman": 0.1, "follow_up": 0.2,
 }  # fmt: skip
+BLOCKS_OF_SEED = 100_000_000  # at most
 CONTAMINANTS, VARIABLES = 16, 14  # pairs of contaminants and variable stars beside a block of pairs
 # Of CLASSES among events; twins of binaries and of second sources are single lenses.
 _SECOND = KINDS[0][1] * CONTAMINANTS  # second sources
@@ -109,7 +110,9 @@ def simulate_curves(generator: np.random.Generator, seed: int, place: int) -> Cu
     delta = noise_free_delta_mag(torch.from_numpy(rows["magnification"]), f_s).numpy()
     q = rows["params"][1::2, PARAM_NAMES.index("q")]
     kind, _, label = KINDS[generator.choice(len(KINDS), p=[w for _, w, _ in KINDS])]
-    others = contaminant_training_set(kind, CONTAMINANTS, 100_000_000 + seed * 1000 + place)
+    # Apart from all test sets, and for no other block of any seed.
+    own_seed = BLOCKS_OF_SEED * (1 + seed) + place
+    others = contaminant_training_set(kind, CONTAMINANTS, own_seed)
     other = others.X - others.m_base[:, None]
     # Contaminants come without parameters: their top tells where the curve goes on off the grid.
     top = others.time[other.argmin(axis=1)]
