@@ -47,7 +47,7 @@ PERFORMANCE = ("simulation", "pspl_fit", "training", "inference", "stream", "mem
 # Quoted alike, but need data, programs or a GPU that do not come with the package.
 STUDIES = (
     *("real_events", "rtmodel", "search", "season", "seeds", "sky", "stream_device"),
-    *("half_recall", "baseline_seeds", "distinct_seeds", "stellar_seeds"),
+    *("half_recall", "half_recall_events", "baseline_seeds", "distinct_seeds", "stellar_seeds"),
 )
 
 

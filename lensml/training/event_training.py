@@ -203,7 +203,9 @@ class _Learner:
         parameters = list(self.network.parameters())
         for key in tensors.keys() - weights.keys():
             place, name = key.removeprefix(OPTIMIZER).split(".")
-            self.optimizer.state[parameters[int(place)]][name] = tensors[key].to(self.device, copy=True)
+            self.optimizer.state[parameters[int(place)]][name] = tensors[key].to(
+                self.device, copy=True
+            )
 
     def _step(self, rows: Samples) -> None:
         logp = F.log_softmax(logits_of(self.network, rows), dim=1)
@@ -316,7 +318,11 @@ def train_events(
 
 
 def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
 
 
 def _ranges(seed: int, blocks: int) -> list[dict]:
