@@ -12,5 +12,4 @@ __getattr__, __dir__, __all__ = exports(
     normal_equations="CACHE_ELEMENTS MAG gauss_newton_terms marquardt_step",
     pspl=("excess_magnification fit_prefixes fit_pspl pspl_delta_mag starting_points u2_of_excess"),
     joint_fits="FIT_CENTRE QUICK brightness error_factors log_ratio refit",
-    free_baseline="FreeBaselineFit fit_pspl_free_baseline",
 )

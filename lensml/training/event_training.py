@@ -133,8 +133,7 @@ def validate(network: EventNetwork, buffer: SampleBuffer, chunk: int = 4096) -> 
     labels, exact, targets = (
         torch.cat([getattr(x, name) for x in parts]) for name in ("labels", "exact", "targets")
     )
-    logp = F.log_softmax(logits, dim=1)
-    pairs = labels < 3
+    logp, pairs = F.log_softmax(logits, dim=1), labels < 3
     p = network.binary_of_two(logits[pairs]).clamp(1e-6, 1 - 1e-6)
     two = F.binary_cross_entropy(p, (labels[pairs] > 0).float(), reduction="none")
     return {
@@ -168,19 +167,15 @@ class _Learner:
 
     def __init__(self, config: EventTrainingConfig, variant: Variant, device: torch.device) -> None:
         self.variant, self.device, self.graph = variant, device, None
-        self.recorded = device.type == "cuda" and config.cuda_graph
+        self.recorded = device.type == "cuda" and bool(config.cuda_graph)
         self.network = _start(config, variant, device)
         self.rate = torch.tensor(config.learning_rate, device=device)
         decayed = [p for p in self.network.parameters() if p.dim() > 1]
         plain = [p for p in self.network.parameters() if p.dim() <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
-        rate = self.rate if self.recorded else config.learning_rate
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=rate, betas=(0.9, 0.98), fused=True, capturable=bool(self.recorded)
-        )
+        groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+        options = {"lr": self.rate if self.recorded else config.learning_rate}
+        options |= {"weight_decay": config.weight_decay, "capturable": self.recorded}
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True, **options)
         self.running, self.steps = torch.zeros((), device=device), 0
 
     @property
@@ -308,21 +303,15 @@ def train_events(
         for name, ranges in zip(("trained_on", "validated_on"), new, strict=True):
             notes[name] = known.get(name, []) + ranges
         notes |= {"state": state, "validation": validate(learner.network, checked)}
-        notes |= {"device": str(device), "device_name": _device_name(device)}
+        on_gpu = device.type == "cuda"
+        name = torch.cuda.get_device_name(device) if on_gpu else platform.machine()
+        notes |= {"device": str(device), "device_name": name}
         folder = output / learner.variant.name
         save_network(folder, learner.network, {})
         with atomic_path(folder / CONFIG) as temporary:
             temporary.write_text(json.dumps(notes, indent=1))
         (folder / SAVED).unlink(missing_ok=True)
     return output
-
-
-def _device_name(device: torch.device) -> str:
-    return (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine()
-    )
 
 
 def _ranges(seed: int, blocks: int) -> list[dict]:
@@ -357,9 +346,8 @@ def _loop(learners, buffer, checked, makers, config, output, state) -> None:
             for learner in learners:
                 learner.step(buffer, index, rate)
             state["step"] += 1
-        loss = f"{learners[0].loss:.4f}"
         bar.update(round(elapsed) - bar.n)
-        bar.set_postfix(loss=loss, samples=f"{buffer.total / 1e6:.2f}M", step=state["step"])
+        bar.set_postfix(loss=f"{learners[0].loss:.4f}", samples=f"{buffer.total / 1e6:.2f}M")
         if time.monotonic() - saved > 60:
             saved = time.monotonic()
             state |= {"seconds": elapsed, "next": makers.next, "samples": earlier + buffer.total}
