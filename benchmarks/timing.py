@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from lensml import simulation
 from lensml.lensing import binary_magnification
-from lensml.network import EventNetwork, Network, predict_proba
+from lensml.network import Network, predict_proba
 from lensml.paths import available_cores
 from lensml.seeds import event_generator
 from lensml.simulation import BLOCK, LightCurves, Simulation, draw_binary, parameter_set, save
@@ -151,9 +151,7 @@ def resampled(statistic: Callable[[NDArray], float], num: int) -> dict[str, floa
     return {"value": float(statistic(np.arange(num))), "low": float(low), "high": float(high)}
 
 
-def batch_speed(
-    network: Network | EventNetwork, curves: LightCurves, *, repeats: int = 3
-) -> dict[str, float]:
+def batch_speed(network: Network, curves: LightCurves, *, repeats: int = 3) -> dict[str, float]:
     """Rows and epochs a second when whole curves are classified at every epoch."""
     predict_proba(network, curves.rows(slice(0, 8)))  # first calls are slow
     seconds = []
@@ -167,7 +165,7 @@ def batch_speed(
 
 
 def stream_seconds(
-    network: EventNetwork,
+    network: Network,
     time_: ArrayLike,
     mag: ArrayLike,
     mag_err: ArrayLike,
@@ -189,7 +187,7 @@ def fresh_epochs(generator: np.random.Generator, num: int, k: int) -> list[NDArr
 
 
 def aged_stream(
-    network: EventNetwork, num: int, generator: np.random.Generator
+    network: Network, num: int, generator: np.random.Generator
 ) -> tuple[StreamingClassifier, list[str]]:
     """A stream of `num` events whose ages are spread over a whole cycle, and their names."""
     stream, names = StreamingClassifier(network), [f"event-{i}" for i in range(num)]
@@ -200,7 +198,7 @@ def aged_stream(
 
 
 def stream_seconds_in_batches(
-    network: EventNetwork, size: int, calls: int, generator: np.random.Generator
+    network: Network, size: int, calls: int, generator: np.random.Generator
 ) -> NDArray:
     """Core-seconds of each of `calls` calls that advance `size` events by one epoch."""
     stream, names = aged_stream(network, size, generator)
@@ -213,7 +211,7 @@ def stream_seconds_in_batches(
     return np.array(seconds)
 
 
-def stream_rate(network: EventNetwork, size: int, *, calls: int = 64, seed: int = 0) -> float:
+def stream_rate(network: Network, size: int, *, calls: int = 64, seed: int = 0) -> float:
     """Updates a second of one core when each call holds `size` events of all ages."""
     generator = np.random.default_rng(seed)
     return size * calls / float(stream_seconds_in_batches(network, size, calls, generator).sum())

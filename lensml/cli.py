@@ -251,12 +251,12 @@ def _classify(args: argparse.Namespace) -> None:
 
 
 def _stream(args: argparse.Namespace) -> int:
-    from lensml.network import load_event_network
+    from lensml.network import load_network
     from lensml.streaming import Ledger, StreamingClassifier, find_threshold, serve
 
     if args.max_events < 1:
         raise InputError(f"--max_events {args.max_events}: at least 1 was expected")
-    stream = StreamingClassifier(load_event_network(args.model)[0], max_events=args.max_events)
+    stream = StreamingClassifier(load_network(args.model)[0], max_events=args.max_events)
     if args.state and args.state.exists():
         stream.restore(args.state)
     ledger = None

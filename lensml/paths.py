@@ -64,12 +64,17 @@ def renew_compiled(file: str, *needed: str) -> None:
     """Date a module no older than modules whose compiled functions it calls.
 
     Numba keeps what it compiled by the date of the calling module alone, and the calls are inlined:
-    without this a change of the others would not be seen.
+    without this a change of the others would not be seen. It opens an older index before it looks
+    at the date, and fails if a type in it has moved: such an index is removed.
     """
+    path = Path(file)
     latest = max(Path(x).stat().st_mtime for x in needed)
-    if Path(file).stat().st_mtime < latest:
-        with suppress(OSError):  # an installation that cannot be written is not edited either
+    with suppress(OSError):  # an installation that cannot be written is not edited either
+        if path.stat().st_mtime < latest:
             os.utime(file, (latest, latest))
+        for index in (path.parent / "__pycache__").glob(f"{path.stem}.*.nbi"):
+            if index.stat().st_mtime < path.stat().st_mtime:
+                index.unlink()
 
 
 def check_size(size: str) -> str:

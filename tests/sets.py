@@ -7,7 +7,7 @@ import torch
 
 from lensml.evaluation import Scores, ideal_log_ratio
 from lensml.lensing import point_lens_magnification
-from lensml.network import DataSetEpochs, EventNetwork, Network, NetworkConfig
+from lensml.network import DataSetEpochs, Network
 from lensml.simulation import LightCurves
 from lensml.streaming import answer_lines
 
@@ -91,19 +91,10 @@ def photometry(length, seed=0, *, wide=False):
     return time, 18 - 2.5 * np.log10(1 + bright) + error * rng.standard_normal(length), error
 
 
-def random_network(**changes):
-    """Every weight at random: nothing is zero that could hide a dependence."""
-    torch.manual_seed(0)
-    network = Network(NetworkConfig(**changes)).eval()
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.15)
-    return network
-
-
-def random_event_network(seed=0):
-    """An untrained event network in which all branches matter and P varies."""
+def random_network(seed=0):
+    """An untrained network in which all branches matter and P varies."""
     torch.manual_seed(seed)
-    network = EventNetwork().eval()
+    network = Network().eval()
     for block in network.blocks:
         torch.nn.init.normal_(block.mix.weight, std=0.1)
     torch.nn.init.normal_(network.head[-1].weight)
@@ -156,27 +147,6 @@ def blended_photometry(seed=1, sigma=0.01, num_epochs=400):
     time = 2457000 + np.sort(rng.uniform(0, 300, num_epochs))
     mag = blended_magnitude(2457170.3, 0.2, 25.0, 0.6, 18.3, time)
     return time, mag + rng.normal(0, sigma, time.size), np.full(time.size, sigma)
-
-
-def noisy_singles(num=24, seed=3, sigma=0.02):
-    """Single lenses with 400 epochs; brightening, its inverse error, and what made them."""
-    rng = np.random.default_rng(seed)
-    times = np.sort(rng.uniform(-100, 100, (num, 400)))
-    t0, u0, tE = rng.uniform(-40, 40, num), rng.uniform(0.05, 0.8, num), rng.uniform(8, 40, num)
-    u = np.hypot(u0[:, None], (times - t0[:, None]) / tE[:, None])
-    bright = 2.5 * np.log10((u**2 + 2) / (u * np.sqrt(u**2 + 4)))
-    bright += sigma * rng.standard_normal(bright.shape)
-    epochs = (torch.from_numpy(x) for x in (times, bright, np.full_like(bright, 1 / sigma)))
-    return *epochs, np.stack([t0, u0, tE], axis=1)
-
-
-def padded(times, bright, root, counts, length):
-    """Prefixes of so many epochs, each padded to `length` with its last time, 0 and 0."""
-    place = torch.arange(length)
-    own = place < counts[:, None]
-    times = times.gather(1, place.minimum(counts[:, None] - 1))
-    bright, root = (torch.where(own, x[:, :length], 0.0) for x in (bright, root))
-    return times, bright, root
 
 
 def planted(num=400, seed=0):

@@ -14,9 +14,8 @@ ROOMS = (
 ).split()
 ASIDE = {"training", "streaming", "evaluation"}  # none of these three knows another
 GROUND_FLOOR = ["__init__", "__main__", "_exports", "cli", "paths", "seeds"]
-# Two networks stand side by side until the event network replaces features, residual maps, levels
-# and the trainer of the older one: then 11,000, 2,100, 400 and 9.
-MAX_PACKAGE, MAX_ROOM, MAX_MODULE, MAX_MODULES = 13_900, 2_450, 460, 11
+# One module, the compiled joint fits, is longer than the 400 lines that the others keep to.
+MAX_PACKAGE, MAX_ROOM, MAX_MODULE, MAX_MODULES = 12_700, 2_100, 460, 9
 ONLY = {  # library -> where it may be imported
     "VBMicrolensing": {"lensing.magnification"},
     "matplotlib": {"plotting", "experiments"},

@@ -26,10 +26,6 @@ SHARE = re.compile(  # the noun, also in identifiers; "fraction" is the word
 )
 ALLOWED = {  # (file, word): why it stays
     ("lensml/simulation/contaminants.py", "impostor"): "names of random streams",
-    ("lensml/training/recipes.py", "impostor"): "names of training sets on disk",
-    ("lensml/network/checkpoint.py", "expert"): "tensor names of older runs",
-    ("lensml/network/checkpoint.py", "consult"): "tensor names of older runs",
-    ("lensml/network/checkpoint.py", "opinion"): "configuration key of older runs",
 }
 READMES = ("README.md", "data/README.md", "figures/README.md")
 MAX_LINE = 140

@@ -24,8 +24,8 @@ from benchmarks.scaling import growth_exponent
 from benchmarks.timing import CYCLE, aged_stream, fresh_epochs, stream_seconds_in_batches
 from lensml.network import (
     DataSetEpochs,
-    EventNetwork,
-    load_event_network,
+    Network,
+    load_network,
     predict_event,
     refit_counts,
 )
@@ -62,7 +62,7 @@ def of_refits(seconds: np.ndarray) -> np.ndarray:
     return seconds[counts[counts > CYCLE] - CYCLE - 1]
 
 
-def rereading_seconds(network: EventNetwork, length: int, generator) -> float:
+def rereading_seconds(network: Network, length: int, generator) -> float:
     """Seconds of one call that reads the prefix again, in the mean over an event of `length`."""
     columns = np.array([fresh_epochs(generator, 1, k) for k in range(length)])[:, :3, 0].T
     ends = np.linspace(0, length, 11)[1:].astype(int)
@@ -98,9 +98,7 @@ def pipe_rate(num_events: int, num_lines: int, generator, model: Path | None) ->
     return answered / seconds
 
 
-def growth_in_epochs(
-    network: EventNetwork, lengths: list[int], generator
-) -> dict[int, list[float]]:
+def growth_in_epochs(network: Network, lengths: list[int], generator) -> dict[int, list[float]]:
     """Core-seconds of a whole event by its length, ten events together, three times each."""
     seconds = {length: [] for length in lengths}
     for _ in range(3):
@@ -113,7 +111,7 @@ def growth_in_epochs(
     return seconds
 
 
-def growth_in_events(network: EventNetwork, numbers: list[int], calls: int, generator):
+def growth_in_events(network: Network, numbers: list[int], calls: int, generator):
     """Core-seconds of `calls` epochs of every event by their number, 1000 a call, three times."""
     seconds = {number: [] for number in numbers}
     streams = [aged_stream(network, number, generator) for number in numbers]
@@ -145,7 +143,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     started, generator = time.time(), np.random.default_rng(11)
-    network = load_event_network(args.model)[0]
+    network = load_network(args.model)[0]
     numbers = {}
     calls = {1: 500, 10: 300, 100: 200, 1000: 64, 10_000: 0 if args.quick else 16}
     for size in (size for size, count in calls.items() if count):

@@ -1,331 +1,204 @@
-"""Ablation of the network: small trainings on the same rows, one change at a time.
+"""Ablation of the network: small trainings on the same samples, one change at a time.
 
-    python -m benchmarks.studies.ablation [--only NAME ...] [--quick]
+    python -m benchmarks.studies.ablation [--only NAME ...] [--workers W] [--quick]
 
-Every variant begins from fresh weights of the same seed and sees the same curves in the same order;
-refits are made once for all. Trainings are short, a few hundred steps, so a number here compares
-parts and is no result. Kept are area and recall on fresh baseline pairs at two errors, the gain in
-area over the network as it is built (paired over the test pairs, one training each), parameters
-and the time of a step.
+Every variant begins from random weights and takes the same samples in the same order: simulated
+blocks as the shipped network is trained on (`lensml.training.make_samples`), seen twice. Trainings
+are short, some hundred steps, so a number here compares parts and is no result. A part is taken
+away by zeros in its place, in training and in test. The network as built is trained from three
+seeds, whose scatter says how much a difference is worth.
+
+Kept are the loss of five classes on blocks of another seed, and for pairs of the baseline set at
+two errors the area under the ROC curve at the last epoch, with its gain over the network as built
+(paired over the test pairs).
 """
 
 import argparse
-import copy
 import math
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.record import save_record
 from lensml import evaluation
-from lensml.network import (
-    PATCH_SIZE,
-    Network,
-    NetworkConfig,
-    ResidualInputs,
-    bf16_supported,
-    causal_upsample,
-    encode,
-    observed_epochs,
-    residual_inputs,
-)
+from lensml.network import Network, NetworkConfig
 from lensml.paths import tune_allocator
-from lensml.simulation import LightCurves, Simulation, Survey, load, reobserve, simulate
+from lensml.simulation import Simulation, Survey, load, simulate
+from lensml.training import (
+    CLASS_FRACTIONS,
+    Learner,
+    Samples,
+    load_training_data,
+    logits_of,
+    make_samples,
+    pair_samples,
+    two_class_probability,
+)
 
 SEED = 8642
-BATCH = 128
-SPARSE = {"keep_every": (2, 2), "missing_fraction": 0.2}  # half the epochs, for time
+BATCH, PASSES, PER_CURVE = 512, 2, 4
 ERRORS = {"100_mmag": 0.1, "10_mmag": 0.01}
 
 
-class Rows(NamedTuple):
-    """Curves ready for training, in halves of precision where they are large."""
-
-    features: Tensor  # (n, L, F)
-    refits: ResidualInputs
-    valid: Tensor  # (n, L)
-    labels: Tensor  # (n,)
-    dchi2: Tensor  # (n,)
-
-    def batch(self, rows: Tensor) -> tuple[Tensor, ResidualInputs, Tensor, Tensor, Tensor]:
-        refits = ResidualInputs(*(x[rows] for x in self.refits))
-        refits = ResidualInputs(*(x.float() for x in refits[:3]), refits.active_refit)
-        return (self.features[rows].float(), refits, *(x[rows] for x in self[2:]))
-
-
-def prepared(curves: LightCurves, length: int) -> Rows:
-    """Features and refits of a set, all curves padded to `length` epochs."""
-    parts = []
-    for first in tqdm(range(0, len(curves), 256), "refit"):
-        part = curves.rows(slice(first, first + 256))
-        observed = observed_epochs(part.X, part.sigmas(), part.times(), part.m_base)
-        short = length - observed.valid.shape[1]
-        features = F.pad(encode(observed), (0, 0, 0, short))
-        refits = residual_inputs(observed, blended=False)
-        refits = ResidualInputs(
-            F.pad(refits.innovations, (0, 0, 0, short)).half(),
-            refits.maps.half(),
-            refits.fit_summary,
-            F.pad(refits.active_refit, (0, short), value=refits.maps.shape[1]),
-        )
-        parts.append((features.half(), refits, F.pad(observed.valid, (0, short))))
-    most = max(refits.maps.shape[1] for _, refits, _ in parts)
-
-    def joined(name: str) -> Tensor:
-        columns = [getattr(refits, name) for _, refits, _ in parts]
-        if name in ("maps", "fit_summary"):
-            columns = [F.pad(x, (0, 0) * (x.dim() - 2) + (0, most - x.shape[1])) for x in columns]
-        return torch.cat(columns)
-
-    return Rows(
-        torch.cat([features for features, *_ in parts]),
-        ResidualInputs(*(joined(name) for name in ResidualInputs._fields)),
-        torch.cat([valid for *_, valid in parts]),
-        torch.as_tensor(curves.y).float(),
-        torch.as_tensor(curves.dchi2).float(),
-    )
-
-
-class Recurrent(Network):
-    """Tokens of PATCH epochs through two layers of gated recurrent units, not through a pyramid."""
-
-    def __init__(self, config: NetworkConfig) -> None:
-        super().__init__(config)
-        self.core = self.make_core(config.channels)
-
-    def make_core(self, channels: int) -> nn.Module:
-        return nn.GRU(channels, channels, num_layers=2, batch_first=True)
-
-    def run_core(self, tokens: Tensor) -> Tensor:
-        return self.core(tokens)[0]
-
-    def forward(self, features: Tensor, refits: ResidualInputs | None = None) -> Tensor:
-        x = self.embed(features)
-        if refits is not None:
-            x = x + self.embed_innovations(refits.innovations)
-        for block in self.stem:
-            x = block(x)
-        context = causal_upsample(
-            self.run_core(self._downsample(x, 0)), PATCH_SIZE, features.shape[1]
-        )
-        embedding = None if refits is None else self._held_embedding(refits)
-        return self._logit(x, context, embedding)
-
-
-class Averages(nn.Module):
-    """A diagonal linear state space: running averages over learned times, mixed and gated."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.enter = nn.Linear(channels, channels)
-        self.leave = nn.Linear(channels, 2 * channels)
-        self.log_time = nn.Parameter(torch.linspace(0, math.log(200.0), channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        keep = torch.exp(-torch.exp(-self.log_time))
-        new = self.enter(self.norm(x)) * (1 - keep)
-        state, states = torch.zeros_like(new[:, 0]), []
-        for token in new.unbind(1):
-            state = state * keep + token
-            states.append(state)
-        return x + F.glu(self.leave(torch.stack(states, dim=1)), dim=2)
-
-
-class StateSpace(Recurrent):
-    """The same with three layers of running averages."""
-
-    def make_core(self, channels: int) -> nn.Module:
-        return nn.Sequential(*(Averages(channels) for _ in range(3)))
-
-    def run_core(self, tokens: Tensor) -> Tensor:
-        return self.core(tokens)
-
-
-def loss_of(logits: Tensor, valid: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-    """Cross entropy weighted over time like `training_loss`, and by `weight` over curves."""
-    position = torch.cumsum(valid, dim=1) / valid.sum(1, keepdim=True).clamp_min(1)
-    over_time = valid * (0.2 + position**2)
-    over_time = over_time / over_time.sum(1, keepdim=True).clamp_min(1e-9)
-    target = labels[:, None].expand_as(logits)
-    each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return ((each * over_time).sum(1) * weight).mean() / weight.mean()
-
-
-def plain(logits: Tensor, valid: Tensor, labels: Tensor, dchi2: Tensor) -> Tensor:
-    return loss_of(logits, valid, labels, torch.ones_like(dchi2))
-
-
-def by_strength(logits: Tensor, valid: Tensor, labels: Tensor, dchi2: Tensor) -> Tensor:
-    """Weights from 0.1 to 1 with delta-chi2, so that undetectable pairs count least."""
-    return loss_of(logits, valid, labels, (dchi2 / 25).clamp(0.1, 1.0))
-
-
-def contrastive(logits: Tensor, valid: Tensor, labels: Tensor, dchi2: Tensor) -> Tensor:
-    """Beside the classes, a binary's last call should lie above its own twin's."""
-    last = (valid.sum(1) - 1).clamp_min(0)[:, None]
-    final = logits.gather(1, last)[:, 0]
-    return plain(logits, valid, labels, dchi2) + 0.5 * F.softplus(final[::2] - final[1::2]).mean()
-
-
 class Variant(NamedTuple):
-    """One change: how the network is built, its inputs, its loss, and which weights are kept."""
+    """One change: zeros in place of inputs, the labels, the shape, or the seed."""
 
-    build: Callable[[NetworkConfig], Network] = Network
-    changes: dict = {}  # of its configuration
-    loss: Callable = plain
-    residual_maps: bool = True
-    innovations: bool = True
-    average: float = 0.0  # decay of a running average of the weights; 0 = the last weights
-
-    def inputs(self, refits: ResidualInputs) -> ResidualInputs | None:
-        if not (self.residual_maps or self.innovations):
-            return None
-        shown = (self.innovations, self.residual_maps, self.residual_maps, True)
-        return ResidualInputs(
-            *(x if y else torch.zeros_like(x) for x, y in zip(refits, shown, strict=True))
-        )
+    without: tuple[str, ...] = ()  # fields of `Samples`
+    without_free: bool = False  # the model with free f_s
+    labels: str = "soft"
+    shape: dict = {}
+    seed: int = 0
 
 
-FLAT = {"num_levels": 1, "encoder_blocks": 0, "decoder_blocks": 0}
 VARIANTS = {
     "as_built": Variant(),
-    "no_refits": Variant(residual_maps=False, innovations=False),
-    "no_residual_maps": Variant(residual_maps=False),
-    "no_innovations": Variant(innovations=False),
-    "four_levels": Variant(changes={"num_levels": 4}),
-    "no_pyramid": Variant(changes=FLAT),
-    "recurrent": Variant(build=Recurrent, changes=FLAT),
-    "state_space": Variant(build=StateSpace, changes=FLAT),
-    "weighted_by_dchi2": Variant(loss=by_strength),
-    "contrastive": Variant(loss=contrastive),
-    "averaged_weights": Variant(average=0.98),
+    "as_built_seed_1": Variant(seed=1),
+    "as_built_seed_2": Variant(seed=2),
+    "no_maps": Variant(without=("maps",)),
+    "no_epochs": Variant(without=("windows",)),
+    "no_summaries": Variant(without=("summaries", "states")),
+    "maps_alone": Variant(without=("windows", "summaries", "states")),
+    "no_free_blend": Variant(without_free=True),
+    "hard_labels": Variant(labels="hard"),
+    "half_as_wide": Variant(
+        shape={"channels": 24, "embedding_channels": 32, "head_channels": (64, 32)}
+    ),
+    "twice_as_wide": Variant(
+        shape={"channels": 96, "embedding_channels": 128, "head_channels": (256, 128)}
+    ),
 }
 
 
-def trained(variant: Variant, draws: list[Rows], passes: int, name: str) -> tuple[Network, float]:
-    """A network of fresh weights after so many passes, and seconds a step."""
-    torch.manual_seed(SEED)
-    network = variant.build(NetworkConfig(**variant.changes))
-    rate, decayed = 1e-3, [p for p in network.parameters() if p.dim() > 1]
-    groups = [{"params": decayed, "weight_decay": 0.01}]
-    groups.append({"params": [p for p in network.parameters() if p.dim() <= 1]})
-    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.0, betas=(0.9, 0.98))
-    half = bf16_supported(torch.device("cpu"))
-    cast = torch.autocast("cpu", torch.bfloat16) if half else nullcontext()
-    pairs = len(draws[0].labels) // 2
-    steps, step = passes * (pairs // (BATCH // 2)), 0
-    averaged, chooser, started = copy.deepcopy(network), np.random.default_rng(SEED), time.time()
-    bar = tqdm(total=steps, desc=name)
-    for turn in range(passes):
-        order = torch.from_numpy(chooser.permutation(pairs))
-        for chosen in order[: pairs // (BATCH // 2) * (BATCH // 2)].split(BATCH // 2):
-            rows = torch.stack([2 * chosen, 2 * chosen + 1], dim=1).flatten()
-            features, refits, valid, labels, dchi2 = draws[turn % len(draws)].batch(rows)
-            progress = step / steps
-            for group in optimizer.param_groups:
-                warm = min(1.0, progress / 0.05 + 1e-3)
-                group["lr"] = rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-            with cast:
-                logits = network(features, variant.inputs(refits)).float()
-            loss = variant.loss(logits, valid, labels, dchi2)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            step += 1
-            if variant.average:
-                for kept, new in zip(averaged.parameters(), network.parameters(), strict=True):
-                    kept.data.lerp_(new.data, 1 - min(variant.average, step / (step + 10)))
-            bar.update()
-            if step % 10 == 0:
-                bar.set_postfix(loss=f"{float(loss):.4f}")
-    return (averaged if variant.average else network).eval(), (time.time() - started) / steps
+def seen_by(variant: Variant, rows: Samples) -> Samples:
+    """Samples with zeros where a variant sees nothing."""
+    changed = {name: torch.zeros_like(getattr(rows, name)) for name in variant.without}
+    if variant.without_free:
+        for name, place in (("windows", (..., slice(5, 10))), ("maps", (slice(None), slice(5, 10))),
+                            ("summaries", (slice(None), slice(8, 16)))):  # fmt: skip
+            changed[name] = getattr(rows, name).clone()
+            changed[name][place] = 0
+    return rows._replace(**changed)
+
+
+def kept(folder: Path) -> Samples:
+    """Samples that lie in a folder, mapped into memory."""
+    return Samples(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in Samples._fields))
+
+
+def keep(folder: Path, found: list[Samples]) -> None:
+    """Put samples into a folder."""
+    folder.mkdir()
+    for name, column in zip(Samples._fields, zip(*found, strict=True), strict=True):
+        np.save(folder / f"{name}.npy", np.concatenate(column))
+
+
+def take(samples: Samples, rows: np.ndarray | slice) -> Samples:
+    """Some of the samples as tensors."""
+    return Samples(*(torch.from_numpy(np.array(x[rows])) for x in samples))
+
+
+def trained(variant: Variant, samples: Samples) -> tuple[Network, float]:
+    """A network after its passes, and seconds a step."""
+    torch.manual_seed(SEED + variant.seed)
+    network = Network(NetworkConfig(class_fractions=CLASS_FRACTIONS, **variant.shape))
+    learner = Learner(network, 2e-3, 0.01, labels=variant.labels)
+    total = len(samples.held)
+    steps, started = PASSES * (total // BATCH), time.time()
+    order = np.concatenate(
+        [np.random.default_rng([SEED, k]).permutation(total)[: total // BATCH * BATCH]
+         for k in range(PASSES)]
+    )  # fmt: skip
+    for step, chosen in enumerate(order.reshape(-1, BATCH)):
+        rate = min(1.0, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+        rows = seen_by(variant, take(samples, np.sort(chosen)))
+        learner.step(lambda _, rows=rows: rows, torch.empty(0), 2e-3 * (0.01 + 0.99 * rate))
+    return network.eval(), (time.time() - started) / steps
 
 
 @torch.no_grad()
-def last_calls(network: Network, variant: Variant, rows: Rows) -> np.ndarray:
-    """Logits at the last epoch of each row, (n,)."""
-    calls = []
-    for part in torch.arange(len(rows.labels)).split(BATCH):
-        features, refits, valid, *_ = rows.batch(part)
-        last = (valid.sum(1) - 1).clamp_min(0)[:, None]
-        calls.append(network(features, variant.inputs(refits)).gather(1, last)[:, 0])
-    return torch.cat(calls).numpy()
+def loss_of(network: Network, variant: Variant, samples: Samples) -> float:
+    """Cross entropy of five classes with the true class."""
+    losses = []
+    for first in range(0, len(samples.held), 4096):
+        rows = seen_by(variant, take(samples, slice(first, first + 4096)))
+        losses.append(F.cross_entropy(logits_of(network, rows, False), rows.labels.long(),
+                                      reduction="sum"))  # fmt: skip
+    return float(sum(losses)) / len(samples.held)
+
+
+def study(folder: Path, name: str) -> tuple[str, dict, dict]:
+    """Numbers of a variant, and its probabilities on the test pairs by error."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    variant = VARIANTS[name]
+    network, seconds = trained(variant, kept(folder / "training"))
+    numbers = {"parameters": network.num_parameters, "seconds_a_step": seconds}
+    numbers["loss"] = loss_of(network, variant, kept(folder / "others"))
+    found = {}
+    for error in ERRORS:
+        rows = seen_by(variant, take(kept(folder / error), slice(None)))
+        found[error] = two_class_probability(network, rows).numpy()
+    return name, numbers, found
 
 
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     started = time.time()
-    torch.set_flush_denormal(True)
     tune_allocator()
-    pairs, tests, passes = (64, 40, 1) if args.quick else (2000, 800, 4)
+    blocks, others, pairs = (3, 1, 40) if args.quick else (120, 30, 1000)
     names = list(dict.fromkeys(["as_built", *args.only]))
-    numbers: dict = {"training_pairs": 2 * pairs, "test_pairs": tests}
-    with tempfile.TemporaryDirectory() as scratch:
-        sets = {}
-        for preset, seed, num in (
-            ("baseline", SEED, pairs),
-            ("stellar", SEED, pairs),
-            ("baseline", SEED + 1, tests),
-        ):
-            path = Path(scratch) / f"{preset}{seed}.npz"
-            simulation = Simulation(preset=preset, num_pairs=num, seed=seed)
-            sets[preset, seed] = load(simulate(path, simulation, progress=False))
-    length = 608
-    training = Survey(sigma=(0.01, 0.12), **SPARSE)
-    draws = []
-    for noise in range(1 if args.quick else 2):
-        both = [
-            prepared(reobserve(sets[preset, SEED], training, noise), length)
-            for preset in ("baseline", "stellar")
-        ]
-        columns = zip(*both, strict=True)
-        first, refits, *rest = columns
-        joined = ResidualInputs(*(torch.cat(x) for x in zip(*refits, strict=True)))
-        draws.append(Rows(torch.cat(first), joined, *(torch.cat(x) for x in rest)))
-    test_curves = {
-        k: reobserve(sets["baseline", SEED + 1], Survey(sigma=sigma, **SPARSE), 9)
-        for k, sigma in ERRORS.items()
-    }
-    test_rows = {k: prepared(curves, length) for k, curves in test_curves.items()}
-    for k, curves in test_curves.items():
-        ideal = evaluation.ideal_log_ratio(curves)
-        numbers[f"ideal_roc_auc_{k}"] = evaluation.roc_auc(curves.y, ideal)
-        numbers[f"ideal_recall_at_1pct_{k}"] = evaluation.recall_at_fpr(curves.y, ideal, 0.01)
-    reference = {}
-    for name in names:
-        variant = VARIANTS[name]
-        network, seconds = trained(variant, draws, passes, name)
-        numbers[f"{name}_parameters"] = network.num_parameters
-        numbers[f"{name}_seconds_a_step"] = seconds
-        for k, curves in test_curves.items():
-            calls = last_calls(network, variant, test_rows[k])
-            reference.setdefault(k, calls)
-            numbers[f"{name}_recall_at_1pct_{k}"] = evaluation.recall_at_fpr(curves.y, calls, 0.01)
-            numbers[f"{name}_roc_auc_{k}"] = evaluation.roc_auc(curves.y, calls)
-            if name != "as_built":
-                numbers[f"{name}_gain_in_roc_auc_{k}"] = evaluation.bootstrap(
-                    lambda y, p, r: evaluation.roc_auc(y, p) - evaluation.roc_auc(y, r),
-                    [curves.y, calls, reference[k]],
-                    curves.pair,
-                    num=60 if args.quick else 300,
-                    seed=SEED,
-                )
-    save_record("search", numbers, seed=SEED, started=started, quick=args.quick)
+    numbers: dict = {"test_pairs": pairs}
+    context = get_context("spawn")
+    with tempfile.TemporaryDirectory() as scratch, context.Pool(args.workers) as pool:
+        folder = Path(scratch)
+        for what, num, seed in (("training", blocks, SEED), ("others", others, SEED + 1)):
+            make: Callable = partial(make_samples, seed, per_curve=PER_CURVE, times=1)
+            found = list(tqdm(pool.imap(make, range(num)), f"{what} samples", total=num))
+            keep(folder / what, found)
+        numbers["training_samples"] = len(kept(folder / "training").held)
+        path = folder / "pairs.npz"
+        simulate(path, Simulation(num_pairs=pairs, seed=SEED + 2), progress=False)
+        curves, data = load(path), load_training_data([path], 0.0)
+        # Their noise is drawn from one seed a pair; so are ratios of the ideal observer.
+        for error, sigma in ERRORS.items():
+            tasks = [
+                (data.pairs.some(slice(k, k + 20)), data.time, Survey(sigma=sigma),
+                 list(range(k, min(k + 20, pairs))), 1, 0.0, True)
+                for k in range(0, pairs, 20)
+            ]  # fmt: skip
+            keep(folder / error, pool.starmap(pair_samples, tasks))
+            target = kept(folder / error).targets[:, 1:3].sum(1)
+            numbers[f"ideal_roc_auc_{error}"] = evaluation.roc_auc(curves.y, target)
+        reference: dict = {}
+        studied = pool.imap(partial(study, folder), names)
+        for name, own, found in tqdm(studied, "variants", total=len(names)):
+            numbers |= {f"{name}_{key}": value for key, value in own.items()}
+            for error, p in found.items():
+                numbers[f"{name}_roc_auc_{error}"] = evaluation.roc_auc(curves.y, p)
+                reference.setdefault(error, p)
+                if name != "as_built":
+                    numbers[f"{name}_gain_in_roc_auc_{error}"] = evaluation.bootstrap(
+                        lambda y, p, r: evaluation.roc_auc(y, p) - evaluation.roc_auc(y, r),
+                        [curves.y, p, reference[error]],
+                        curves.pair,
+                        num=60 if args.quick else 400,
+                        seed=SEED,
+                    )
+    save_record("ablation", numbers, seed=SEED, started=started, quick=args.quick)
 
 
 if __name__ == "__main__":

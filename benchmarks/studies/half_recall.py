@@ -1,16 +1,14 @@
 """How strong an anomaly must be: scores of every search on large sets, one set a condition.
 
-    python -m benchmarks.studies.half_recall scores FOLDER [--part K/N] [--only CONDITION ...]
-    python -m benchmarks.studies.half_recall record FOLDER
+    python -m benchmarks.studies.half_recall scores FOLDER [--only CONDITION ...] [--classical]
+    python -m benchmarks.studies.half_recall record FOLDER [--classical_from RECORD.json]
 
-With `--model RUN` (`events`: the shipped event network) the network alone is scored, no search
-beside it, by all cores on each condition, and the record is `half_recall_events`.
-
-`scores` writes one file a condition below FOLDER, per row: P(binary) of the shipped network or of
-the runs that repeat its recipe, the ideal observer's log-likelihood ratio, the classical searches,
-delta-chi2. A condition that is there is kept, so a killed run goes on; `--part` lets several
-processes divide the conditions. `record` reads them all and writes the numbers that the book
-quotes. No network was trained on any of the events, which is checked.
+`scores` writes one file a condition below FOLDER, per row: P(binary) of the network, the ideal
+observer's log-likelihood ratio, with `--classical` the classical searches, delta-chi2. The events
+are those of the chapters, which share the network's predictions (`data/scores`). A condition that
+is there is kept, so a killed run goes on. `record` reads them all and writes the numbers that the
+book quotes; those of the classical searches, which no network changes, may come from an earlier
+record. No network was trained on any of the events, which is checked.
 """
 
 import argparse
@@ -18,11 +16,10 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, astuple, fields
-from functools import cache, partial
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
 from multiprocessing import get_context
-from multiprocessing.pool import Pool
 from pathlib import Path
 
 import numpy as np
@@ -30,17 +27,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks.record import save_record
-from benchmarks.studies.seeds import last_calls
-from lensml import evaluation
-from lensml.network import (
-    EVENTS,
-    Predictions,
-    check_unseen,
-    load_network,
-    predict,
-    weights_hash,
-)
-from lensml.paths import RESULTS, atomic_path, tune_allocator
+from lensml import evaluation, experiments
+from lensml.network import check_unseen, load_network, weights_hash
+from lensml.paths import DATA, atomic_path, tune_allocator
 from lensml.simulation import (
     LightCurves,
     Simulation,
@@ -50,8 +39,7 @@ from lensml.simulation import (
     simulate,
 )
 
-PAIRS, FEWER, SEED, OBSERVED_WITH = 6000, 1000, 7900, 0
-SEEDS = RESULTS / "records" / "h200-2026-11-27" / "seeds"  # the shipped recipe, run again
+PAIRS, SEED, OBSERVED_WITH = 6000, 7900, 0
 DENSE = {"missing_fraction": 0.05}
 # Name to parameter set, survey, seed of the events, and what beside the network is run.
 CONDITIONS = {
@@ -74,11 +62,9 @@ CONDITIONS = {
     "baseline_100_mmag_set_2": ("baseline", Survey(), 1, ("classical",)),
     "baseline_100_mmag_set_3": ("baseline", Survey(), 2, ("classical",)),
     "baseline_100_mmag_set_4": ("baseline", Survey(), 3, ("classical",)),
-    # The shipped recipe with five other seeds, on the events of two of the conditions.
-    "baseline_100_mmag_seeds": ("baseline", Survey(), 0, ("seeds",)),
-    "distinct_100_mmag_seeds": ("distinct", Survey(), 0, ("seeds", "fewer")),
 }
 
+SEARCHES = "single-lens refit", "residual windows", "anomaly templates", "gradient boosting"
 RANKING = ("roc_auc", "recall_at_1pct", "dchi2_at_half_recall", "dchi2_at_half_recall_strict")
 STATISTICS = (*RANKING, "balanced_accuracy")
 SETS = ("baseline_100_mmag", *(f"baseline_100_mmag_set_{k}" for k in (2, 3, 4)))  # disjoint
@@ -89,84 +75,43 @@ TARGETS = {"sets_network_dchi2_at_half_recall_sd": "< 1"}
 Scores = Mapping[str, NDArray]
 
 
-def events(
-    folder: Path, preset: str, seed: int, blended: bool, pairs: int = PAIRS, workers: int = 1
-) -> LightCurves:
-    """The pairs of a condition at the default survey, simulated on first use."""
+def events(preset: str, seed: int, blended: bool, pairs: int = PAIRS) -> LightCurves:
+    """The pairs of a condition at the default survey, those of the chapters."""
     blending = {"blending": (0.1, 1.0)} if blended else {}
     simulation = Simulation(preset=preset, num_pairs=pairs, seed=SEED + seed, **blending)
-    stem = f"{preset}_{pairs}_seed{SEED + seed}" + "_blended" * blended
-    return load(simulate(folder / "sets" / stem, simulation, workers=workers, progress=False))
+    stem = f"{preset}_matched_{pairs}_seed{SEED + seed}" + "_blended" * blended
+    return load(simulate(DATA / "sets" / f"{stem}.npz", simulation, progress=False))
 
 
-def predict_rows(task: tuple) -> tuple:
-    """Reduced probabilities of some rows of a set by the network of a run."""
-    run, curves = task
-    return astuple(predict(load_network(run)[0], curves, season_rows=0))
+@cache
+def training_search(sigma: float):
+    """What gradient boosting learns from: other events of the baseline set at this error."""
+    curves = reobserve(events("baseline", 50, False), Survey(sigma=sigma), OBSERVED_WITH)
+    return evaluation.search_prefixes(curves, (1.0,))
 
 
-def scores_of_model(pool: Pool, workers: int, folder: Path, name: str, run: Path, pairs: int):
-    """What is kept of a condition of one network; rows divided among the processes of a pool."""
+def scores_of(
+    name: str, run: Path | None = None, *, classical: bool = False, pairs: int = PAIRS
+) -> dict[str, np.ndarray]:
+    """Everything kept of a condition, each (n,) or (1, n)."""
     preset, survey, seed, beside = CONDITIONS[name]
-    blended = "blended" in beside
-    curves = reobserve(events(folder, preset, seed, blended, pairs, workers), survey, OBSERVED_WITH)
+    curves = reobserve(events(preset, seed, "blended" in beside, pairs), survey, OBSERVED_WITH)
     check_unseen(curves, load_network(run)[1], Path(name))
     kept = {"y": curves.y, "pair": curves.pair, "dchi2": curves.dchi2}
     kept |= {key: curves.param(key) for key in ("s", "q", "u0")}
     kept["ideal"] = evaluation.ideal_log_ratio(curves)
-    tasks = [(run, curves.rows(slice(k, k + 200))) for k in range(0, len(curves), 200)]
-    found = list(tqdm(pool.imap(predict_rows, tasks), name, total=len(tasks)))
-    columns = [np.concatenate(column) for column in zip(*found, strict=True)]
-    kept |= dict(zip((f.name for f in fields(Predictions)), columns, strict=True))
+    kept |= asdict(experiments.predictions(curves, run))
     kept["p_end"] = kept["p"][None, :, -1]
-    return kept
-
-
-@cache
-def training_search(folder: Path, sigma: float):
-    """What gradient boosting learns from: other events of the baseline set at this error."""
-    curves = reobserve(events(folder, "baseline", 50, False), Survey(sigma=sigma), OBSERVED_WITH)
-    return evaluation.search_prefixes(curves, (1.0,))
-
-
-def scores_of(folder: Path, name: str) -> dict[str, np.ndarray]:
-    """Everything kept of a condition, each (n,) or (networks, n)."""
-    preset, survey, seed, beside = CONDITIONS[name]
-    curves = reobserve(events(folder, preset, seed, "blended" in beside), survey, OBSERVED_WITH)
-    curves = curves.rows(slice(0, 2 * FEWER)) if "fewer" in beside else curves
-    kept = {"y": curves.y, "pair": curves.pair, "dchi2": curves.dchi2}
-    kept |= {key: curves.param(key) for key in ("s", "q", "u0")}
-    kept["ideal"] = evaluation.ideal_log_ratio(curves)
-    runs = sorted(SEEDS.glob("seed*")) if "seeds" in beside else [None]
-    networks, configs = zip(*map(load_network, runs), strict=True)
-    for config in configs:
-        check_unseen(curves, config, Path(name))
-    if "seeds" in beside:
-        return kept | {"p_end": last_calls(networks, curves, name)}
-    kept |= asdict(predict(networks[0], curves, season_rows=4000))
-    kept["p_end"] = kept["p"][None, :, -1]
-    if "classical" in beside:
+    if classical and "classical" in beside:
         searched = evaluation.search_prefixes(curves, (1.0,))
-        learned = training_search(folder, survey.sigma)
-        kept |= evaluation.classical_scores(searched, learned, seed=0)
+        kept |= evaluation.classical_scores(searched, training_search(survey.sigma), seed=0)
     return kept
-
-
-def write_scores(folder: Path, names: list[str], of: Callable[[Path, str], Scores]) -> None:
-    """Score the conditions that are not there yet."""
-    for name in names:
-        path = folder / f"{name}.npz"
-        if not path.exists():
-            kept = of(folder, name)
-            with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-                np.savez(stream, **kept)
 
 
 def observers(scores: Scores) -> dict[str, NDArray]:
     """Score (n,) of the network, the ideal observer and, where they were run, the searches."""
     found = {"network": scores["p_end"][0], "ideal": scores["ideal"]}
-    searches = "single-lens refit", "residual windows", "anomaly templates", "gradient boosting"
-    return found | {name: scores[name] for name in searches if name in scores}
+    return found | {name: scores[name] for name in SEARCHES if name in scores}
 
 
 def columns_of(scores: Scores, observer: str, rank: NDArray) -> tuple[NDArray, ...]:
@@ -233,37 +178,6 @@ def key(observer: str) -> str:
     return observer.replace(" ", "_").replace("-", "_")
 
 
-def of_runs(scores: Scores, name: str) -> list[float]:
-    """One statistic of each run that repeats the shipped recipe."""
-    of = evaluation.STATISTICS[name]
-    return [float(of(*columns_of(scores, "network", p))) for p in scores["p_end"]]
-
-
-def over_seeds(
-    condition: str, scores: Scores, of_shipped: Scores, folder: Path
-) -> dict[str, float | dict]:
-    """Mean, range and standard deviation over the runs that repeat the recipe, by statistic.
-
-    Beside them the value of the shipped network on the same pairs, and the standard deviation of
-    the estimator, from its interval.
-    """
-    n = len(scores["y"])
-    shipped = {k: v[:, :n] if k == "p_end" else v[:n] for k, v in of_shipped.items()}
-    of_network = {task[1]: task for task in tasks_of(condition, shipped, folder)[: len(STATISTICS)]}
-    numbers = {}
-    for name in STATISTICS:
-        each = of_runs(scores, name)
-        _, found = interval(of_network[name])
-        if not np.isfinite(each).all() or not found or None in found.values():
-            continue
-        quantity = f"seeds_{condition}_{name}"
-        numbers[quantity] = {"value": np.mean(each), "low": np.min(each), "high": np.max(each)}
-        numbers[f"{quantity}_sd"] = float(np.std(each, ddof=1))
-        numbers[f"{quantity}_shipped"] = found["value"]
-        numbers[f"{quantity}_estimator_sd"] = (found["high"] - found["low"]) / 3.92
-    return numbers
-
-
 def over_sets(parts: list[Scores]) -> dict[str, float]:
     """Each disjoint set's value, their mean and standard deviation, by method and statistic."""
     numbers: dict[str, float] = {"sets": len(parts)}
@@ -292,15 +206,14 @@ def anytime(name: str, scores: Scores) -> dict[str, float | dict]:
 
 
 def write_record(
-    folder: Path, origin: Mapping, started: float, workers: int, run: Path | None = None
+    folder: Path, started: float, workers: int, run: Path | None, classical_from: Path | None
 ) -> None:
     """Read every condition's scores and write what the book quotes."""
     files = {name: folder / f"{name}.npz" for name in CONDITIONS}
     scores = {name: dict(np.load(path)) for name, path in files.items() if path.exists()}
     sets = [scores[name] for name in SETS if name in scores]
     together = pooled(sets)
-    seeds = {n.removesuffix("_seeds"): s for n, s in scores.items() if n.endswith("_seeds")}
-    single = {n: s for n, s in scores.items() if n not in SETS[1:] and not n.endswith("_seeds")}
+    single = {n: s for n, s in scores.items() if n not in SETS[1:]}
     tasks = [task for name, s in single.items() for task in tasks_of(name, s, folder)]
     tasks += tasks_of("all_sets", together, folder)
     with get_context("spawn").Pool(workers) as pool:
@@ -311,24 +224,22 @@ def write_record(
         numbers[f"{condition}_pairs"] = int((s["y"] == 1).sum())
         errors = evaluation.calibration_errors(s["y"], s["p_end"][0], s["pair"], **RESAMPLING)
         numbers |= {f"{condition}_network_{k}": errors[k] for k in ("ece", "ece_at_most")}
-    for condition, s in seeds.items():
-        numbers |= over_seeds(condition, s, scores[condition], folder)
-        numbers["seeds_runs"] = len(s["p_end"])
-        numbers[f"seeds_{condition}_pairs"] = int((s["y"] == 1).sum())
     numbers |= over_sets(sets)
     numbers["all_sets_pairs"] = int((together["y"] == 1).sum())
     for name, conditions in ANYTIME.items():
         if known := [scores[k] for k in conditions if k in scores]:
             numbers |= anytime(name, pooled(known))
     numbers |= {f"ideal_{k}": row["value"] for k, row in evaluation.IDEAL_HALF.items()}
-    by_run = {
-        condition: {name: of_runs(s, name) for name in STATISTICS} for condition, s in seeds.items()
-    }
-    origin = dict(origin) | {"weights_sha256": weights_hash(run)}
-    more = {"by_run": by_run, "scores": origin}
+    more: dict = {"weights_sha256": weights_hash(run)}
+    if classical_from:
+        earlier = json.loads(classical_from.read_text())
+        searches = [key(name) for name in SEARCHES]
+        numbers = {
+            k: v for k, v in earlier["numbers"].items() if any(name in k for name in searches)
+        } | numbers
+        more["classical"] = {"record": classical_from.name, "provenance": earlier["provenance"]}
     plain = {k: finite(v) if isinstance(v, dict) else v for k, v in numbers.items()}
-    name = "half_recall_events" if run else "half_recall"
-    save_record(name, plain, TARGETS, seed=SEED, started=started, **more)
+    save_record("half_recall", plain, TARGETS, seed=SEED, started=started, **more)
 
 
 def main() -> None:
@@ -336,29 +247,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("scores", "record"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--part", default="1/1", metavar="K/N")
-    parser.add_argument("--only", nargs="+", choices=CONDITIONS)
-    parser.add_argument("--scores_commit", default="", help="commit that made the scores")
-    parser.add_argument("--scores_seconds", type=float, help="wall time that they took [s]")
+    parser.add_argument("--only", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
+    parser.add_argument("--classical", action="store_true", help="the classical searches, too")
+    parser.add_argument("--classical_from", type=Path, help="record whose numbers of these stay")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--model", help="run folder; `events` is the shipped event network")
-    parser.add_argument("--pairs", type=int, default=PAIRS, help="of a condition, with --model")
+    parser.add_argument("--model", type=Path, help="run folder of the network")
     args, started = parser.parse_args(), time.time()
-    run = EVENTS if args.model == "events" else args.model and Path(args.model)
     tune_allocator()
     if args.what == "record":
-        origin = {"commit": args.scores_commit, "wall_time_s": args.scores_seconds}
-        write_record(args.folder, origin, started, args.workers, run)
+        write_record(args.folder, started, args.workers, args.model, args.classical_from)
         return
-    part, parts = map(int, args.part.split("/"))
-    names = args.only or list(CONDITIONS)
-    names = names[part - 1 :: parts]
-    if not run:
-        return write_scores(args.folder, names, scores_of)
-    names = [n for n in names if "seeds" not in CONDITIONS[n][3]]
-    with get_context("spawn").Pool(args.workers) as pool:
-        of = partial(scores_of_model, pool, args.workers, run=run, pairs=args.pairs)
-        write_scores(args.folder, names, of)
+    for name in args.only:
+        if not (path := args.folder / f"{name}.npz").exists():
+            kept = scores_of(name, args.model, classical=args.classical)
+            with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+                np.savez(stream, **kept)
 
 
 if __name__ == "__main__":

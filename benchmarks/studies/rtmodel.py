@@ -1,4 +1,4 @@
-"""RTModel (Bozza 2024) on three events of ours: how long full modelling takes, what it concludes.
+"""RTModel (Bozza 2024) and the network on ten events of ours: detections, false alarms, CPU time.
 
     python -m benchmarks.studies.rtmodel --python PEERS/bin/python [--quick] [--seed 77]
 
@@ -8,10 +8,11 @@ static models only (one source, two sources, two lenses), errors as quoted, all 
 defaults but for the time a single fit may take. An event takes some ten minutes of a core; what is
 done is remembered under `_build/benchmarks/rtmodel`, so that a second call goes on.
 
-The events, of every sixth epoch at 0.03 mag: a binary with a strong anomaly; a planet; a planet
-that a blended single lens fits as well; and the twin of the first, a single lens. RTModel always
+The events, of every sixth epoch at 0.03 mag: binaries with a strong anomaly; planets; a planet
+that a blended single lens fits as well; and twins of the first kind, single lenses. RTModel always
 frees blend, baseline and size of the source and so has less to find than a search that knows them:
-`dchi2_free_blend` is delta-chi2 against the best *blended* single lens.
+`dchi2_free_blend` is delta-chi2 against the best *blended* single lens. The network is not told the
+baseline either; it alerts where P(binary) passes the shipped threshold for 1 % of single lenses.
 """
 
 import argparse
@@ -29,7 +30,9 @@ import torch
 
 from benchmarks.record import QUICK, save_record
 from lensml.lensing import fit_pspl
+from lensml.network import DataSetEpochs, Network, load_network, predict_event
 from lensml.simulation import LightCurves, Simulation, Survey, load, simulate
+from lensml.streaming import find_threshold
 
 SURVEY = Survey(sigma=0.03, keep_every=(6, 6))
 CHOSEN = {  # label: set, delta-chi2 of the pair, the same with a free blend, class of the row
@@ -38,6 +41,10 @@ CHOSEN = {  # label: set, delta-chi2 of the pair, the same with a free blend, cl
     "hidden_planet": ("planetary", (200, 1000), (0, 9), 1),
     "twin": ("distinct", (2000, 1e5), (1000, 1e5), 0),
 }
+TEN = [
+    *(("binary", k) for k in range(3)), *(("planet", k) for k in range(3)),
+    ("hidden_planet", 0), *(("twin", k) for k in range(3)),
+]  # fmt: skip
 MODELS = ("PS", "BS", "LS")  # single lens, binary source, binary lens
 RUNNER = """
 import sys
@@ -54,8 +61,8 @@ print("version", version("RTModel"))
 """
 
 
-def pick(label: str, seed: int) -> tuple[LightCurves, dict[str, float]]:
-    """The first suitable event of a set, as a set of one row, and the strength of its anomaly."""
+def pick(label: str, seed: int, which: int) -> tuple[LightCurves, dict[str, float]]:
+    """A suitable event of a set, by its number, as one row, and the strength of its anomaly."""
     preset, strength, blended_strength, row = CHOSEN[label]
     with tempfile.TemporaryDirectory() as folder:
         simulation = Simulation(preset=preset, num_pairs=512, seed=seed, survey=SURVEY)
@@ -65,6 +72,9 @@ def pick(label: str, seed: int) -> tuple[LightCurves, dict[str, float]]:
         free = with_free_blend(binary)
         between = blended_strength[0] <= free < blended_strength[1]
         if between and curves.dchi2[k] < strength[1]:
+            if which:
+                which -= 1
+                continue
             chosen = curves.rows((curves.pair == curves.pair[k]) & (curves.y == row))
             return chosen, {"dchi2": row * float(curves.dchi2[k]), "dchi2_free_blend": row * free}
     raise SystemExit(f"no event of {preset} fits `{label}`; take another --seed")
@@ -115,6 +125,18 @@ def model_event(python: str, curve: LightCurves, *, limit: float, fits: int) -> 
         }
 
 
+def by_network(network: Network, threshold: float, curve: LightCurves) -> dict[str, float]:
+    """P(binary) at the end and at most, whether it alerts, and processor time for all epochs."""
+    seen = np.isfinite(curve.X[0])
+    columns = curve.times()[0], curve.X[0].astype(float), curve.sigmas()[0]
+    datasets = [DataSetEpochs(*(x[seen] for x in columns))]
+    started = time.process_time()
+    logits = predict_event(network, datasets).logits
+    p = network.probabilities(logits)[:, 1:3].sum(1).nan_to_num(0).numpy()
+    found = {"network_cpu_seconds": time.process_time() - started, "network_p": float(p[-1])}
+    return found | {"network_p_max": float(p.max()), "network_alerts": int(p.max() >= threshold)}
+
+
 def cpu_seconds() -> float:
     """Processor time of all processes this one has waited for [s]."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -133,10 +155,13 @@ def main() -> None:
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     started, numbers, version = time.time(), {}, ""
-    for label in ["planet"] if args.quick else CHOSEN:
-        curve, strength = pick(label, args.seed)
+    network, threshold = load_network()[0], find_threshold(None).value
+    called: dict[str, list] = {}
+    for label, which in [("planet", 0)] if args.quick else TEN:
+        curve, strength = pick(label, args.seed, which)
         fits = 2 if args.quick else 6  # from each starting point; 6 is the default
-        cache = QUICK / "rtmodel" / f"{label}-{args.seed}-{fits}-{args.limit:g}.json"
+        name = f"{label}_{which + 1}" if which else label
+        cache = QUICK / "rtmodel" / f"{name}-{args.seed}-{fits}-{args.limit:g}.json"
         if not cache.exists():
             found = model_event(args.python, curve, limit=args.limit, fits=fits)
             cache.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +170,19 @@ def main() -> None:
             started -= 60 * json.loads(cache.read_text())["minutes"]
         found = json.loads(cache.read_text())
         version = found.pop("version")
-        numbers |= {f"{label}_{name}": value for name, value in (strength | found).items()}
+        by_network(network, threshold, curve)  # compiles
+        found |= by_network(network, threshold, curve)
+        numbers |= {f"{name}_{key}": value for key, value in (strength | found).items()}
+        lens = found["conclusion"].endswith(("binary lens", "planetary lens"))
+        called.setdefault(label, []).append((lens, found["network_alerts"]))
+        called.setdefault("minutes", []).append(found["cpu_minutes"])
+        called.setdefault("seconds", []).append(found["network_cpu_seconds"])
+    minutes, seconds = called.pop("minutes"), called.pop("seconds")
+    for k, who in enumerate(("rtmodel", "network")):
+        numbers |= {f"{who}_calls_{x}": sum(int(c[k]) for c in rows) for x, rows in called.items()}
+    numbers |= {f"of_{label}": len(rows) for label, rows in called.items()}
+    numbers["rtmodel_median_cpu_minutes"] = float(np.median(minutes))
+    numbers["network_median_cpu_seconds"] = float(np.median(seconds))
     save_record(
         "rtmodel", numbers, seed=args.seed, started=started, quick=args.quick,
         version=version, models=list(MODELS), seconds_for_a_fit=args.limit,

@@ -31,7 +31,7 @@ from benchmarks.studies.sky import (
     stored_threshold,
 )
 from lensml.lensing import binary_magnification, point_lens_magnification
-from lensml.network import CLASSES, EVENTS, STEP, DataSetEpochs, predict_event, weights_hash
+from lensml.network import CLASSES, STEP, DataSetEpochs, predict_event, weights_hash
 from lensml.paths import InputError, atomic_path, available_cores
 from lensml.seeds import event_generator
 from lensml.simulation import (
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, default=10_000)
     parser.add_argument("--survey", default="roman", choices=list(SURVEYS))
-    parser.add_argument("--model", type=Path, default=EVENTS, help="run folder of the network")
+    parser.add_argument("--model", type=Path, help="run folder of the network")
     parser.add_argument("--threshold", type=float, nargs=2, metavar="P", help="at 1 %%, 0.1 %%")
     parser.add_argument("--quick", action="store_true", help="keep the record in _build only")
     parser.add_argument("--workers", type=int, default=available_cores(), help="processes")

@@ -45,11 +45,10 @@ from lensml.experiments import result_key
 from lensml.lensing import point_lens_magnification
 from lensml.network import (
     CLASSES,
-    EVENTS,
     STEP,
     DataSetEpochs,
-    EventNetwork,
-    load_event_network,
+    Network,
+    load_network,
     predict_event,
     run_folder,
     weights_hash,
@@ -83,7 +82,7 @@ MEANING = (
     "order statistics"
 )
 Data = Sequence[DataSetEpochs]  # of one event
-_network: list[EventNetwork] = []  # that of a process
+_network: list[Network] = []  # that of a process
 
 
 def single_on_sky(survey: str, index: int) -> list[DataSetEpochs]:
@@ -140,10 +139,10 @@ def variables(kind: str, rows: range) -> list[Data]:
 def load_into_process(run: Path) -> None:
     """Load the network of a run for `classified`, which then has one thread."""
     torch.set_num_threads(1)
-    _network[:] = [load_event_network(run)[0]]
+    _network[:] = [load_network(run)[0]]
 
 
-def process_network() -> EventNetwork:
+def process_network() -> Network:
     """The network that `processes` gave this one."""
     return _network[0]
 
@@ -284,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["thresholds", "transfer"])
     parser.add_argument("--events", type=int, help="of each set; default 1500 and 1000")
-    parser.add_argument("--model", type=Path, default=EVENTS, help="run folder of the network")
+    parser.add_argument("--model", type=Path, help="run folder of the network")
     parser.add_argument("--store", action="store_true", help="write alerts.json into the run")
     parser.add_argument("--threshold", type=float, metavar="P", help="in place of the stored one")
     parser.add_argument("--quick", action="store_true", help="keep the record in _build only")
@@ -294,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     setting = args.what == "thresholds"
     num = args.events or (1500 if setting else 1000)
     try:
-        load_event_network(run)  # says so if it is none
+        load_network(run)  # says so if it is none
         folder = QUICK / "sky" / weights_hash(run)[:16]
         threshold = None if setting else args.threshold or stored_threshold(run)
         with processes(run, args.workers) as mapped:

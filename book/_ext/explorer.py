@@ -72,7 +72,8 @@ def observe_example(
     fit = fit_pspl(grid, torch.from_numpy(delta)[None], starts=torch.tensor([[[T0, u0, TE]]]))
     single = fit.delta_mag(grid)[0].numpy()
     observed = M_BASE + delta + sigma * np.random.default_rng(0).standard_normal(TIMES.size)
-    p = classify(TIMES, observed, np.full(TIMES.size, sigma), M_BASE) if classified else None
+    errors = np.full(TIMES.size, sigma)
+    p = classify(TIMES, observed, errors, M_BASE, exact=True) if classified else None
     dchi2 = float((((delta - single) / sigma) ** 2).sum())
     return ExampleEvent(event, M_BASE + delta, M_BASE + single, observed, p, dchi2)
 

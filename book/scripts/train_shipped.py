@@ -1,60 +1,44 @@
-"""Make the weights that ship with the package: `python book/scripts/train_shipped.py`.
+"""Train the network that ships, on a GPU if there is one; the other cores simulate meanwhile.
 
-Simulates the sets of `lensml.training.recipes` into data/ and trains on them into runs/; the same
-command resumes a killed run. Copies the best weights, in float16, into lensml/weights.
+    python book/scripts/train_shipped.py RUN [--minutes 60] [--workers W] [--start_from RUN]
 
-The shipped weights were trained on a GPU, on four times the events and for eight epochs:
-`python book/scripts/train_shipped.py --times 4 --epochs 8 --batch_size 1024`.
+The shipped one is RUN after the commands in `lensml/weights/README.md`. One that was killed
+goes on with the same command. Another `--seed` makes other events.
 """
 
 import argparse
-import shutil
-from dataclasses import replace
+import json
+import logging
+from dataclasses import fields
 from pathlib import Path
 
-from lensml.network import MODEL, load_tensors, save_tensors
-from lensml.paths import DATA, ROOT, SIZES, WEIGHTS, atomic_path
-from lensml.training import recipe_sets, run_recipe, shipped_recipe
+import torch
 
-SHIPPED = ("config.json", "metrics.json", "history.csv", "training.log")
+from lensml.training import EventTrainingConfig, Variant, train_events
 
 
 def main() -> None:
+    """Train, with a log beside the weights."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=SIZES, default="desk")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int)
-    parser.add_argument("--times", type=float, default=1.0, help="so many times the events of SIZE")
-    parser.add_argument("--epochs", type=int, help="instead of those of SIZE")
-    parser.add_argument("--batch_size", type=int, help="instead of that of SIZE")
-    parser.add_argument("--data", type=Path, default=DATA, help="where the sets are made or found")
-    parser.add_argument("--run", type=Path, help="run folder; what is trained there is not shipped")
-    parser.add_argument("--only", nargs="*", help="make these sets alone, and train nothing")
-    args = parser.parse_args()
-    recipe = shipped_recipe(args.size, args.seed, times=args.times)
-    changes = {
-        k: getattr(args, k) for k in ("epochs", "batch_size") if getattr(args, k) is not None
-    }
-    recipe = replace(recipe, training=replace(recipe.training, **changes))
-    if args.only is not None:
-        recipe_sets(recipe, args.data, workers=args.workers, only=args.only)
-        return
-    size = args.size + "".join(
-        f"_{k}{value:g}" for k, value in {"x": args.times, **changes}.items() if value != 1
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--workers", type=int, help="processes; default: one a core, less one")
+    parser.add_argument(
+        "--variants", type=Path, help="JSON list of networks trained side by side (`Variant`)"
     )
-    run = args.run or ROOT / "runs" / f"general_{size}_seed{args.seed}"
-    run_recipe(recipe, args.data, run, workers=args.workers)
-    if args.run is None:
-        ship(run)
-
-
-def ship(run: Path) -> None:
-    """Copy a run's weights, rounded to float16, and its notes to where the package has its own."""
-    for name in SHIPPED:
-        with atomic_path(WEIGHTS / name) as temporary:
-            shutil.copyfile(run / name, temporary)
-    tensors, notes = load_tensors(run / MODEL)
-    save_tensors(WEIGHTS / MODEL, {name: x.half() for name, x in tensors.items()}, notes)
+    for field in fields(EventTrainingConfig):
+        if field.name == "variants":
+            continue
+        kind = str if field.default is None else type(field.default)
+        parser.add_argument(f"--{field.name}", type=kind, default=field.default)
+    settings = vars(parser.parse_args())
+    if variants := settings.pop("variants"):
+        settings["variants"] = tuple(Variant(**one) for one in json.loads(variants.read_text()))
+    run, workers = settings.pop("run"), settings.pop("workers")
+    run.mkdir(parents=True, exist_ok=True)
+    layout = {"format": "%(asctime)s %(message)s", "filename": run / "training.log"}
+    logging.basicConfig(level=logging.INFO, **layout)
+    torch.set_num_threads(1)  # the other cores make samples
+    print(train_events(run, EventTrainingConfig(**settings), workers))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lensml.evaluation import metrics
 from lensml.lensing import fit_prefixes, pspl_delta_mag
-from lensml.network import BIN
+from lensml.network import refit_counts
 from lensml.paths import InputError, progress_bar
 from lensml.simulation import FRACTIONS, LightCurves, until_fraction
 
@@ -225,21 +225,21 @@ def template_series(curves: LightCurves, refits: NDArray) -> NDArray:
         times, delta, sigma = observed(rows)
         count = np.isfinite(delta).cumsum(axis=1)
         best, complete = np.zeros(len(rows)), {}
-        for k in range(count[:, -1].max() // BIN):
-            alive = count[:, -1] >= (k + 1) * BIN
-            end = np.where(alive, (count >= (k + 1) * BIN).argmax(axis=1), -1)
+        for k, number in enumerate(refit_counts(int(count[:, -1].max()))):
+            alive = count[:, -1] >= number
+            end = np.where(alive, (count >= number).argmax(axis=1), -1)
             # Residuals of the prefix; none of rows that end before it.
             t0, *logs = torch.from_numpy(refits[start : start + CHUNK, k, 1]).unbind(1)
             fit = pspl_delta_mag(torch.from_numpy(times), t0, *(x.exp() for x in logs)).numpy()
             residual = (delta - fit) / sigma
             residual[np.arange(times.shape[1]) > end[:, None]] = np.nan
             weight, weighted = weighted_residuals(rows, residual)
-            for number, group in enumerate(groups):
+            for place, group in enumerate(groups):
                 if group.window.start > end.max():
                     continue
-                norms = complete.get(number) or template_norms(group, weight[:, group.window])
+                norms = complete.get(place) or template_norms(group, weight[:, group.window])
                 if group.window.stop <= end[alive].min() + 1:  # its weights change no more
-                    complete[number] = norms
+                    complete[place] = norms
                 gains = template_gains(group, norms, weighted[:, group.window])
                 best = np.maximum(best, np.add(*gains).max(axis=1))
             result[start + np.flatnonzero(alive), end[alive]] = best[alive]

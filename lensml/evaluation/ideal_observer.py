@@ -7,25 +7,23 @@ rows, T epochs, F fractions of the window, P pairs, B rows at a time, L observed
 """
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import expit, ndtr
-from torch import Tensor
 
 from lensml.evaluation import metrics
-from lensml.lensing import pspl_delta_mag
-from lensml.network import BIN, PackedCurves, observed_epochs, prior_fits, update_fits
-from lensml.paths import InputError, progress_bar
+from lensml.lensing import MAG, excess_magnification, refit
+from lensml.network import STEP, DataSetEpochs, event_inputs, joint_epochs, refit_counts
+from lensml.paths import InputError, available_cores, progress_bar
 from lensml.simulation import LightCurves, Survey, error_bars, partner_rows, until_fraction
 
 CHUNK = 1024  # rows held as float64 at a time
 OUTLIER_WIDTH = 5.0  # of an outlier's noise, in sigma, as `survey.observe` draws it
-REFIT_ROWS = 64  # whose prefixes are refitted together
 ideal_probability = expit  # P(binary) of a log-likelihood ratio, classes equally likely
-PASSES = 2  # of a refit; after one, some rows are still on the way to the minimum
 
 
 def paired_rows(
@@ -196,87 +194,82 @@ def assert_below_ideal(z: Mapping[str, float], limit: float = 3.0) -> None:
         )
 
 
-@torch.no_grad()
+def exact_epochs(curves: LightCurves, row: int) -> tuple[NDArray, DataSetEpochs]:
+    """Places (N,) of the observed epochs of a row, and these, their baseline at zero."""
+    on = np.flatnonzero(np.isfinite(curves.X[row]))
+    delta = curves.X[row, on].astype(float) - float(curves.m_base[row])
+    return on, DataSetEpochs(curves.times()[row, on], delta, curves.sigmas()[row, on], 0.0, True)
+
+
 def causal_refits(curves: LightCurves) -> NDArray:
-    """Single-lens fits to the data of every prefix of BIN, 2 BIN, ... observed epochs.
+    """Single-lens fits to the data of every prefix of `refit_counts`, baselines known.
 
     Each begins where the previous one ended. Returns t0 [day], ln u0, ln tE and ln f_s of both
-    models of `update_fits`, (n, J, 2, 4); NaN where a row has fewer epochs.
+    models (all flux lensed, f_s free), (n, J, 2, 4); NaN where a row has fewer epochs.
     """
-    num = int(np.isfinite(curves.X).sum(axis=1).max(initial=0)) // BIN
+    num = len(refit_counts(int(np.isfinite(curves.X).sum(axis=1).max(initial=0))))
     result = np.full((len(curves), num, 2, 4), np.nan)
-    for start in progress_bar(range(0, len(curves), REFIT_ROWS), "refit"):
-        own = curves.rows(slice(start, start + REFIT_ROWS))
-        observed = observed_epochs(own.X, own.sigmas(), own.times(), own.m_base)
-        times, bright, root = weighted_epochs(observed)
-        blended = torch.as_tensor(own.blended).expand(len(own))
-        lengths, theta = observed.valid.sum(1), None
-        for k in range(int(lengths.max()) // BIN):
-            alive = (lengths >= (k + 1) * BIN).nonzero()[:, 0]
-            epochs = [x[alive, : (k + 1) * BIN] for x in (times, bright, root)]
-            last = epochs[0][:, -1]
-            if theta is None:
-                theta = prior_fits(len(own), last.new_zeros(len(own))).theta
-                theta[alive, :, 0] += last[:, None]
-            now = theta[alive]
-            for _ in range(PASSES):
-                now, _ = update_fits(now, epochs[0], -epochs[1], epochs[2], last, blended[alive])
-            theta[alive] = now
-            result[start + alive.numpy(), k] = now.numpy()
+
+    def refit_row(row: int) -> None:
+        on, epochs = exact_epochs(curves, row)
+        if len(on) >= STEP:
+            fits = event_inputs(joint_epochs([epochs]), curves.blended, no_maps).fits
+            _refit_again(fits, epochs, curves.blended)
+            result[row, : len(fits)] = fits[..., :4]
+
+    no_maps = np.zeros(num, dtype=bool)
+    with ThreadPoolExecutor(available_cores()) as pool:
+        list(progress_bar(pool.map(refit_row, range(len(curves))), "refit", total=len(curves)))
     return result
 
 
-def weighted_epochs(observed: PackedCurves) -> tuple[Tensor, Tensor, Tensor]:
-    """Times [day], brightening [mag] and 1 / sigma, 0 for pads, each (B, L) float64."""
-    root = observed.valid / observed.sigma.double().clamp_min(1e-3)
-    return observed.times, observed.brightening.double(), root
+def _refit_again(fits: NDArray, epochs: DataSetEpochs, free: bool) -> None:
+    """A second refit of each prefix in place: after one, some are on the way to the minimum."""
+    bright, zero = -epochs.mag, np.zeros(1)
+    columns = epochs.times, np.exp(bright / MAG), bright, 1.0 / epochs.sigma
+    covariances, low = np.zeros((2, 1, 15)), np.zeros(1, dtype=np.int64)
+    for fit, count in zip(fits, refit_counts(len(bright)), strict=True):
+        last, high = epochs.times[count - 1], np.array([count])
+        refit(fit, covariances, last, zero, zero, free, *columns, low, high)
 
 
 def profile_llr_series(curves: LightCurves, refits: NDArray | None = None) -> NDArray:
     """Profile likelihood ratio: `llr_series` with each prefix's best fit as twin, (n, T).
 
     `llr_series` less what a fit to the prefix gains over the twin, in half a chi-squared. Refits to
-    the data come every BIN observed epochs (`causal_refits`); an epoch between two takes the one
-    that fits its own prefix better. NaN for rows with less than BIN epochs.
+    the data come as `causal_refits`; an epoch between two takes the one that fits its own prefix
+    better. NaN for rows with fewer epochs than the first refit has.
     """
     ratio, refits = llr_series(curves), causal_refits(curves) if refits is None else refits
-    for rows, own, _, single, _ in paired_rows(curves, REFIT_ROWS):
-        observed = observed_epochs(own.X, own.sigmas(), own.times(), own.m_base)
-        twin = np.asarray(own.m_base, dtype=float)[:, None] - single
-        twin = torch.as_tensor(twin).gather(1, observed.index)
-        gain = refit_gains(observed, twin, torch.from_numpy(refits[rows])).numpy()
-        row, column = np.nonzero(observed.valid.numpy())
-        ratio[rows[row], observed.index.numpy()[row, column]] -= gain[row, column]
+    for rows, own, _, single, _ in paired_rows(curves, CHUNK):
+        twin = single - np.asarray(own.m_base, dtype=float)[:, None]
+
+        def reduce(place: int, rows=rows, own=own, twin=twin) -> None:
+            on, epochs = exact_epochs(own, place)
+            ratio[rows[place], on] -= refit_gains(epochs, twin[place, on], refits[rows[place]])
+
+        with ThreadPoolExecutor(available_cores()) as pool:
+            list(pool.map(reduce, range(len(own))))
     return ratio
 
 
-def refit_gains(observed: PackedCurves, twin: Tensor, refits: Tensor) -> Tensor:
-    """Gain of the best single lens of each prefix over the twin, (B, L), in ln likelihood.
+def refit_gains(epochs: DataSetEpochs, twin: NDArray, refits: NDArray) -> NDArray:
+    """Gain of the best single lens of each prefix over the twin, (N,), in ln likelihood.
 
-    `twin` is the brightening of the twin at the epochs `observed`, (B, L) float64 [mag]; `refits`
-    are `causal_refits` of these rows.
+    `twin` (N,) is the twin's magnitude less the baseline; `refits` are `causal_refits` (J, 2, 4).
     """
-    times, bright, root = weighted_epochs(observed)
-    lengths = observed.valid.sum(1)
-    of_twin = ((bright - twin) * root).square()
-    gain = torch.full_like(twin, -torch.inf)
-    for k in range(int(lengths.max()) // BIN):
-        count = (k + 1) * BIN
-        alive = (lengths >= count).nonzero()[:, 0]
-        now = refits[alive, k]
-        # The gain of this refit up to the next one, and back to the previous one.
-        reach = slice(0, count + BIN - 1)
-        near = slice(count - BIN, count + BIN - 1)
-        of_fits = [chi2_terms(now[:, m], times, bright, root, alive, reach) for m in range(2)]
-        saved = of_twin[alive, reach] - torch.stack(of_fits)
-        total = 0.5 * torch.cumsum(saved, dim=2).amax(0)
-        gain[alive, near] = torch.maximum(gain[alive, near], total[:, near])
-    begun = torch.isfinite(gain)
-    return torch.where(begun, gain.clamp_min(0.0), torch.nan)
-
-
-def chi2_terms(theta: Tensor, times, bright, root, rows: Tensor, part: slice) -> Tensor:
-    """Squared residuals of rows from fits `theta` (R, 4), in units of their errors."""
-    t0, ln_u0, ln_tE, ln_f_s = theta.unbind(1)
-    curve = -pspl_delta_mag(times[rows, part], t0, ln_u0.exp(), ln_tE.exp(), ln_f_s.exp())
-    return ((bright[rows, part] - curve) * root[rows, part]).square()
+    counts = refit_counts(len(epochs.times))
+    fits = refits[: len(counts), ..., None]
+    t0, ln_u0, ln_tE, ln_f_s = (fits[:, :, k] for k in range(4))
+    x = np.exp(2 * ln_u0) + ((epochs.times - t0) * np.exp(-ln_tE)) ** 2
+    excess = excess_magnification(torch.from_numpy(x)).numpy()
+    curve = -MAG * np.log1p(np.exp(ln_f_s) * excess)
+    of_fits = ((epochs.mag - curve) / epochs.sigma) ** 2
+    of_twin = ((epochs.mag - twin) / epochs.sigma) ** 2
+    total = 0.5 * np.cumsum(of_twin - of_fits, axis=2).max(axis=1)
+    gain = np.full(len(twin), -np.inf)
+    # Of each refit up to the next one, and back to the previous one.
+    for k, row in enumerate(total):
+        near = slice(counts[k - 1] if k else 0, counts[k + 1] - 1 if k + 1 < len(counts) else None)
+        gain[near] = np.maximum(gain[near], row[near])
+    return np.where(np.isfinite(gain), np.maximum(gain, 0.0), np.nan)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lensml import evaluation, network, plotting
 from lensml.experiments.results import write_json, write_svg
 from lensml.experiments.tables import OBSERVER_COLUMNS, format_number, plain
-from lensml.paths import DATA, PACKAGE, InputError, atomic_path, progress_bar
+from lensml.paths import DATA, PACKAGE, InputError, atomic_path
 from lensml.simulation import LightCurves, Survey, load
 
 SEARCHES = ("evaluation/anomaly_finder.py", "evaluation/baselines.py", "lensing/*.py")
@@ -45,7 +45,7 @@ def evaluate(
             f"{len(curves)} rows, but both classes and nothing else were expected; "
             "`lensml classify` calls curves of unknown class"
         )
-    predictions = predict_with_bar(loaded, curves)
+    predictions = network.predict(loaded, curves, progress=True)
     options = {"early_detection": early_detection, "num_bootstrap": num_bootstrap, "seed": seed}
     result, ideal = evaluation.full_report(curves, predictions, **options)
     p = predictions.p[:, -1]
@@ -166,21 +166,10 @@ def kept_path(how: str, *sets: LightCurves) -> Path:
     """File below ``data/scores`` for what is computed from these sets in the way of `how`."""
     digest = hashlib.sha256(how.encode())
     for curves in sets:
-        digest.update(f"{curves.blended} {curves.X.shape}".encode())
+        digest.update(f"{curves.blended} {curves.exact} {curves.X.shape}".encode())
         for values in (curves.X, curves.time, curves.sigma, curves.m_base, curves.params):
             digest.update(np.ascontiguousarray(values).tobytes())
     return DATA / "scores" / f"{digest.hexdigest()[:24]}.npz"
-
-
-def predict_with_bar(
-    loaded: network.Network, curves: LightCurves, **options
-) -> network.Predictions:
-    """`predict` with a progress bar."""
-    with progress_bar(None, "classify", total=-(-len(curves) // 256), delay=0) as bar:
-        hook = loaded.register_forward_hook(lambda *_: [bar.update()] and None)  # output as it was
-        found = network.predict(loaded, curves, **options)
-    hook.remove()
-    return found
 
 
 def predictions(
@@ -200,7 +189,7 @@ def predictions(
                 found = network.Predictions(**kept)
                 return replace(found, season=found.season[:season_rows])
     loaded, _ = network.load_network(run, device)
-    found = predict_with_bar(loaded, curves, season_rows=season_rows)
+    found = network.predict(loaded, curves, season_rows=season_rows, progress=True)
     with atomic_path(path) as temporary:
         np.savez(temporary, **asdict(found))
     return found

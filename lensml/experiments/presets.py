@@ -90,7 +90,7 @@ def _fine_tuned(preset: str, size: str, seed: int) -> tuple[Simulation, Training
         return simulation, config
     slow = {"desk": (2, 128, 3e-4), "smoke": (1, 32, 1e-5)}[size]
     changes = dict(zip(("epochs", "batch_size", "learning_rate"), slow, strict=True))
-    changes |= {"validation_fraction": 0.05, "curriculum": 0.0, "start_from": "shipped"}
+    changes |= {"validation_fraction": 0.05, "start_from": "shipped"}
     return simulation, replace(config, **changes)
 
 

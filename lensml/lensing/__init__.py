@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = exports(
     interpolation="",
     magnification=("binary_magnification finite_source_magnification point_lens_magnification"),
     _triton="",
-    normal_equations="CACHE_ELEMENTS MAG gauss_newton_terms marquardt_step",
-    pspl=("excess_magnification fit_prefixes fit_pspl pspl_delta_mag starting_points u2_of_excess"),
+    normal_equations="MAG",
+    pspl="excess_magnification fit_prefixes fit_pspl pspl_delta_mag starting_points",
     joint_fits="FIT_CENTRE QUICK brightness error_factors log_ratio refit",
 )

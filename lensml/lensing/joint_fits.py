@@ -5,7 +5,8 @@ its baseline flux. Its brightness is B_k + MAG ln(1 + f_s,k (A(t) - 1)), with t0
 Two models are fitted: all flux lensed, and every f_s,k free. Residuals stay in magnitudes, where
 quoted errors are normal; Huber's loss bounds the pull of outliers. The Gauss-Newton matrix is an
 arrow: the 2 x 2 block of each data set is eliminated, so that the cost is linear in their number.
-Search, priors, steps and degeneracy are those of `network.sequential_fit`, which fits one data set.
+A refit takes a fixed number of Levenberg-Marquardt steps from several starting points (`fit_pspl`
+goes on to convergence): its cost is bounded, and a stream gets the same fits.
 
 Epochs of a data set lie together, in time order; `low` and `high` (K,) bound those in use. A fit
 is a row (3 + 2 K,): t0 [day], ln u0, ln tE, then ln f_s,k and B_k [mag] of each data set.

@@ -15,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lensml.network.event_model import EventNetwork, EventNetworkConfig
 from lensml.network.model import Network, NetworkConfig
 from lensml.paths import WEIGHTS, InputError, atomic_path
 from lensml.simulation import LightCurves
@@ -23,24 +22,6 @@ from lensml.simulation import LightCurves
 MODEL = "model.safetensors"
 CONFIG = "config.json"
 CHECKSUM = "sha256"
-EVENTS = WEIGHTS / "events"  # run folder of the shipped event network
-# Names of older runs and today's: keys of a network's configuration, first parts of its tensors'
-# names, second parts inside the residual-map encoder.
-CONFIG_KEYS = {
-    "opinion": "embedding_channels",
-    "blocks_down": "encoder_blocks",
-    "blocks_up": "decoder_blocks",
-}
-LAYERS = {
-    "merge": "downsample",
-    "down": "encoder",
-    "lift": "upsample",
-    "up": "decoder",
-    "expert": "residual_encoder",
-    "consult": "project",
-    "embed_residuals": "embed_innovations",
-}
-MAP_LAYERS = {"scalars": "fit_summary", "look": "conv2", "say": "output"}
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], notes: dict) -> None:
@@ -78,7 +59,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         raise InputError(f"{path}: not a readable weights file ({error})") from None
 
 
-def save_network(run: Path, network: Network | EventNetwork, notes: dict) -> None:
+def save_network(run: Path, network: Network, notes: dict) -> None:
     """Write `model.safetensors` of a run; its notes rebuild the network."""
     described = notes | {"network": network.config.describe()}
     save_tensors(run / MODEL, network.state_dict(), described)
@@ -90,27 +71,12 @@ def run_folder(run: Path | str | None) -> Path:
     return run.with_suffix("") if run.suffix in (".pt", ".pth") else run
 
 
-def current_config(network: dict) -> dict:
-    """A network's configuration under today's names; runs from before refits had none of them."""
-    renamed = {CONFIG_KEYS.get(key, key): value for key, value in network.items()}
-    return {"embedding_channels": 0} | renamed
-
-
-def current_tensor_name(name: str) -> str:
-    """Today's name of a tensor of the network, whichever version saved it."""
-    first, *rest = name.split(".")
-    if first == "expert":
-        rest[0] = MAP_LAYERS.get(rest[0], rest[0])
-    return ".".join([LAYERS.get(first, first), *rest])
-
-
 def load_network(
     run: Path | str | None = None, device: str | torch.device = "cpu"
-) -> tuple[Network | EventNetwork, dict]:
+) -> tuple[Network, dict]:
     """The network of a run folder (None = the shipped one) in evaluation mode, and its config.
 
-    That of a run of `train_events` is an event network. The folder holds `model.safetensors` and
-    `config.json`; InputError if it holds no run.
+    The folder holds `model.safetensors` and `config.json`; InputError if it holds no run.
     """
     folder = run_folder(run)
     if not (folder / MODEL).exists():
@@ -119,29 +85,13 @@ def load_network(
             "and without --model the shipped weights are used"
         )
     tensors, notes = load_tensors(folder / MODEL)
-    if "class_fractions" in notes.get("network", {}):
-        return load_event_network(folder, device)
-    network = Network(NetworkConfig(**current_config(notes["network"])))
-    network.load_state_dict({current_tensor_name(k): x for k, x in tensors.items()})
-    config = folder / CONFIG
-    return network.to(device).eval(), json.loads(config.read_text()) if config.exists() else notes
-
-
-def load_event_network(
-    run: Path | str | None = None, device: str | torch.device = "cpu"
-) -> tuple[EventNetwork, dict]:
-    """The event network of a run folder (None = the shipped one), and its config."""
-    folder = EVENTS if run is None else run_folder(run)
-    if not (folder / MODEL).exists():
-        raise InputError(f"{folder}: no {MODEL} there; without --model the shipped one is used")
-    tensors, notes = load_tensors(folder / MODEL)
     if "class_fractions" not in notes.get("network", {}):
         raise InputError(
-            f"{folder}: a network of `lensml train` for sets, which `evaluate` takes; an event "
-            "network was expected, as `lensml.training.train_events` makes"
+            f"{folder}: weights of a network of version 0.1 before its joint fits, which this "
+            "version does not read; train anew, or take the commit in its config.json"
         )
     shape = {k: tuple(v) if isinstance(v, list) else v for k, v in notes["network"].items()}
-    network = EventNetwork(EventNetworkConfig(**shape))
+    network = Network(NetworkConfig(**shape))
     network.load_state_dict({name: x.float() for name, x in tensors.items()})
     config = folder / CONFIG
     return network.to(device).eval(), json.loads(config.read_text()) if config.exists() else notes
@@ -152,7 +102,7 @@ def weights_hash(run: Path | str | None = None) -> str:
     return hashlib.sha256((run_folder(run) / MODEL).read_bytes()).hexdigest()
 
 
-def fingerprint(network: Network | EventNetwork) -> str:
+def fingerprint(network: Network) -> str:
     """SHA-256 of a network's configuration and weights: which network a state belongs to."""
     tensors = {k: v.detach().cpu() for k, v in network.state_dict().items()}
     return checksum(tensors, network.config.describe())

@@ -1,28 +1,31 @@
-"""P(binary) of sets and of single light curves, from the whole curve at once.
+"""P(binary) and classes at every epoch, of events and of sets, from all epochs at once.
 
-P at epoch k depends on epochs <= k only; `streaming` gives the same probabilities one epoch at a
-time.
+What belongs to epoch k depends on epochs <= k only; `streaming` gives the same probabilities one
+epoch at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
 
 from lensml.network.checkpoint import load_network
-from lensml.network.event_inference import predict_events
-from lensml.network.event_model import EventNetwork
-from lensml.network.features import encode, observed_epochs
-from lensml.network.model import Network
-from lensml.paths import InputError
+from lensml.network.inputs import (
+    DataSetEpochs,
+    JointEpochs,
+    JointInputs,
+    event_inputs,
+    joint_epochs,
+)
+from lensml.network.model import CLASSES, Network
+from lensml.paths import InputError, progress_bar
 from lensml.simulation import FRACTIONS, LightCurves, until_fraction
 
-BASELINE_MIN = 20  # epochs before a baseline estimated from the past is used
-BASELINE_MAX = 200  # epochs after which it is fixed
 PHASE_EDGES = np.linspace(-3, 3, 25)  # (t - t0) / tE
 SET_CHUNK = 4096  # rows whose probabilities at every epoch are held at a time
 SEASON_ROWS = 10_000  # rows whose probabilities at every epoch are kept, for alerts
@@ -41,52 +44,18 @@ def bf16_supported(device: torch.device) -> bool:
     return bool(probe and probe())
 
 
-@torch.no_grad()
-def predict_proba(
-    network: Network | EventNetwork,
-    curves: LightCurves,
-    *,
-    batch_size: int = 256,
-    device: str | torch.device | None = None,
-    progress: bool = False,
-) -> NDArray[np.float32]:
-    """P(binary) (n, T) at every epoch, in float32; NaN where not observed.
+@contextmanager
+def one_thread() -> Iterator[int]:
+    """Keep torch to one thread and yield how many it had: operations this small gain nothing.
 
-    No TF32, no autocast. Entry k depends on epochs <= k only. `device` None = the network's own.
-    Of an event network P is that of two classes.
+    On a busy machine two threads that waited for each other took a hundred times as long.
     """
-    if isinstance(network, EventNetwork):
-        return predict_events(network, curves, progress=progress)
-    if device is not None:
-        network = network.to(device)
-    device = next(network.parameters()).device
-    network.eval()
-    times, sigmas = curves.times(), curves.sigmas()
-    result = np.full(curves.X.shape, np.nan, dtype=np.float32)
-    for first in tqdm(range(0, len(curves), batch_size), "classify", disable=not progress):
-        rows = slice(first, first + batch_size)
-        observed = observed_epochs(
-            curves.X[rows], sigmas[rows], times[rows], curves.m_base[rows], device
-        )
-        logits = network(encode(observed), network.refits(observed, blended=curves.blended))
-        p = torch.sigmoid(logits).cpu().numpy()
-        row, column = np.nonzero(observed.valid.cpu().numpy())
-        result[first + row, observed.index.cpu().numpy()[row, column]] = p[row, column]
-    return result
-
-
-def causal_baseline(magnitude: NDArray) -> NDArray[np.float64]:
-    """Baseline estimated for epoch k from epochs <= k alone, shape (n,) [mag].
-
-    The median so far, fixed after BASELINE_MAX epochs: later brightening cannot shift it. Epochs
-    before BASELINE_MIN carry the first value in use; P is 0.5 there.
-    """
-    magnitude = np.asarray(magnitude, dtype=float)
-    base = np.empty(len(magnitude))
-    for k in range(min(len(magnitude), BASELINE_MAX)):
-        base[k] = np.median(magnitude[: max(k + 1, min(BASELINE_MIN, len(magnitude)))])
-    base[BASELINE_MAX:] = base[BASELINE_MAX - 1] if len(magnitude) > BASELINE_MAX else 0.0
-    return base
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield before
+    finally:
+        torch.set_num_threads(before)
 
 
 def is_finite(value: float) -> bool:
@@ -97,51 +66,129 @@ def is_finite(value: float) -> bool:
         return False
 
 
-def _check_curve(time: NDArray, mag: NDArray, mag_err: NDArray) -> None:
-    for name, values in (("time", time), ("mag", mag), ("mag_err", mag_err)):
-        if values.shape != time.shape or values.ndim != 1:
-            raise InputError(f"`{name}` has shape {values.shape}, but {time.shape} was expected")
-        if not np.isfinite(values).all():
-            raise InputError(f"`{name}` holds values that are not finite; drop those epochs first")
-    if (np.diff(time) <= 0).any():
-        raise InputError("`time` must increase strictly; sort the epochs and drop repeated times")
-    if (mag_err <= 0).any():
-        raise InputError("`mag_err` must be positive; drop epochs without an error first")
+@dataclass(frozen=True)
+class EventPrediction:
+    """An event in order of time: N epochs of K data sets, J refits."""
+
+    times: NDArray  # (N,) [day]
+    dataset: NDArray  # (N,) int64, which data set an epoch is of
+    logits: torch.Tensor  # (N, 5) of CLASSES; NaN before the first refit
+    joint: JointEpochs
+    inputs: JointInputs
+
+
+def _check(datasets: Sequence[DataSetEpochs]) -> None:
+    """InputError by the name of what is wrong."""
+    if not any(len(one.times) for one in datasets):
+        raise InputError("no data set has an epoch; at least one was expected")
+    for k, one in enumerate(datasets):
+        shape = np.shape(one.times)
+        for name, values in zip(("times", "mag", "sigma"), one[:3], strict=True):
+            what = f"`{name}` of data set {k}"
+            if np.shape(values) != shape or len(shape) != 1:
+                expected = shape if len(shape) == 1 else "(n,)"
+                raise InputError(
+                    f"{what} has shape {np.shape(values)}, but {expected} was expected"
+                )
+            if not np.isfinite(values).all():
+                raise InputError(f"{what} holds values that are not finite; drop those epochs")
+        if (np.diff(one.times) < 0).any():
+            raise InputError(f"`times` of data set {k} must not decrease; sort its epochs first")
+        if (np.asarray(one.sigma) <= 0).any():
+            raise InputError(f"`sigma` of data set {k} must be positive; drop the other epochs")
+        if one.m_base is not None and not np.isfinite(one.m_base):
+            raise InputError(f"`m_base` of data set {k} is {one.m_base}; leave it out if unknown")
 
 
 @torch.no_grad()
+def event_logits(network: Network, inputs: JointInputs) -> torch.Tensor:
+    """Logits (N, 5) at every epoch of an event; before the first refit they mean nothing."""
+    device = next(network.parameters()).device
+    maps, summaries, states = (torch.from_numpy(x).to(device) for x in inputs[1:4])
+    temporal = network.at_every_epoch(torch.from_numpy(inputs.epochs).to(device))
+    if not len(maps):
+        return temporal.new_zeros(len(temporal), len(CLASSES))
+    embedding = network.embed_refits(maps, summaries, states)
+    active = torch.from_numpy(np.maximum(inputs.active, 0)).to(device)
+    counts = torch.from_numpy(inputs.counts).to(device)
+    held = torch.arange(1, len(active) + 1, device=device) - counts[active]
+    return network.join(temporal, embedding[active], held.clamp_(0, 255))
+
+
+@one_thread()
+def predict_event(
+    network: Network, datasets: Sequence[DataSetEpochs], free: bool = True
+) -> EventPrediction:
+    """Classes at every epoch of all data sets together, from the epochs up to it alone.
+
+    InputError if there is no epoch, or one that no observer could have recorded.
+    """
+    _check(datasets)
+    joint = joint_epochs(datasets)
+    inputs = event_inputs(joint, free)
+    logits = event_logits(network, inputs).cpu()
+    logits[torch.from_numpy(inputs.active < 0)] = torch.nan
+    return EventPrediction(joint.times[joint.place], joint.owner, logits, joint, inputs)
+
+
+def predict_proba(
+    network: Network, curves: LightCurves, *, device: str | torch.device | None = None,
+    progress: bool = False,
+) -> NDArray[np.float32]:  # fmt: skip
+    """P(binary) of two classes (n, T) at every epoch of a set; NaN where not observed.
+
+    Entry k depends on epochs <= k only; 0.5 before the first refit. f_s is free where the set is
+    blended or its baselines are not exact. `device` None = the network's own.
+    """
+    network = (network if device is None else network.to(device)).eval()
+    times, sigmas, exact = curves.times(), curves.sigmas(), curves.exact
+    free = curves.blended or not exact
+    result = np.full(curves.X.shape, np.nan, dtype=np.float32)
+
+    def classify_row(row: int) -> None:
+        on = np.flatnonzero(np.isfinite(curves.X[row]))
+        if len(on):
+            mag, base = curves.X[row, on].astype(float), float(curves.m_base[row])
+            data = DataSetEpochs(times[row, on], mag, sigmas[row, on], base, exact)
+            found = predict_event(network, [data], free)
+            result[row, on] = network.binary_of_two(found.logits).nan_to_num(0.5)
+
+    with one_thread() as threads, ThreadPoolExecutor(threads) as pool:
+        rows = range(len(curves))
+        with progress_bar(None, "classify", total=len(rows), disable=not progress) as bar:
+            for _ in pool.map(classify_row, rows):
+                bar.update()
+    return result
+
+
 def classify(
     time: NDArray,
     mag: NDArray,
     mag_err: NDArray,
     m_base: float | None = None,
     network: Network | None = None,
+    *,
     blended: bool = True,
+    exact: bool = False,
 ) -> NDArray[np.float64]:
-    """P(binary) (n,) at every epoch of one curve, from epochs up to it alone.
+    """P(binary) of two classes (n,) at every epoch of one curve, from epochs up to it alone.
 
-    `time` increases strictly [day], `mag` and `mag_err` [mag]. Without `m_base` the baseline is
-    estimated from the past only, and P = 0.5 until BASELINE_MIN epochs are there. `network` None =
-    the shipped one; `blended` False = it is known that all flux is lensed. InputError if epochs do
-    not increase, values are not finite or errors not positive.
+    `time` increases [day], `mag` and `mag_err` [mag]. A given `m_base` holds to `GIVEN`, or with
+    `exact` as the errors do, as on the thesis' grid; without, the fits find it. P = 0.5 before the
+    first refit. `network` None = the shipped one; `blended` False = all flux is lensed. InputError
+    if epochs do not increase, values are not finite or errors not positive.
     """
     time, mag, mag_err = (np.asarray(x, dtype=float) for x in (time, mag, mag_err))
-    _check_curve(time, mag, mag_err)
+    if not len(time):
+        return np.empty(0)
     if m_base is not None and not is_finite(m_base):
         raise InputError(
             f"`m_base` is {m_base}, but a magnitude was expected; leave it out if unknown"
         )
-    if not len(time):
-        return np.empty(0)
     network = network or load_network()[0]
-    base = causal_baseline(mag) if m_base is None else np.full(len(mag), float(m_base))
-    # The difference is taken in float64; only then does float32 suffice.
-    observed = observed_epochs((mag - base)[None], mag_err[None], time[None], np.zeros(1))
-    logits = network(encode(observed), network.refits(observed, blended=blended))
-    p = torch.sigmoid(logits)[0].double().numpy()
-    if m_base is None:
-        p[: BASELINE_MIN - 1] = 0.5
-    return p
+    known = exact and m_base is not None
+    found = predict_event(network, [DataSetEpochs(time, mag, mag_err, m_base, known)], blended)
+    return network.binary_of_two(found.logits).nan_to_num(0.5).double().numpy()
 
 
 @dataclass(frozen=True)
@@ -155,12 +202,12 @@ class Predictions:
 
 
 def predict(
-    network: Network | EventNetwork,
+    network: Network,
     curves: LightCurves,
     *,
-    batch_size: int = 256,
     device: str | torch.device | None = None,
     season_rows: int = SEASON_ROWS,
+    progress: bool = False,
 ) -> Predictions:
     """P(binary) of every row, reduced `SET_CHUNK` rows at a time; else as `predict_proba`.
 
@@ -170,7 +217,7 @@ def predict(
     for start in range(0, len(curves), SET_CHUNK):
         rows = curves.rows(slice(start, start + SET_CHUNK))
         times, t0, tE = rows.times(), rows.param("t0"), rows.param("tE")
-        p_epochs = predict_proba(network, rows, batch_size=batch_size, device=device)
+        p_epochs = predict_proba(network, rows, device=device, progress=progress)
         reduced = at_fractions(p_epochs, times), by_phase(p_epochs, times, t0, tE)
         season = p_epochs[: max(0, season_rows - start)]
         parts.append((*reduced, max_probability(p_epochs), season))

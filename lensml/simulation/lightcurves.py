@@ -15,7 +15,13 @@ from scipy.special import ndtri
 from lensml.paths import InputError, atomic_path
 from lensml.seeds import event_generator
 from lensml.simulation.noise import ornstein_uhlenbeck
-from lensml.simulation.survey import Survey, draw_numpy, noise_free_delta_mag, observe
+from lensml.simulation.survey import (
+    Survey,
+    draw_numpy,
+    noise_free_delta_mag,
+    observe,
+    survey_of,
+)
 
 # What the quoted errors do not tell of: effect and size, in errors of an epoch where not noted.
 CONDITIONS: dict[str, tuple[str, float]] = {
@@ -69,6 +75,11 @@ class LightCurves:
         if "blending" in self.meta:
             return self.meta["blending"] is not None
         return not (self.param("f_s") == 1).all()
+
+    @property
+    def exact(self) -> bool:
+        """Whether baselines and quoted errors hold exactly, as `meta` says: no `spoil`ed set's."""
+        return "condition" not in self.meta and survey_of(self.meta).exact
 
     def times(self) -> NDArray:
         """Epochs of every row, (n, T), a view [day]."""

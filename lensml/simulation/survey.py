@@ -7,7 +7,8 @@ error level, its fraction of lost epochs, the phase of its nights) is drawn once
 and gaps are drawn for each row on its own, and never depend on the class.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -49,16 +50,22 @@ class Survey:
         """Grid epochs, shape (T,), float64 [day]."""
         return np.linspace(*self.window, self.num_epochs)
 
-    def max_epochs_kept(self, num_epochs: int) -> int:
-        """Epochs kept of a curve of `num_epochs`; one curve in a million keeps more."""
-        kept = 1 - float(np.min(self.missing_fraction))
-        grid = -(-num_epochs // self.keep_every[0])
-        spread = 5 * np.sqrt(grid * kept * (1 - kept))
-        return min(num_epochs, int(np.ceil(grid * kept + spread)))
+    @property
+    def exact(self) -> bool:
+        """Whether the baseline and the quoted errors hold exactly."""
+        scaled = bool((np.atleast_1d(self.error_scale) != 1).any())
+        return not (scaled or self.outlier_fraction or self.baseline_error)
 
     def describe(self) -> dict:
         """Plain values for JSON."""
         return asdict(self)
+
+
+def survey_of(meta: Mapping) -> Survey:
+    """The survey a set says it was observed with; the default where it says nothing."""
+    known = {f.name for f in fields(Survey)}
+    given = {k: v for k, v in (meta.get("survey") or {}).items() if k in known}
+    return Survey(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
 
 class Draws(NamedTuple):

@@ -1,7 +1,7 @@
 """What a stream keeps of its events, of constant size, and one more epoch of many of them.
 
 An event lives in a slot, a row of each array. It keeps its history for the next refit (`Histories`
-of `network.joint_inputs`), the tokens that the dilated blocks of the temporal branch look back at,
+of `network.inputs`), the tokens that the dilated blocks of the temporal branch look back at,
 and the embedding of its last refit. Slots are taken in order and never given back.
 
 Axes: n entries of a call, S slots, K data sets at most, C channels, E of an embedding.
@@ -23,8 +23,8 @@ from lensml.network import (
     NUM_STATE,
     NUM_SUMMARY,
     PHASE_BINS,
-    EventNetwork,
     Histories,
+    Network,
     new_histories,
     one_thread,
     take_epoch,
@@ -53,7 +53,7 @@ def _take_epochs(
 class EventCache:
     """Events of one network; `free` whether f_s may be less than 1."""
 
-    def __init__(self, network: EventNetwork, *, free: bool = True) -> None:
+    def __init__(self, network: Network, *, free: bool = True) -> None:
         self.network, self.free, self.num_slots = network, free, 0
         self.histories = new_histories(0, 1)
         self._rings, self._idle = _rings(network)
@@ -180,7 +180,7 @@ class EventCache:
 
 
 @torch.no_grad()
-def _rings(network: EventNetwork) -> tuple[list[tuple[int, int]], Tensor]:
+def _rings(network: Network) -> tuple[list[tuple[int, int]], Tensor]:
     """First token and number of tokens of each block, and the tokens (62, C) of an empty past.
 
     Before the first epoch inputs are zeros, whose tokens are constant.

@@ -122,7 +122,7 @@ def classify_file(
     if m_base is not None:
         _check_baseline(event, m_base)
     name = str(paths if isinstance(paths, Path | str) else paths[0])
-    network = net.load_event_network(run)[0]
+    network = net.load_network(run)[0]
     return classify_event(event, network, m_base, find_threshold(run, survey), prevalence, name)
 
 
@@ -143,7 +143,7 @@ def _check_baseline(event: Event, m_base: float) -> None:
 
 def classify_event(
     event: Event,
-    network: net.EventNetwork,
+    network: net.Network,
     m_base: float | None = None,
     threshold: AlertThreshold | None = None,
     prevalence: float = 0.5,

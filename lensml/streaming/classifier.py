@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from lensml import network as net
-from lensml.network import GIVEN, STEP, UNKNOWN, EventNetwork, is_finite, rounded_epochs
+from lensml.network import GIVEN, STEP, UNKNOWN, Network, is_finite, rounded_epochs
 from lensml.paths import InputError
 from lensml.streaming.cache import MOST_SETS, EventCache
 
@@ -34,11 +34,11 @@ class StreamingClassifier:
 
     def __init__(
         self,
-        network: EventNetwork | None = None,
+        network: Network | None = None,
         blended: bool = True,
         max_events: int = MAX_EVENTS,
     ) -> None:
-        self.network = (network or net.load_event_network()[0]).eval()
+        self.network = (network or net.load_network()[0]).eval()
         self.cache = EventCache(self.network, free=blended)
         self.events: dict[str, int] = {}  # name -> slot
         self.lines, self.max_events = 0, max_events  # `lines`: counted by the server, saved here

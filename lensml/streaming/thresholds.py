@@ -37,7 +37,7 @@ def find_threshold(
     run: Path | None, survey: str = "default", level: float = 0.01
 ) -> AlertThreshold | None:
     """The threshold stored with a network (None = the shipped one); None if it stores none."""
-    path = (network.EVENTS if run is None else network.run_folder(run)) / FILE
+    path = network.run_folder(run) / FILE
     if not path.exists():
         return None
     stored = json.loads(path.read_text())["thresholds"]

@@ -1,14 +1,14 @@
-"""Data on the device, batches, the training loop, runs and recipes."""
+"""Samples, the training loops on sets and for all events, runs."""
 
 from lensml._exports import exports
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
-    data="TrainingData load_training_data",
-    sampler="BatchPlan BatchSampler TrainingConfig padded_length",
-    trainer="Trainer training_loss",
+    samples="Observation Samples cut_samples",
+    data="TrainingData load_training_data pair_samples",
+    event_samples="CLASS_FRACTIONS make_samples",
+    learner="Learner logits_of tensors_of two_class_probability",
+    trainer="Trainer TrainingConfig",
     run="train",
-    recipes="TrainingRecipe recipe_sets run_recipe shipped_recipe",
-    event_samples="Samples make_samples",
     event_training="EventTrainingConfig Variant train_events",
 )

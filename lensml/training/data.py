@@ -1,46 +1,66 @@
-"""Training data on the device: noise-free curves, loaded shard by shard, split by pair."""
+"""Sets for training: noise-free curves in pairs, split by pair, and samples of them.
 
-from dataclasses import dataclass, fields
+Axes: P pairs, 2 P rows (single lens, then binary or contaminant), T epochs.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
+from lensml.network import PLANETARY_Q, DataSetEpochs
 from lensml.paths import InputError
-from lensml.simulation import LightCurves, Survey, iterate, noise_free_delta_mag, num_rows
+from lensml.simulation import (
+    LightCurves,
+    Survey,
+    draw_numpy,
+    iterate,
+    noise_free_delta_mag,
+    num_rows,
+    observe,
+    survey_of,
+)
+from lensml.training.samples import Observation, Samples, cut_samples, joined, log_ratio_terms
+
+UNKNOWN_MASS = 9  # in place of a class: a binary of unknown q
+
+
+class Pairs(NamedTuple):
+    """P pairs of a set, all that a worker needs of them."""
+
+    values: NDArray  # (P, 2, T) float32 magnitude less baseline: noise-free, or with gaps (NaN)
+    sigma: NDArray | None  # (P, 2, T) float32 of what was observed [mag]; None = noise-free
+    second: NDArray  # (P,) uint8 class of the second row; 0 = a contaminant, in the loss alone
+    blended: NDArray  # (P,) bool, whether f_s is free in their fits
+    begins: NDArray  # (P,) when the event begins [day]
+
+    def some(self, chosen: NDArray | slice) -> "Pairs":
+        """Some of the pairs."""
+        return Pairs(*(x if x is None else x[chosen] for x in self))
 
 
 @dataclass
 class TrainingData:
-    """P pairs as 2 P rows (single lens, binary) on T epochs, all on one device."""
+    """All pairs of the sets, and which of them are trained and validated on."""
 
-    labels: Tensor  # (2 P,) float32; NaN = a row outside the loss
-    time: Tensor  # (T,) float64 [day]
+    pairs: Pairs
+    time: NDArray  # (T,) float64 [day]
     survey: Survey  # how the first set was observed
-    train_pairs: np.ndarray  # places of pairs, not events
-    validation_pairs: np.ndarray
+    train_pairs: NDArray  # places of pairs, not events
+    validation_pairs: NDArray
     trained_on: list[dict]  # {"preset", "seed", "first", "stop"}
     validated_on: list[dict]
-    blended: Tensor  # (2 P,) bool: whether f_s is free in the row's refits
-    clean: Tensor | None = None  # (2 P, T) float32, noise-free magnitude minus baseline
-    observed: tuple[Tensor, Tensor] | None = None  # delta_mag (NaN = gap) and sigma, (2 P, T)
 
-    def curriculum_order(self) -> np.ndarray:
-        """Training pairs (P_train,) by falling distance of their noise-free curves, if any."""
-        if self.clean is None:
-            return self.train_pairs
-        apart = torch.cat(
-            [(chunk[1::2] - chunk[::2]).square().sum(1) for chunk in self.clean.split(4096)]
-        )
-        return self.train_pairs[np.argsort(-apart.cpu().numpy()[self.train_pairs], kind="stable")]
-
-
-def survey_of(meta: dict) -> Survey:
-    """The survey a set says it was observed with; the default where it says nothing."""
-    known = {f.name for f in fields(Survey)}
-    given = {k: v for k, v in meta.get("survey", {}).items() if k in known}
-    return Survey(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    @property
+    def class_fractions(self) -> tuple[float, ...]:
+        """Fractions of the network's classes: half single lenses, the binaries by their q."""
+        known = self.pairs.second[np.isin(self.pairs.second, (1, 2))]
+        planetary = float((known == 1).mean()) if len(known) else 0.5
+        planetary = min(max(planetary, 0.01), 0.99)
+        return (0.5, 0.5 * planetary, 0.5 * (1 - planetary), 0.0, 0.0)
 
 
 def _in_pairs(shard: LightCurves, path: Path) -> LightCurves:
@@ -55,7 +75,7 @@ def _in_pairs(shard: LightCurves, path: Path) -> LightCurves:
     return shard if (order == np.arange(len(shard))).all() else shard.rows(order)
 
 
-def _ranges(preset: str, seed: int, events: np.ndarray) -> list[dict]:
+def _ranges(preset: str, seed: int, events: NDArray) -> list[dict]:
     """Events as ranges [first, stop)."""
     if not events.size:
         return []
@@ -66,9 +86,7 @@ def _ranges(preset: str, seed: int, events: np.ndarray) -> list[dict]:
     ]
 
 
-def load_training_data(
-    paths: list[Path], validation_fraction: float, device: torch.device
-) -> TrainingData:
+def load_training_data(paths: list[Path], validation_fraction: float) -> TrainingData:
     """Load sets for training; the last events of each set are kept for validation.
 
     A set without any binary holds contaminants, each after the single lens that fits it best: only
@@ -77,63 +95,116 @@ def load_training_data(
     share their epochs or are not made of pairs.
     """
     sizes = [num_rows(p) for p in paths]
-    total, num_epochs = sum(n for n, _ in sizes), sizes[0][1]
+    total, num_epochs = sum(n for n, _ in sizes) // 2, sizes[0][1]
     if any(t != num_epochs for _, t in sizes):
         raise InputError(f"{paths}: all sets need the same epochs, but hold {sizes}")
-    values = torch.empty(total, num_epochs, dtype=torch.float32, device=device)
-    labels = torch.empty(total, dtype=torch.float32, device=device)
-    blended = torch.zeros(total, dtype=torch.bool, device=device)
-    sigmas, time, survey = None, None, None
+    pairs = Pairs(
+        np.empty((total, 2, num_epochs), dtype=np.float32),
+        None,
+        np.empty(total, dtype=np.uint8),
+        np.zeros(total, dtype=bool),
+        np.empty(total),
+    )
+    time, survey = None, None
     train, validation, trained_on, validated_on = [], [], [], []
-    row = 0
+    place = 0
     for path, (rows, _) in zip(paths, sizes, strict=True):
         held_back = rows // 2 - max(1, round(rows // 2 * validation_fraction))
-        begun = row
+        begun = place
         for shard in iterate(path):
             shard = _in_pairs(shard, path)
-            place = slice(row, row + len(shard))
+            here = slice(place, place + len(shard) // 2)
+            clean = shard.magnification is not None
             if time is None:
                 time, survey = shard.time, survey_of(shard.meta)
-                if shard.magnification is None:
-                    sigmas = torch.empty_like(values)
-            clean = shard.magnification is not None
-            if shard.time.shape != time.shape or clean != (sigmas is None):
+                if not clean:
+                    pairs = pairs._replace(sigma=np.empty_like(pairs.values))
+            if shard.time.shape != time.shape or clean != (pairs.sigma is None):
                 raise InputError(f"{path}: does not fit the set before it (epochs, magnification)")
-            values[place] = _values(shard).to(device)
-            if sigmas is not None:
-                sigmas[place] = torch.from_numpy(np.array(shard.sigmas())).to(device)
-            blended[place] = shard.blended
-            label = shard.y.astype(np.float32)
-            contaminants = not shard.y.any()
-            if contaminants:
-                label[::2] = np.nan
-            labels[place] = torch.from_numpy(label).to(device)
-            pairs = np.arange(len(shard) // 2) + row // 2
-            late = (pairs - begun // 2 >= held_back) & (not contaminants)
-            train.append(pairs[~late])
-            validation.append(pairs[late])
+            pairs.values[here] = _values(shard).reshape(-1, 2, num_epochs)
+            if pairs.sigma is not None:
+                pairs.sigma[here] = shard.sigmas().reshape(-1, 2, num_epochs)
+            pairs.blended[here] = shard.blended
+            pairs.second[here] = _second_class(shard)
+            t0, tE = (shard.param(name)[1::2] for name in ("t0", "tE"))
+            pairs.begins[here] = np.nan_to_num(t0 - 2 * tE, nan=-np.inf)
+            places = np.arange(here.start, here.stop)
+            late = (places - begun >= held_back) & bool(shard.y.any())
+            train.append(places[~late])
+            validation.append(places[late])
             preset, seed, events = shard.events()
-            if len(events) == len(pairs):
+            if len(events) == len(places):
                 trained_on += _ranges(preset, seed, events[~late])
                 validated_on += _ranges(preset, seed, events[late])
-            row += len(shard)
+            place = here.stop
     if time.ndim != 1:
         raise InputError(f"{paths[0]}: training needs one grid of epochs, shape (T,), for all rows")
-    return TrainingData(
-        labels=labels,
-        time=torch.from_numpy(time).to(device),
-        survey=survey,
-        train_pairs=np.concatenate(train),
-        validation_pairs=np.concatenate(validation),
-        trained_on=trained_on,
-        validated_on=validated_on,
-        blended=blended,
-        **({"clean": values} if sigmas is None else {"observed": (values, sigmas)}),
-    )
+    train, validation = np.concatenate(train), np.concatenate(validation)
+    return TrainingData(pairs, time, survey, train, validation, trained_on, validated_on)
 
 
-def _values(shard: LightCurves) -> Tensor:
+def _values(shard: LightCurves) -> NDArray:
     if shard.magnification is None:
-        return torch.from_numpy(shard.X - shard.m_base[:, None])
+        return shard.X - shard.m_base[:, None]
     f_s = torch.from_numpy(np.nan_to_num(shard.param("f_s"), nan=1.0)).float()
-    return noise_free_delta_mag(torch.from_numpy(shard.magnification), f_s)
+    return noise_free_delta_mag(torch.from_numpy(shard.magnification), f_s).numpy()
+
+
+def _second_class(shard: LightCurves) -> NDArray:
+    q = shard.param("q")[1::2]
+    binary = np.where(np.isnan(q), UNKNOWN_MASS, np.where(q < PLANETARY_Q, 1, 2))
+    return np.where(shard.y[1::2] > 0, binary, 0)
+
+
+def pair_samples(
+    pairs: Pairs,
+    time: NDArray,
+    survey: Survey,
+    seeds: list[int],
+    per_curve: int,
+    hide_blending: float = 0.0,
+    last: bool = False,
+) -> Samples:
+    """Samples of pairs under noise of `seeds` (P,), `per_curve` a row that counts.
+
+    Noise-free pairs are observed by `survey`; others are as they were. Targets are probabilities of
+    who knows both curves, where these and the errors are known, and labels elsewhere. Unblended
+    pairs are fitted with f_s free in a fraction `hide_blending`. With `last` the last sample of
+    each row is of its last epoch.
+    """
+    found = []
+    for k, seed in enumerate(seeds):
+        generator = np.random.default_rng(seed)
+        values, second = pairs.values[k], int(pairs.second[k])
+        if pairs.sigma is None:
+            draws = draw_numpy([generator], len(time))
+            clean = torch.from_numpy(values)
+            delta, sigma, seen = observe(clean, draws, survey, torch.from_numpy(time))
+            delta, sigma, seen = delta.numpy(), sigma.numpy(), seen.numpy()
+        else:
+            delta, sigma, seen = values, pairs.sigma[k], np.isfinite(values)
+        soft = pairs.sigma is None and survey.exact and not survey.photon_noise and second > 0
+        hidden = generator.random() < hide_blending
+        free = bool(pairs.blended[k]) or hidden or not survey.exact
+        for row in (0, 1) if second else (1,):
+            on = np.flatnonzero(seen[row])
+            mag, noise = delta[row, on].astype(float), sigma[row, on].astype(float)
+            data = DataSetEpochs(time[on], mag, noise, 0.0, survey.exact)
+            ratio = (
+                log_ratio_terms(mag, *values[:, on], noise, noise) if soft else np.zeros(len(on))
+            )
+            seen_so = Observation([data], free, time[on], np.cumsum(ratio), pairs.begins[k])
+            binary = 2 if second == UNKNOWN_MASS else second
+            label = binary if row else 0
+            samples = cut_samples(
+                seen_so, label, binary if soft else 0, per_curve, generator, last=last
+            )
+            if samples is not None and second == UNKNOWN_MASS:
+                samples.targets[:, 1:3] = samples.targets[:, 1:3].sum(1, keepdims=True) / 2
+            found.append(samples)
+    if not any(x is not None for x in found):
+        raise InputError(
+            "no row of these pairs has as many epochs as a first refit needs, 8; "
+            "give sets with more observed epochs"
+        )
+    return joined(found)

@@ -1,11 +1,9 @@
-"""Training samples of the event network: epochs of observed events, with soft targets.
+"""Training samples of the network for all events, from simulations.
 
 A block of pairs is simulated on the grid, observed there or as a survey would, fitted, and cut
-into samples: an epoch, its window of inputs, the map and summary of its refit. The target is what
-an observer believes who knows both curves of the pair and all systematics: P(binary | data so far).
-Its mean, given what the network sees, is the probability wanted, with less scatter than a label.
+into `samples`.
 
-Axes: 2 P rows (single lens, binary or contaminant), T grid epochs, S samples.
+Axes: 2 P rows (single lens, binary or contaminant), T grid epochs.
 """
 
 from typing import NamedTuple
@@ -14,16 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lensml.network import (
-    CLASSES,
-    PLANETARY_Q,
-    RECEPTIVE_FIELD,
-    STEP,
-    DataSetEpochs,
-    event_inputs,
-    joint_epochs,
-    refit_counts,
-)
+from lensml.network import CLASSES, PLANETARY_Q, DataSetEpochs
 from lensml.simulation import (
     BLOCK,
     PARAM_NAMES,
@@ -40,7 +29,7 @@ from lensml.simulation import (
     quoted_sigma,
     schedule,
 )
-from lensml.training.recipes import GENERAL_SURVEYS
+from lensml.training.samples import Observation, Samples, cut_samples, joined, log_ratio_terms
 
 BLENDED = (0.1, 1.0)
 SETS = (  # preset, range of f_s, weight
@@ -62,10 +51,14 @@ _SECOND = KINDS[0][1] * CONTAMINANTS  # second sources
 _EVENTS = (BLOCK + CONTAMINANTS, BLOCK / 2, BLOCK / 2, _SECOND, VARIABLES)
 CLASS_FRACTIONS = tuple(n / sum(_EVENTS) for n in _EVENTS)
 SKY = 0.42  # of observations
+COARSE = dict(missing_fraction=(0.05, 0.4), keep_every=(1, 24), night=(0.3, 1.0))
+GRID_SURVEYS = (  # weight; the thesis' grid with gaps, and coarser cadences with nights and a gap
+    (0.75, Survey(sigma=(0.003, 0.2), missing_fraction=(0.05, 0.6))),
+    (0.25, Survey(sigma=(0.003, 0.2), season_gap=(0.0, 40.0), **COARSE)),
+)
 UNKNOWN_ON_GRID = 0.12  # baselines of grid curves that are not given
 GIVEN_ON_SKY = 0.2  # baselines of sky data sets that are
 HIDE_BLENDING = 0.25  # unblended curves fitted with f_s free
-LATE = 0.75  # samples that come after the event has begun, t0 - 2 tE
 MOST_ON_SKY = (1200, 1200, 1200, 3200)  # epochs, at random
 
 
@@ -76,29 +69,6 @@ class Curves(NamedTuple):
     classes: NDArray  # (P,) class of the second row; that of the first is `single`
     blended: NDArray  # (P,) bool, whether f_s was drawn
     shapes: NDArray  # (2 P, 4) t0, u0, tE, f_s; of the second row where the first has none
-
-
-class Samples(NamedTuple):
-    """S samples."""
-
-    windows: NDArray  # (S, W, NUM_INPUTS) float16
-    maps: NDArray  # (S, NUM_CHANNELS, PHASE_BINS) float16
-    summaries: NDArray  # (S, NUM_SUMMARY) float16
-    states: NDArray  # (S, NUM_STATE) float16
-    held: NDArray  # (S,) uint8, epochs after the refit
-    targets: NDArray  # (S, 5) float32
-    labels: NDArray  # (S,) uint8, the class of the event
-    exact: NDArray  # (S,) bool, of the grid with exact baselines and errors
-
-
-class Observation(NamedTuple):
-    """One event as observed, and what an observer who knows both curves of its pair believes."""
-
-    datasets: list[DataSetEpochs]
-    free: bool  # whether f_s is free in its fits
-    times: NDArray  # (N,) sorted [day]
-    ratio: NDArray  # (N,) ln L(second curve) - ln L(first) of the epochs so far
-    begins: float  # when the event begins [day]
 
 
 def simulate_curves(generator: np.random.Generator, seed: int, place: int) -> Curves:
@@ -126,18 +96,10 @@ def simulate_curves(generator: np.random.Generator, seed: int, place: int) -> Cu
     )
 
 
-def _log_ratio(mag: NDArray, one: NDArray, two: NDArray, noise1: NDArray, noise2: NDArray):
-    """ln L(two) - ln L(one) of each epoch."""
-    r1, r2 = (mag - one) / noise1, (mag - two) / noise2
-    return (r1 * r1 - r2 * r2) / 2 + np.log(noise1 / noise2)
-
-
 def observe_on_grid(curves: Curves, generator: np.random.Generator) -> list[Observation]:
     """Each row (2 P) as the thesis' grid sees it, with gaps and several cadences."""
-    surveys, weights = zip(
-        *((s, w) for w, s in GENERAL_SURVEYS if not s.baseline_error), strict=True
-    )
-    survey = surveys[generator.choice(len(weights), p=np.array(weights) / sum(weights))]
+    weights, surveys = zip(*GRID_SURVEYS, strict=True)
+    survey = surveys[generator.choice(len(weights), p=weights)]
     times, clean = survey.times, torch.from_numpy(curves.delta).float()
     torch_generator = torch.Generator().manual_seed(int(generator.integers(2**31)))
     draws = draw_torch(len(clean) // 2, len(times), torch_generator, outliers=False)
@@ -150,7 +112,7 @@ def observe_on_grid(curves: Curves, generator: np.random.Generator) -> list[Obse
         mag, noise = delta[row, on].astype(float), sigma[row, on].astype(float)
         data = DataSetEpochs(times[on], mag, noise, 0.0 if known else None, known)
         one, two = curves.delta[2 * pair, on], curves.delta[2 * pair + 1, on]
-        ratio = _log_ratio(mag, one, two, noise, noise)
+        ratio = log_ratio_terms(mag, one, two, noise, noise)
         blended = bool(curves.blended[pair] or free[pair] < HIDE_BLENDING or not known)
         t0, _, tE, _ = curves.shapes[row]
         found.append(Observation([data], blended, times[on], np.cumsum(ratio), t0 - 2 * tE))
@@ -191,7 +153,7 @@ def observe_on_sky(curves: Curves, row: int, generator: np.random.Generator) -> 
         quoted = [quoted_sigma(plan, truth) for truth in (*truths, one.truth)]
         steep = [sigma * bright_factor(sigma, one.bright) for sigma in quoted]
         noise = [one.white * sigma / steep[2] for sigma in steep[:2]]
-        ratios.append(_log_ratio(one.mag - one.systematic, *truths, *noise))
+        ratios.append(log_ratio_terms(one.mag - one.systematic, *truths, *noise))
     return _joined(seen, ratios, generator, t0 - 2 * tE)
 
 
@@ -217,41 +179,6 @@ def _joined(seen, ratios, generator, begins) -> Observation:
     return Observation(data, True, times[order], ratio, begins)
 
 
-def cut_samples(
-    observation: Observation, label: int, of_pair: int, count: int, generator: np.random.Generator
-) -> Samples | None:
-    """`count` samples of an event of class `label`, whose pair's second curve is `of_pair`.
-
-    Epochs are drawn with replacement, LATE of them after the event has begun.
-    """
-    counts = refit_counts(total := len(observation.times))
-    if not len(counts):
-        return None
-    joint = joint_epochs(observation.datasets)
-    first = min(int(np.searchsorted(observation.times, observation.begins)), total - 1)
-    low = np.where(generator.random(count) < LATE, max(first, STEP - 1), STEP - 1)
-    epoch = (low + generator.random(count) * (total - low)).astype(int)
-    active = np.searchsorted(counts, epoch + 1, side="right") - 1
-    wanted = np.zeros(len(counts), dtype=bool)
-    wanted[active] = True
-    # Refits after the last sample are not made.
-    stop = int(epoch.max()) + 1
-    inputs = event_inputs(joint, observation.free, wanted, stop)
-    padded = np.pad(inputs.epochs[:stop], ((RECEPTIVE_FIELD - 1, 0), (0, 0)))
-    windows = padded[epoch[:, None] + np.arange(RECEPTIVE_FIELD)]
-    targets = np.zeros((count, len(CLASSES)), dtype=np.float32)
-    if of_pair:
-        second = 1 / (1 + np.exp(-np.clip(observation.ratio[epoch], -60, 60)))
-        targets[:, 0], targets[:, of_pair] = 1 - second, second
-    else:
-        targets[:, label] = 1
-    half = [x[active].astype(np.float16) for x in inputs[1:4]]
-    held = np.minimum(epoch + 1 - counts[active], 255).astype(np.uint8)
-    labels = np.full(count, label, dtype=np.uint8)
-    exact = np.full(count, all(d.exact for d in observation.datasets))
-    return Samples(windows.astype(np.float16), *half, held, targets, labels, exact)
-
-
 def make_samples(seed: int, place: int, per_curve: int = 24, times: int = 2) -> Samples:
     """Samples of block `place` of a seed: every curve observed `times` over."""
     generator = np.random.default_rng([seed, place])
@@ -271,5 +198,4 @@ def make_samples(seed: int, place: int, per_curve: int = 24, times: int = 2) -> 
         for _ in range(VARIABLES):
             seen = observe_variable(generator)
             found.append(cut_samples(seen, CLASSES.index("other"), 0, per_curve, generator))
-    found = [x for x in found if x is not None]
-    return Samples(*(np.concatenate(column) for column in zip(*found, strict=True)))
+    return joined(found)

@@ -1,4 +1,4 @@
-"""Train event networks on samples that other processes make meanwhile.
+"""Train networks for all events on samples that other processes make meanwhile.
 
 Workers simulate, observe and fit on the cores; the networks, on a GPU if there is one, take the
 samples as they come, keep the latest and see each a few times. What is to be trained for is a
@@ -14,7 +14,6 @@ import logging
 import math
 import platform
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,10 +25,9 @@ from tqdm import tqdm
 
 from lensml.network import (
     CONFIG,
-    EventNetwork,
-    EventNetworkConfig,
+    Network,
+    NetworkConfig,
     find_device,
-    load_event_network,
     load_network,
     load_tensors,
     save_network,
@@ -37,12 +35,15 @@ from lensml.network import (
 )
 from lensml.paths import InputError, atomic_path, available_cores, git_commit
 from lensml.simulation import BLOCK, worker_pool
-from lensml.training.event_samples import CLASS_FRACTIONS, SETS, Samples, make_samples
+from lensml.training.event_samples import CLASS_FRACTIONS, SETS, make_samples
+from lensml.training.learner import Learner, logits_of
+from lensml.training.samples import Samples
 
 log = logging.getLogger(__name__)
 SAVED = "training_state.safetensors"
 HISTORY = "training_history.csv"
-OPTIMIZER = "optimizer."
+SHIPPED = "shipped"  # value of `start_from`
+SHAPE = ("channels", "embedding_channels", "head_channels")
 VALIDATION_SEED_OFFSET = 1  # the seed of validation samples, from that of training
 
 
@@ -53,7 +54,7 @@ class Variant:
     name: str = ""  # its run folder below that of the training; "" = the training's own
     seed: int = 0  # of the first weights, added to that of the samples
     labels: str = "soft"  # soft: P(binary) of who knows both curves; hard: the class
-    pretrained: bool = True  # begin with `start_from`, or the maps of the shipped network
+    pretrained: bool = True  # begin with `start_from`, if there is one
     channels: int = 48
     embedding_channels: int = 64
     head_channels: tuple[int, int] = (128, 64)
@@ -79,7 +80,7 @@ class EventTrainingConfig:
     least: int = 30_000  # samples before the first step
     warmup_steps: int = 200
     validation_blocks: int = 48
-    start_from: str | None = None  # run folder of an event network; None = maps of the shipped one
+    start_from: str | None = None  # run folder, or "shipped"
     cuda_graph: int = 1  # 0: the kernels of a step are launched one by one
     variants: tuple[Variant, ...] = (Variant(),)
 
@@ -115,16 +116,8 @@ class SampleBuffer:
         return Samples(*(column[index] for column in self.columns))
 
 
-def logits_of(network: EventNetwork, rows: Samples) -> Tensor:
-    """Logits (S, 5) in float32 of samples, computed in bfloat16 where that is fast."""
-    device = next(network.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16):
-        found = network(*(x.float() for x in rows[:4]), rows.held)
-    return found.float()
-
-
 @torch.no_grad()
-def validate(network: EventNetwork, buffer: SampleBuffer, chunk: int = 4096) -> dict[str, float]:
+def validate(network: Network, buffer: SampleBuffer, chunk: int = 4096) -> dict[str, float]:
     """Losses on samples no network is trained on: five classes, and two where a pair exists."""
     parts = [
         buffer.rows(slice(k, min(k + chunk, buffer.size))) for k in range(0, buffer.size, chunk)
@@ -144,104 +137,17 @@ def validate(network: EventNetwork, buffer: SampleBuffer, chunk: int = 4096) -> 
     }
 
 
-def _start(config: EventTrainingConfig, variant: Variant, device: torch.device) -> EventNetwork:
+def _learner(config: EventTrainingConfig, variant: Variant, device: torch.device) -> Learner:
     if config.start_from and variant.pretrained:
-        return load_event_network(config.start_from, device)[0].train()
-    torch.manual_seed(config.seed + variant.seed)
-    shape = {k: getattr(variant, k) for k in ("channels", "embedding_channels", "head_channels")}
-    network = EventNetwork(EventNetworkConfig(class_fractions=CLASS_FRACTIONS, **shape))
-    if variant.pretrained:
-        known = load_network()[0].residual_encoder.state_dict()
-        first = network.residual_encoder.first.weight.detach().zero_()
-        first[:, : known["first.weight"].shape[1]] = known["first.weight"]
-        network.residual_encoder.load_state_dict(known | {"first.weight": first})
-    return network.to(device)
-
-
-class _Learner:
-    """A network, its optimizer and its steps on the rows of a buffer.
-
-    On a GPU the step is recorded once and replayed: its hundreds of small kernels would wait for
-    Python.
-    """
-
-    def __init__(self, config: EventTrainingConfig, variant: Variant, device: torch.device) -> None:
-        self.variant, self.device, self.graph = variant, device, None
-        self.recorded = device.type == "cuda" and bool(config.cuda_graph)
-        self.network = _start(config, variant, device)
-        self.rate = torch.tensor(config.learning_rate, device=device)
-        decayed = [p for p in self.network.parameters() if p.dim() > 1]
-        plain = [p for p in self.network.parameters() if p.dim() <= 1]
-        groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-        options = {"lr": self.rate if self.recorded else config.learning_rate}
-        options |= {"weight_decay": config.weight_decay, "capturable": self.recorded}
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True, **options)
-        self.running, self.steps = torch.zeros((), device=device), 0
-
-    @property
-    def loss(self) -> float:
-        """Mean loss of about the latest 200 steps; NaN before the first."""
-        return self.running.item() / (1 - 0.995**self.steps) if self.steps else math.nan
-
-    def state(self) -> dict[str, Tensor]:
-        """Weights, and under `optimizer.` what the optimizer remembers of each parameter."""
-        found = dict(self.network.state_dict())
-        for k, parameter in enumerate(self.network.parameters()):
-            for name, value in self.optimizer.state.get(parameter, {}).items():
-                found[f"{OPTIMIZER}{k}.{name}"] = value
-        return found
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up what `state` gave; without an optimizer's memory, with a fresh one."""
-        weights = {k: x for k, x in tensors.items() if not k.startswith(OPTIMIZER)}
-        self.network.load_state_dict(weights)
-        parameters = list(self.network.parameters())
-        for key in tensors.keys() - weights.keys():
-            place, name = key.removeprefix(OPTIMIZER).split(".")
-            self.optimizer.state[parameters[int(place)]][name] = tensors[key].to(
-                self.device, copy=True
-            )
-
-    def _step(self, rows: Samples) -> None:
-        logp = F.log_softmax(logits_of(self.network, rows), dim=1)
-        if self.variant.labels == "soft":
-            loss = -(rows.targets * logp).sum(1).mean()
-        else:
-            loss = F.nll_loss(logp, rows.labels.long())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0, foreach=True)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=self.graph is None)
-        self.running.lerp_(loss.detach(), 0.005)
-
-    def _record(self, buffer: SampleBuffer, index: Tensor) -> None:
-        """Record the step as a CUDA graph that reads its rows at `self.index`."""
-        self.index = index.clone()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):  # real steps: allocations and choices of kernels are made here
-                self._step(buffer.rows(self.index))
-                self.steps += 1
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._step(buffer.rows(self.index))
-        self.graph = graph
-
-    def step(self, buffer: SampleBuffer, index: Tensor, rate: float) -> None:
-        """One step on rows `index` at a learning rate."""
-        self.rate.fill_(rate)
-        self.steps += 1
-        if self.recorded:
-            if self.graph is None:
-                self._record(buffer, index)
-            self.index.copy_(index)
-            self.graph.replay()
-            return
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self._step(buffer.rows(index))
+        start = None if config.start_from == SHIPPED else config.start_from
+        network = load_network(start, device)[0].train()
+    else:
+        torch.manual_seed(config.seed + variant.seed)
+        shape = {k: getattr(variant, k) for k in SHAPE}
+        network = Network(NetworkConfig(class_fractions=CLASS_FRACTIONS, **shape)).to(device)
+    recorded = device.type == "cuda" and bool(config.cuda_graph)
+    rates = config.learning_rate, config.weight_decay
+    return Learner(network, *rates, labels=variant.labels, recorded=recorded)
 
 
 class _Makers:
@@ -273,10 +179,10 @@ def train_events(
     """
     output = Path(output)
     device, workers = find_device(), workers or max(1, available_cores() - 1)
-    learners = [_Learner(config, variant, device) for variant in config.variants]
+    learners = [_learner(config, variant, device) for variant in config.variants]
     state = {"step": 0, "seconds": 0.0, "next": 0, "samples": 0}
-    for learner in learners:
-        folder = output / learner.variant.name
+    for variant, learner in zip(config.variants, learners, strict=True):
+        folder = output / variant.name
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / SAVED).exists():
             tensors, state = load_tensors(folder / SAVED)
@@ -293,20 +199,21 @@ def train_events(
         makers = _Makers(pool, workers, config, state["next"])
         _loop(learners, buffer, checked, makers, config, output, state)
         pool.terminate()
-    before = load_event_network(config.start_from)[1] if config.start_from else {}
+    start = None if config.start_from == SHIPPED else config.start_from
+    before = load_network(start)[1] if config.start_from else {}
     other = config.seed + VALIDATION_SEED_OFFSET
     new = _ranges(config.seed, state["next"]), _ranges(other, config.validation_blocks)
-    for learner in learners:
-        settings = asdict(config) | {"variants": asdict(learner.variant)}
+    for variant, learner in zip(config.variants, learners, strict=True):
+        settings = asdict(config) | {"variants": asdict(variant)}
         notes = {"training": settings, "commit": git_commit(), "torch": torch.__version__}
-        known = before if learner.variant.pretrained else {}
+        known = before if variant.pretrained else {}
         for name, ranges in zip(("trained_on", "validated_on"), new, strict=True):
             notes[name] = known.get(name, []) + ranges
         notes |= {"state": state, "validation": validate(learner.network, checked)}
         on_gpu = device.type == "cuda"
         name = torch.cuda.get_device_name(device) if on_gpu else platform.machine()
         notes |= {"device": str(device), "device_name": name}
-        folder = output / learner.variant.name
+        folder = output / variant.name
         save_network(folder, learner.network, {})
         with atomic_path(folder / CONFIG) as temporary:
             temporary.write_text(json.dumps(notes, indent=1))
@@ -344,23 +251,23 @@ def _loop(learners, buffer, checked, makers, config, output, state) -> None:
                 buffer.size, (config.batch_size,), generator=generator, device=buffer.device
             )
             for learner in learners:
-                learner.step(buffer, index, rate)
+                learner.step(buffer.rows, index, rate)
             state["step"] += 1
         bar.update(round(elapsed) - bar.n)
         bar.set_postfix(loss=f"{learners[0].loss:.4f}", samples=f"{buffer.total / 1e6:.2f}M")
         if time.monotonic() - saved > 60:
             saved = time.monotonic()
             state |= {"seconds": elapsed, "next": makers.next, "samples": earlier + buffer.total}
-            _write(learners, checked, output, state)
+            _write(config.variants, learners, checked, output, state)
     state |= {"seconds": elapsed, "next": makers.next, "samples": earlier + buffer.total}
-    _write(learners, checked, output, state)
+    _write(config.variants, learners, checked, output, state)
     bar.close()
 
 
-def _write(learners: list[_Learner], checked: SampleBuffer, output: Path, state: dict) -> None:
+def _write(variants, learners, checked: SampleBuffer, output: Path, state: dict) -> None:
     """Weights, the optimizer's memory and counters in one file, losses as a line."""
-    for learner in learners:
-        folder = output / learner.variant.name
+    for variant, learner in zip(variants, learners, strict=True):
+        folder = output / variant.name
         save_tensors(folder / SAVED, learner.state(), state)
         row = {key: state[key] for key in ("seconds", "step", "samples")}
         row["training_loss"] = learner.loss
@@ -371,4 +278,4 @@ def _write(learners: list[_Learner], checked: SampleBuffer, output: Path, state:
             if new:
                 writer.writerow(row)
             writer.writerow([f"{x:.5g}" if isinstance(x, float) else x for x in row.values()])
-        log.info("%s %s", learner.variant.name, row)
+        log.info("%s %s", variant.name, row)

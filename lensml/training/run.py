@@ -4,22 +4,26 @@ import json
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from lensml.network import CONFIG, find_device, load_network, run_folder
-from lensml.paths import InputError, atomic_path, git_commit, tune_allocator
+from lensml.paths import InputError, atomic_path, available_cores, git_commit, tune_allocator
+from lensml.simulation import worker_pool
 from lensml.training.data import TrainingData, load_training_data
-from lensml.training.sampler import TrainingConfig
-from lensml.training.trainer import HISTORY, LAST, NAMED_WEIGHTS, Trainer
+from lensml.training.trainer import HISTORY, LAST, SHIPPED, Trainer, TrainingConfig
 
 log = logging.getLogger(__name__)
+ALONE = 2000  # curves; fewer are cut into samples before a second process would start
 
 
 def _loop(run: Trainer, first: int) -> None:
-    board = _tensorboard(run.run) if run.sampler.rank == 0 else None
+    board = _tensorboard(run.run) if run.rank == 0 else None
     for epoch in range(first, run.config.max_epochs or run.config.epochs):
         started = time.perf_counter()
         loss, rate = run.train_epoch(epoch)
@@ -27,7 +31,7 @@ def _loop(run: Trainer, first: int) -> None:
         seconds = time.perf_counter() - started
         values = (epoch + 1, loss, validation_loss, auc, rate, round(seconds, 2))
         run.history.append(dict(zip(HISTORY, values, strict=True)))
-        if run.sampler.rank == 0:
+        if run.rank == 0:
             run.save(epoch)
             text = "epoch %d: loss %.4f, validation %.4f, AUC %.4f, %.0f s"
             log.info(text, *values[:4], seconds)
@@ -120,18 +124,19 @@ def _process(paths: list[Path], run: Path, config: TrainingConfig, described: di
     log.setLevel(logging.INFO)
     started = time.perf_counter()
     try:
-        data = load_training_data(paths, config.validation_fraction, device)
-        state = Trainer(config, data, run, device)
-        first = state.restore() if (run / LAST).exists() else 0
-        if state.sampler.rank == 0:
-            _write_config(run, described, config.start_from, data, device)
-            log.info("%d parameters on %s", state.network.num_parameters, device)
-            if (steps := state.sampler.steps * config.epochs) * config.warmup_fraction < 1:
-                way = "give more events, more --epochs or a smaller --batch_size"
-                log.warning("%d steps in all are too few to learn from: %s", steps, way)
-        _loop(state, first)
-        if state.sampler.rank == 0:
-            _write_metrics(run, state, time.perf_counter() - started)
+        data = load_training_data(paths, config.validation_fraction)
+        with _makers(config, data) as (pool, workers):
+            state = Trainer(config, data, run, device, pool, workers)
+            first = state.restore() if (run / LAST).exists() else 0
+            if state.rank == 0:
+                _write_config(run, described, config.start_from, data, device)
+                log.info("%d parameters on %s", state.network.num_parameters, device)
+                if (steps := state.steps * config.epochs) * config.warmup_fraction < 1:
+                    way = "give more events, more --epochs or a smaller --batch_size"
+                    log.warning("%d steps in all are too few to learn from: %s", steps, way)
+            _loop(state, first)
+            if state.rank == 0:
+                _write_metrics(run, state, time.perf_counter() - started)
     except torch.OutOfMemoryError:
         raise InputError(
             f"--batch_size {config.batch_size} does not fit into the memory of {device}; "
@@ -145,12 +150,32 @@ def _process(paths: list[Path], run: Path, config: TrainingConfig, described: di
             dist.destroy_process_group()
 
 
+@contextmanager
+def _makers(config: TrainingConfig, data: TrainingData) -> Iterator[tuple[Pool | None, int]]:
+    """Processes that make samples, and their number; none for little work.
+
+    On a CPU the network takes a fifth of a core meanwhile, on one thread.
+    """
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    workers = max(1, available_cores() // world)
+    if 2 * len(data.train_pairs) * (config.max_epochs or config.epochs) < ALONE:
+        yield None, 1
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with worker_pool(workers) as pool:
+            yield pool, workers
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _write_config(
     run: Path, described: dict, start: str | None, data: TrainingData, device: torch.device
 ) -> None:
     config = described | {"trained_on": data.trained_on, "validated_on": data.validated_on}
     if start:  # what the first weights had seen counts too
-        before = load_network(NAMED_WEIGHTS.get(start, start))[1]
+        before = load_network(None if start == SHIPPED else start)[1]
         for name in ("trained_on", "validated_on"):
             earlier = before.get(name, [])
             config[name] = earlier + [r for r in config[name] if r not in earlier]

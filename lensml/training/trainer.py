@@ -1,44 +1,83 @@
-"""One process of a training run: loss, steps, epochs, validation, what is saved to resume.
+"""One process of a training on sets: batches, steps, epochs, what is saved to resume.
 
-Every random number follows from (seed, epoch, step), so a killed run resumes to the same bits, and
-several processes with the same global batch follow the trajectory of one.
-
-Axes: B rows, L epochs of a batch.
+Each epoch observes every pair afresh and cuts samples from its curves (`data.pair_samples`), which
+other processes do meanwhile. Every random number follows from (seed, epoch, pair), so a killed run
+resumes to the same bits; several processes draw the same global batch, keep their own part and add
+up their gradients, and so follow the trajectory of one.
 """
 
 import csv
+import json
 import math
-from contextlib import nullcontext
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 
 from lensml.network import (
     Network,
-    ResidualInputs,
-    bf16_supported,
+    NetworkConfig,
     load_network,
     load_tensors,
     save_network,
     save_tensors,
 )
-from lensml.paths import WEIGHTS, atomic_path, progress_bar
+from lensml.paths import InputError, atomic_path, progress_bar
 from lensml.seeds import derived_seed
-from lensml.training.data import TrainingData
-from lensml.training.sampler import BatchPlan, BatchSampler, TrainingConfig
+from lensml.simulation import Survey
+from lensml.training.data import TrainingData, pair_samples
+from lensml.training.learner import Learner, tensors_of, two_class_probability
+from lensml.training.samples import Samples, joined
 
 LAST = "last.safetensors"
-NAMED_WEIGHTS = {"shipped": None, "first_stage": WEIGHTS / "first_stage"}  # values of `start_from`
-EPOCHS_AT_ONCE = 320_000  # through the network on a CPU; fewer are slower, more only take memory
+SHIPPED = "shipped"  # value of `start_from`: the weights of the package
+PAIRS_AT_ONCE = 16  # of a worker
 HISTORY = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate", "seconds")
 
 
-def _learning_rate(config: TrainingConfig, progress: float) -> float:
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Everything that decides the outcome of a training run, given the data."""
+
+    epochs: int = 50  # length of the learning-rate schedule
+    max_epochs: int | None = None  # stop after this many; None = at the end of the schedule
+    batch_size: int = 512  # curves, half of them binaries, over all devices
+    per_curve: int = 8  # samples of a curve in an epoch
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_fraction: float = 0.03  # of the run
+    patience: int = 15  # epochs without a better validation loss
+    validation_fraction: float = 0.1
+    seed: int = 0
+    hide_blending_fraction: float = 0.25  # unblended pairs that are fitted with f_s free
+    curriculum: float = (
+        0.4  # fraction of the run in which errors rise, where it begins from scratch
+    )
+    curriculum_sigma_max: float = 0.02  # largest error at the start [mag]
+    curriculum_sigma_min: float = 0.003  # smallest error while the largest one rises [mag]
+    mixed_precision: bool = True
+    start_from: str | None = None  # run folder, or "shipped"
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "per_curve"):
+            if getattr(self, name) < 1:
+                raise InputError(f"`{name}` is {getattr(self, name)}, but at least 1 was expected")
+
+    def describe(self) -> dict:
+        """Plain values for JSON."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+def learning_rate(config: TrainingConfig, progress: float) -> float:
     """Linear warm-up, then half a cosine down to one hundredth; `progress` in [0, 1]."""
     if progress < config.warmup_fraction:
         return config.learning_rate * max(progress / config.warmup_fraction, 1e-3)
@@ -46,169 +85,173 @@ def _learning_rate(config: TrainingConfig, progress: float) -> float:
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * turn)))
 
 
-def training_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-    """Cross entropy over epochs, mean over curves; later epochs weigh more.
+def survey_now(survey: Survey, config: TrainingConfig, progress: float) -> Survey:
+    """The survey with errors limited by the curriculum: the largest one rises with `progress`.
 
-    `logits` and `valid` (observed) are (B, L), `labels` (B,) 0, 1 or NaN, which does not count.
-    Uniform weights would spend most of the gradient on epochs before the event.
+    A network that has learned nothing yet finds it at small errors, and keeps it at large ones.
     """
-    labelled = torch.isfinite(labels)
-    labels, valid = labels.nan_to_num(), valid & labelled[:, None]
-    position = torch.cumsum(valid, dim=1) / valid.sum(1, keepdim=True).clamp_min(1)
-    weight = valid * (0.2 + position**2)
-    each = F.binary_cross_entropy_with_logits(
-        logits.float(), labels[:, None].expand_as(logits), reduction="none"
-    )
-    return ((each * weight).sum(1) / weight.sum(1).clamp_min(1e-9)).mean()
+    low, high = np.broadcast_to(survey.sigma, 2).astype(float)
+    over = config.start_from or progress >= config.curriculum
+    if over or high <= config.curriculum_sigma_max:
+        return survey
+    rise = progress / config.curriculum
+    ceiling = config.curriculum_sigma_max * (high / config.curriculum_sigma_max) ** rise
+    return replace(survey, sigma=(min(low, config.curriculum_sigma_min), float(ceiling)))
 
 
-def _network_from(config: TrainingConfig) -> Network:
-    """Network of `config.network`, with weights of `config.start_from` where present.
+def first_network(config: TrainingConfig, fractions: tuple[float, ...]) -> Network:
+    """The network that training begins with, for the classes of a set.
 
-    A residual branch that those weights lack starts with an output of zero.
+    From earlier weights P(binary) of two classes is what it was; other classes are given up.
     """
-    earlier = load_network(NAMED_WEIGHTS.get(config.start_from, config.start_from))[0]
-    if earlier.config.embedding_channels or not config.network.embedding_channels:
-        return earlier
-    network = Network(replace(earlier.config, embedding_channels=config.network.embedding_channels))
-    network.load_state_dict(earlier.state_dict(), strict=False)
+    if config.start_from is None:
+        torch.manual_seed(derived_seed(config.seed, "weights"))
+        return Network(replace(config.network, class_fractions=fractions))
+    earlier = load_network(None if config.start_from == SHIPPED else config.start_from)[0]
+    single, *binary = earlier.config.class_fractions[:3]
+    network = Network(replace(earlier.config, class_fractions=fractions))
+    network.load_state_dict(earlier.state_dict())
+    with torch.no_grad():
+        network.head[-1].bias[1:3] += math.log(single / sum(binary))
     return network
 
 
-def _optimizer(network: Network, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW; biases and gains are not decayed."""
-    decayed = [p for p in network.parameters() if p.dim() > 1]
-    plain = [p for p in network.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    options = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    return torch.optim.AdamW(groups, **options, betas=(0.9, 0.98), fused=True)
-
-
-def _last_auc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """ROC AUC of the two classes; NaN if only one is there."""
-    single, binary = np.sort(scores[labels == 0]), scores[labels == 1]
-    below = [np.searchsorted(single, binary, side) for side in ("left", "right")]  # ties: half
-    return float(np.mean(below)) / len(single) if len(single) and len(binary) else math.nan
+def in_order(
+    pool: Pool | None, function: Callable, tasks: Iterable[tuple], ahead: int
+) -> Iterator[Samples]:
+    """Results in the order of the tasks, of which at most `ahead` are given at a time."""
+    if pool is None:
+        yield from (function(*task) for task in tasks)
+        return
+    pending: deque = deque()
+    for task in tasks:
+        pending.append(pool.apply_async(function, task))
+        if len(pending) >= ahead:
+            yield pending.popleft().get()
+    while pending:
+        yield pending.popleft().get()
 
 
 class Trainer:
-    """One process of a training run; `run` is the folder it writes to."""
+    """One process of a training run; `run` is the folder it writes to, `pool` makes samples."""
 
     def __init__(
-        self, config: TrainingConfig, data: TrainingData, run: Path, device: torch.device
+        self,
+        config: TrainingConfig,
+        data: TrainingData,
+        run: Path,
+        device: torch.device,
+        pool: Pool | None = None,
+        workers: int = 1,
     ) -> None:
         self.config, self.data, self.run, self.device = config, data, run, device
-        torch.manual_seed(derived_seed(config.seed, "weights"))
-        network = _network_from(config) if config.start_from else Network(config.network)
-        self.network = network.to(device)
-        self.sampler = BatchSampler(config, data, self.network, device)
-        self.model = self.network
-        if self.sampler.world > 1:
-            ids = [device] if device.type == "cuda" else None
-            self.model = torch.nn.parallel.DistributedDataParallel(self.network, device_ids=ids)
-        self.optimizer = _optimizer(self.network, config)
-        use_bf16 = config.mixed_precision and bf16_supported(device)
-        self.cast = torch.autocast(device.type, torch.bfloat16) if use_bf16 else nullcontext()
+        self.pool, self.ahead = pool, 3 * workers
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.pairs_per_batch = max(1, config.batch_size // 2 // self.world) * self.world
+        self.steps = max(1, len(data.train_pairs) // self.pairs_per_batch)
+        self.network = first_network(config, data.class_fractions).to(device).train()
+        rates = config.learning_rate, config.weight_decay
+        self.learner = Learner(self.network, *rates, mixed_precision=config.mixed_precision)
         self.history: list[dict] = []
         self.best = math.inf
+        self._checked: Samples | None = None
 
-    def step(
-        self, features: Tensor, labels: Tensor, valid: Tensor, refits: ResidualInputs | None = None
-    ) -> Tensor:
-        """One step of the optimiser on this process' rows; their loss, still on the device."""
-        loss = self.gradients(features, labels, valid, refits)
-        largest = self.config.grad_clip_norm
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), largest, foreach=True)
-        self.optimizer.step()
+    def task(self, places: NDArray, survey: Survey, *names: str | int) -> tuple:
+        """Arguments of `pair_samples` for pairs at `places`, whose noise has `names`."""
+        seeds = [derived_seed(self.config.seed, *names, int(k)) for k in places]
+        pairs, time = self.data.pairs.some(places), self.data.time
+        return pairs, time, survey, seeds, self.config.per_curve
+
+    def batches(self, epoch: int) -> Iterator[Samples]:
+        """Samples of this process' part of each batch of an epoch."""
+        order = np.random.default_rng(derived_seed(self.config.seed, "epoch", epoch)).permutation(
+            self.data.train_pairs
+        )
+        tasks, sizes = [], []
+        for step in range(self.steps):
+            batch = order[step * self.pairs_per_batch : (step + 1) * self.pairs_per_batch]
+            first, stop = (k * len(batch) // self.world for k in (self.rank, self.rank + 1))
+            own = batch[first:stop]
+            parts = np.split(own, range(PAIRS_AT_ONCE, len(own), PAIRS_AT_ONCE))
+            survey = survey_now(self.data.survey, self.config, self.progress(epoch, step))
+            tasks += [(part, survey, "noise", epoch) for part in parts]
+            sizes.append(len(parts))
+        hide = (self.config.hide_blending_fraction,)
+        given = (self.task(*task) + hide for task in tasks)
+        found = in_order(self.pool, pair_samples, given, self.ahead)
+        for size in sizes:
+            yield joined([next(found) for _ in range(size)])
+
+    def progress(self, epoch: int, step: int) -> float:
+        """Fraction of the schedule that is done before a step."""
+        return (epoch + step / self.steps) / self.config.epochs
+
+    def step(self, samples: Samples, rate: float) -> torch.Tensor:
+        """One step on this process' samples; two-class loss of the global batch, on the device."""
+        rows = tensors_of(samples, self.device)
+        total = torch.tensor(len(rows.held), device=self.device)
+        if self.world > 1:
+            dist.all_reduce(total)
+        _, loss = self.learner.gradients(rows, int(total))
+        if self.world > 1:
+            parameters = [p for p in self.network.parameters() if p.grad is not None]
+            flat = torch.cat([p.grad.flatten() for p in parameters] + [loss[None]])
+            dist.all_reduce(flat)
+            *parts, last = flat.split([p.numel() for p in parameters] + [1])
+            for parameter, part in zip(parameters, parts, strict=True):
+                parameter.grad.copy_(part.view_as(parameter))
+            loss = last[0]
+        self.learner.set_rate(rate)
+        self.learner.update()
         return loss
-
-    def gradients(
-        self, features: Tensor, labels: Tensor, valid: Tensor, refits: ResidualInputs | None = None
-    ) -> Tensor:
-        """Loss of this process' rows (), and its gradients in the parameters.
-
-        A CPU takes some rows at a time: the memory of activations no longer grows with the batch.
-        """
-        rows, at_once = len(labels), self.rows_at_once(features)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=self.device)
-        for first in range(0, rows, at_once):
-            part = slice(first, first + at_once)
-            # Processes exchange gradients once, with the last part.
-            last = part.stop >= rows or self.sampler.world == 1
-            with nullcontext() if last else self.model.no_sync():
-                with self.cast:
-                    logits = self.model(features[part], refits and refits.rows(part))
-                fraction = len(logits) / rows
-                mean = training_loss(logits, labels[part], valid[part]) * fraction
-                mean.backward()
-            loss += mean.detach()
-        return loss
-
-    @staticmethod
-    def rows_at_once(features: Tensor) -> int:
-        """How many rows of a batch go through the network together."""
-        rows, length = features.shape[:2]
-        return max(1, rows if features.is_cuda else min(rows, EPOCHS_AT_ONCE // length))
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """One pass over the training pairs; mean loss and the last learning rate."""
-        config, sampler, read = self.config, self.sampler, []
-        chooser = np.random.default_rng([derived_seed(config.seed, "epoch", epoch)])
-        order = torch.from_numpy(chooser.permutation(self.data.train_pairs)).to(self.device)
-        self.model.train()
-        label = f"epoch {epoch + 1}/{config.epochs}"
-        bar = progress_bar(range(sampler.steps), label, disable=sampler.rank > 0, leave=True)
-        waiting: list[tuple] = []
-        for step in bar:
-            if not waiting:
-                ahead = range(step, min(step + sampler.batches_at_once, sampler.steps))
-                waiting = sampler.batches([sampler.plan(epoch, k, order, chooser) for k in ahead])
-            for group in self.optimizer.param_groups:
-                rate = group["lr"] = _learning_rate(config, sampler.progress(epoch, step))
-            loss = self.step(*waiting.pop(0))
-            if step % 10 == 0 or step == sampler.steps - 1:  # reading waits for the device
-                read.append(float(loss))
-                bar.set_postfix(loss=f"{read[-1]:.4f}")
-        total = torch.tensor(sum(read) / len(read), dtype=torch.float64, device=self.device)
-        if sampler.world > 1:  # processes, whose parts of a batch are equal
-            dist.all_reduce(total)
-        return float(total) / sampler.world, rate
+        losses = []
+        self.network.train()
+        label = f"epoch {epoch + 1}/{self.config.epochs}"
+        options = {"total": self.steps, "disable": self.rank > 0, "leave": True}
+        bar = progress_bar(self.batches(epoch), label, **options)
+        for step, samples in enumerate(bar):
+            rate = learning_rate(self.config, self.progress(epoch, step))
+            losses.append(self.step(samples, rate))
+            if step % 10 == 0:  # reading waits for the device
+                bar.set_postfix(loss=f"{float(losses[-1]):.4f}")
+        return float(torch.stack(losses).double().mean()), rate
 
-    @torch.no_grad()
+    def validation_samples(self) -> Samples:
+        """Samples of the validation pairs under fixed noise, the last of a row at its end."""
+        if self._checked is None:
+            places = self.data.validation_pairs
+            parts = np.split(places, range(PAIRS_AT_ONCE, len(places), PAIRS_AT_ONCE))
+            survey, last = self.data.survey, (0.0, True)
+            tasks = (self.task(part, survey, "validation") + last for part in parts)
+            found = list(in_order(self.pool, pair_samples, tasks, self.ahead))
+            self._checked = tensors_of(joined(found), self.device)
+        return self._checked
+
     def validate(self) -> tuple[float, float]:
-        """Loss and AUC at the last epoch on the validation pairs, under fixed noise, in float32."""
+        """Two-class loss and, at the last epochs, AUC on the validation pairs, in float32."""
+        if not len(self.data.validation_pairs):
+            return math.nan, math.nan
+        rows = self.validation_samples()
         self.network.eval()
-        chooser = np.random.default_rng([derived_seed(self.config.seed, "validation")])
-        losses, scores, labels_of = [], [], []
-        for first in range(0, len(self.data.validation_pairs), 256):
-            pairs = torch.from_numpy(self.data.validation_pairs[first : first + 256])
-            seed = derived_seed(self.config.seed, "validation", first)
-            survey = self.sampler.draw_survey(chooser, 1.0)
-            plan = BatchPlan(pairs.to(self.device), seed, survey)
-            features, labels, valid, refits = self.sampler.batch(plan, whole=True)
-            at_once = self.rows_at_once(features)
-            parts = [slice(k, k + at_once) for k in range(0, len(features), at_once)]
-            inputs = [(features[k], refits and refits.rows(k)) for k in parts]
-            logits = torch.cat([self.network(*x) for x in inputs])
-            losses.append(float(training_loss(logits, labels, valid)) * len(pairs))
-            last = (valid.sum(1) - 1).clamp_min(0)[:, None]
-            scores.append(logits.gather(1, last)[:, 0].cpu().numpy())
-            labels_of.append(labels.cpu().numpy())
-        loss = sum(losses) / max(len(self.data.validation_pairs), 1)
-        return loss, _last_auc(np.concatenate(labels_of), np.concatenate(scores))
+        p = two_class_probability(self.network, rows).double().clamp(1e-7, 1 - 1e-7)
+        binary = (rows.labels > 0).double()
+        loss = float(F.binary_cross_entropy(p, binary))
+        last = slice(self.config.per_curve - 1, None, self.config.per_curve)
+        y, score = binary[last].cpu().numpy(), p[last].cpu().numpy()
+        return loss, float(roc_auc_score(y, score)) if 0 < y.sum() < len(y) else math.nan
 
     def save(self, epoch: int) -> None:
         """Best weights first, then the state to resume from; each atomically."""
         row = self.history[-1]
-        if row["validation_loss"] < self.best:
+        if row["validation_loss"] < self.best or not np.isfinite(row["validation_loss"]):
             self.best = row["validation_loss"]
             save_network(self.run, self.network, {"epoch": epoch})
-        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
         notes = {"epoch": epoch, "best": self.best, "history": self.history}
-        save_tensors(self.run / LAST, tensors, notes)
+        save_tensors(self.run / LAST, self.learner.state(), notes)
         with atomic_path(self.run / "history.csv") as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, HISTORY)
             writer.writeheader()
@@ -217,22 +260,14 @@ class Trainer:
     def restore(self) -> int:
         """Load the state after the last finished epoch; the number of the next one."""
         tensors, notes = load_tensors(self.run / LAST)
-        own, state = {}, {}
-        for key, value in tensors.items():
-            kind, _, name = key.partition(".")
-            if kind == "network":
-                own[name] = value
-            elif kind == "optimizer":
-                index, _, name = name.partition(".")
-                state.setdefault(int(index), {})[name] = value
-        self.network.load_state_dict(own)
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.learner.restore(tensors)
         self.history, self.best = notes["history"], notes["best"]
         return notes["epoch"] + 1
 
     def should_stop(self) -> bool:
         """Whether the loss has not improved for `patience` epochs, the curriculum being over."""
         losses = [row["validation_loss"] for row in self.history]
-        rising = len(losses) < self.config.curriculum * self.config.epochs
+        rising = not self.config.start_from and (
+            len(losses) < self.config.curriculum * self.config.epochs
+        )
         return not rising and len(losses) - 1 - int(np.argmin(losses)) >= self.config.patience

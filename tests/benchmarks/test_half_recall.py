@@ -1,14 +1,13 @@
 """Scores of several sets are pooled by event, and each statistic is computed once."""
 
 import json
-from multiprocessing.pool import ThreadPool
 
 import numpy as np
 import pytest
 
 from benchmarks.studies import half_recall
 from lensml.experiments import load_benchmark
-from lensml.network import EVENTS, load_network, predict
+from lensml.network import load_network, predict
 from lensml.simulation import Survey, load, reobserve
 
 
@@ -55,34 +54,35 @@ def test_the_spread_over_sets_is_that_of_their_values():
     assert found["sets_network_roc_auc_mean"] == pytest.approx(np.mean(values))
 
 
-def test_the_spread_over_seeds_stands_beside_the_shipped_network_on_the_same_pairs(tmp_path):
-    several, shipped = scores(300, 1, runs=4), scores(500, 1)
-    found = half_recall.over_seeds("a", several, shipped, tmp_path)
-    each = half_recall.of_runs(several, "roc_auc")
-    assert len(each) == 4
-    assert found["seeds_a_roc_auc"]["low"] == pytest.approx(min(each))
-    y, p = shipped["y"][:600], shipped["p_end"][0][:600]
-    assert found["seeds_a_roc_auc_shipped"] == pytest.approx(half_recall.evaluation.roc_auc(y, p))
-    assert 0.005 < found["seeds_a_roc_auc_estimator_sd"] < 0.05
-
-
 def test_the_committed_record_is_small_and_holds_every_condition():
     record = load_benchmark("half_recall")
     assert len(json.dumps(record)) < 200_000
     for name in half_recall.CONDITIONS:
-        if not name.endswith("_seeds") and name not in half_recall.SETS[1:]:
+        if name not in half_recall.SETS[1:]:
             assert record["numbers"][f"{name}_pairs"] == half_recall.PAIRS
             assert f"{name}_network_roc_auc" in record["numbers"]
 
 
-def test_scores_of_a_model_are_those_of_the_whole_set(tmp_path, monkeypatch):
+def test_scores_are_of_the_events_of_the_chapters(tmp_path, monkeypatch):
     monkeypatch.setitem(half_recall.CONDITIONS, "few", ("distinct", Survey(), 0, ()))
-    with ThreadPool(1) as pool:
-        found = half_recall.scores_of_model(pool, 1, tmp_path, "few", EVENTS, 101)
-    curves = load(tmp_path / "sets" / "distinct_101_seed7900")
+    monkeypatch.setattr(half_recall, "DATA", tmp_path)
+    monkeypatch.setitem(half_recall.experiments.predictions.__globals__, "DATA", tmp_path)
+    found = half_recall.scores_of("few", pairs=4)
+    curves = load(tmp_path / "sets" / "distinct_matched_4_seed7900.npz")
     curves = reobserve(curves, Survey(), half_recall.OBSERVED_WITH)
-    some = slice(196, 202)  # rows are divided after 200
-    expected = predict(load_network(EVENTS)[0], curves.rows(some)).p
-    np.testing.assert_allclose(found["p"][some], expected, atol=1e-6)
-    assert found["p_end"].shape == (1, 202) and found["season"].shape[0] == 0
-    assert (found["y"][some] == curves.y[some]).all()
+    np.testing.assert_allclose(found["p"], predict(load_network()[0], curves).p, atol=1e-6)
+    assert found["p_end"].shape == (1, 8) and found["season"].shape[0] == 0
+    assert (found["y"] == curves.y).all() and len(list((tmp_path / "scores").iterdir())) == 1
+
+
+def test_numbers_of_classical_searches_are_taken_from_an_earlier_record(tmp_path, monkeypatch):
+    for seed, name in enumerate(half_recall.SETS):
+        np.savez(tmp_path / f"{name}.npz", **scores(60, seed))
+    earlier = {"numbers": {"a_gradient_boosting_roc_auc": 0.6, "a_network_roc_auc": 0.7}}
+    (tmp_path / "old.json").write_text(json.dumps(earlier | {"provenance": {"date": "then"}}))
+    kept = {}
+    monkeypatch.setattr(half_recall, "save_record", lambda *a, **k: kept.update(n=a[1], more=k))
+    half_recall.write_record(tmp_path, 0.0, 1, None, tmp_path / "old.json")
+    assert kept["n"]["a_gradient_boosting_roc_auc"] == 0.6
+    assert "a_network_roc_auc" not in kept["n"] and kept["n"]["all_sets_pairs"] == 240
+    assert kept["more"]["classical"]["record"] == "old.json"

@@ -4,10 +4,12 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks.studies.ablation import VARIANTS
+from benchmarks.studies.ablation import VARIANTS, seen_by
 from lensml.experiments import BENCHMARKS, PERFORMANCE, load_benchmark
-from lensml.network import NetworkConfig
+from lensml.network import Network, NetworkConfig
+from lensml.training import Samples, make_samples
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = sorted(
@@ -30,7 +32,15 @@ def test_every_performance_benchmark_has_a_committed_record(name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_of_the_ablation_can_be_built(name):
+def test_every_variant_of_the_ablation_sees_zeros_where_it_should(name):
+    samples = make_samples(3, 0, per_curve=1, times=1)
+    rows = Samples(*(torch.from_numpy(x[:20]) for x in samples))
     variant = VARIANTS[name]
-    network = variant.build(NetworkConfig(**variant.changes))
-    assert network.num_parameters > 10_000
+    found = seen_by(variant, rows)
+    for field in ("windows", "maps", "summaries", "states"):
+        assert getattr(rows, field).any()  # what was given stays as it was
+        assert getattr(found, field).any() == (field not in variant.without)
+    if variant.without_free:
+        assert not found.maps[:, 5:10].any() and found.maps[:, :5].any()
+    shape = NetworkConfig(**variant.shape)
+    assert Network(shape)(*(x.float() for x in found[:4]), found.held).shape == (20, 5)

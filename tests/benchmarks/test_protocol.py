@@ -19,7 +19,7 @@ from benchmarks.studies.real_events.protocol import (
     select_span,
     survey_of,
 )
-from lensml.network import EventNetwork
+from lensml.network import Network
 from lensml.paths import InputError
 from lensml.photometry import Event, Photometry
 from lensml.streaming import classify_event
@@ -163,7 +163,7 @@ def test_an_alert_before_the_first_refit_is_none(folder, events, monkeypatch):
 
 def test_a_summary_agrees_with_the_classification_of_all_data_sets_together(folder, events):
     torch.manual_seed(0)
-    network = EventNetwork().eval()
+    network = Network().eval()
     torch.nn.init.normal_(network.head[-1].weight)
     (whole, season), skipped = classify_all(folder, events[2:3], network, BY_SURVEY)
     together = classify_event(read_target(folder, events[2]), network)

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import binom
 
 from benchmarks.studies import sky
-from lensml.network import CLASSES, EventNetwork, save_network
+from lensml.network import CLASSES, Network, save_network
 from lensml.paths import InputError
 from lensml.simulation import CONDITIONS, KINDS, SURVEYS, VARIABLES
 from lensml.streaming import find_threshold
@@ -18,7 +18,7 @@ from lensml.streaming import find_threshold
 def run(tmp_path):
     """Run folder of an event network with random weights."""
     torch.manual_seed(0)
-    network = EventNetwork()
+    network = Network()
     torch.nn.init.normal_(network.head[-1].weight)
     (tmp_path / "run").mkdir()
     save_network(tmp_path / "run", network, {})
@@ -114,7 +114,7 @@ def test_stored_thresholds_are_those_of_the_surveys_and_of_these_weights(run, tm
         assert sky.stored_threshold(run, name) == find_threshold(run, name).value == value
     assert sky.stored_threshold(run) == max(highest.values())
     torch.manual_seed(1)
-    save_network(run, EventNetwork(), {})
+    save_network(run, Network(), {})
     with pytest.raises(InputError, match="was set with other weights"):
         sky.stored_threshold(run)
     assert sky.main(["transfer", "--model", str(run), "--events", "1"]) == 2

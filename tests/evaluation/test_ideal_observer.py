@@ -180,7 +180,7 @@ def test_profile_ratio_is_the_ratio_less_what_a_fit_of_the_prefix_gains():
     assert np.all((reachable <= bound + 1e-9)[np.isfinite(bound)])
     for row in range(len(curves)):
         seen = np.flatnonzero(np.isfinite(curves.X[row]))
-        seen = seen[: len(seen) // limits.BIN * limits.BIN]
+        seen = seen[: len(seen) // limits.STEP * limits.STEP]
         weight = np.zeros(curves.X.shape[1])
         weight[seen] = curves.sigmas()[row][seen] ** -2.0
         data = np.nan_to_num(curves.X[row] - curves.m_base[row]).astype(float)

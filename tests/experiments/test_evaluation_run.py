@@ -31,7 +31,7 @@ KEYS = ("0.1", "0.25", "0.33", "0.5", "0.67", "0.83", "1.0")
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    network = Network(NetworkConfig(channels=16, stem_channels=8, num_levels=4))
+    network = Network(NetworkConfig(channels=16))
     torch.nn.init.normal_(network.head[-1].weight, std=0.5)
     return network.eval()
 

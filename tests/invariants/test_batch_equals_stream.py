@@ -9,15 +9,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from sets import data_sets, in_order, photometry, random_event_network
+from sets import data_sets, in_order, photometry, random_network
 
 from lensml.network import (
     RECEPTIVE_FIELD,
     STEP,
     DataSetEpochs,
-    EventNetwork,
-    EventNetworkConfig,
-    load_event_network,
+    Network,
+    NetworkConfig,
+    load_network,
     new_histories,
     predict_event,
 )
@@ -28,8 +28,8 @@ CAPACITY = new_histories(1, 1).times.shape[1]  # epochs that a history keeps bef
 
 
 @pytest.fixture(scope="module")
-def network() -> EventNetwork:
-    return random_event_network()
+def network() -> Network:
+    return random_network()
 
 
 def batch(network, datasets, free=True):
@@ -85,7 +85,7 @@ def test_an_event_of_three_data_sets(network, given, wide):
 
 
 def test_the_shipped_network():
-    network, datasets = load_event_network()[0], data_sets(2, 150, given=(0,))
+    network, datasets = load_network()[0], data_sets(2, 150, given=(0,))
     stream = StreamingClassifier(network)
     streamed = [stream.update("x", *epoch) for epoch in in_order(datasets)]
     np.testing.assert_allclose(streamed, batch(network, datasets), rtol=0, atol=TOLERANCE)
@@ -142,7 +142,7 @@ def test_a_network_of_another_shape():
     """Nothing in a step is made for the default numbers of channels."""
     torch.manual_seed(3)
     shape = {"channels": 24, "embedding_channels": 8, "state_channels": 4, "head_channels": (16, 8)}
-    network = EventNetwork(EventNetworkConfig(**shape))
+    network = Network(NetworkConfig(**shape))
     with torch.no_grad():
         for block in network.blocks:
             block.mix.weight.normal_(0, 0.2)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from sets import epoch_lines
 
-from lensml.network import NetworkConfig, load_event_network, load_tensors
+from lensml.network import NetworkConfig, load_network, load_tensors
 from lensml.paths import InputError
 from lensml.simulation import Simulation, Survey, load, simulate
 from lensml.streaming import StreamingClassifier, answer_lines
@@ -68,7 +68,7 @@ import torch
 torch.set_num_threads(1)
 from lensml.network import NetworkConfig
 from lensml.training import TrainingConfig, train
-network = NetworkConfig(stem_channels=8, channels=16, num_levels=4, encoder_blocks=1)
+network = NetworkConfig(channels=16, embedding_channels=16)
 train(sys.argv[1], sys.argv[2], TrainingConfig(epochs=3, batch_size=16, network=network,
                                                curriculum=0.4, mixed_precision=False))
 """
@@ -79,7 +79,7 @@ def test_a_killed_training_ends_with_the_bits_of_one_that_ran_through(tmp_path):
     survey = Survey(num_epochs=160, sigma=(0.01, 0.02))
     simulation = Simulation(preset="distinct", num_pairs=48, survey=survey)
     data = simulate(tmp_path / "set.npz", simulation, workers=1, progress=False)
-    network = NetworkConfig(stem_channels=8, channels=16, num_levels=4, encoder_blocks=1)
+    network = NetworkConfig(channels=16, embedding_channels=16)
     config = TrainingConfig(
         epochs=3, batch_size=16, network=network, curriculum=0.4, mixed_precision=False
     )
@@ -109,7 +109,7 @@ def _send(pipe, lines: list[str]) -> None:
 
 def test_a_killed_stream_goes_on_from_its_snapshot_with_the_same_answers(tmp_path):
     """Killed by force in the middle; all lines are then fed again from the first."""
-    network, state = load_event_network()[0], tmp_path / "state"
+    network, state = load_network()[0], tmp_path / "state"
 
     def kept() -> int:
         if not state.exists():

@@ -7,16 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sets import random_event_network, random_network, toy_set
+from sets import random_network, toy_set
 
 from lensml.network import checkpoint
 from lensml.network.checkpoint import (
-    CONFIG_KEYS,
-    LAYERS,
-    MAP_LAYERS,
     check_unseen,
     fingerprint,
-    load_event_network,
     load_network,
     load_tensors,
     read_snapshot,
@@ -25,29 +21,18 @@ from lensml.network.checkpoint import (
     weights_hash,
     write_snapshot,
 )
-from lensml.network.event_model import EventNetwork, EventNetworkConfig
 from lensml.network.model import Network, NetworkConfig
 from lensml.paths import WEIGHTS, InputError
 from lensml.streaming import StreamingClassifier
 
 
 def test_a_saved_network_is_the_same_network(tmp_path):
-    network = Network(NetworkConfig(stem_channels=8, channels=16, num_levels=3))
-    torch.nn.init.normal_(network.head[-1].weight)
-    save_network(tmp_path, network, {"epoch": 4})
-    again, notes = load_network(tmp_path)
-    assert again.config == network.config and notes["epoch"] == 4
-    state = again.state_dict()
-    assert all((state[k] == v).all() for k, v in network.state_dict().items())
-
-
-def test_a_saved_event_network_is_the_same_network(tmp_path):
     torch.manual_seed(0)
     shape = {"channels": 16, "head_channels": (8, 6), "class_fractions": (0.4, 0.1, 0.2, 0.2, 0.1)}
-    network = EventNetwork(EventNetworkConfig(**shape))
+    network = Network(NetworkConfig(**shape))
     save_network(tmp_path, network, {"seed": 4})
     (tmp_path / "config.json").write_text(json.dumps({"trained_on": []}))
-    again, config = load_event_network(tmp_path)
+    again, config = load_network(tmp_path)
     assert again.config == network.config and config == {"trained_on": []} and not again.training
     state = again.state_dict()
     assert all((state[k] == v).all() for k, v in network.state_dict().items())
@@ -55,49 +40,19 @@ def test_a_saved_event_network_is_the_same_network(tmp_path):
 
 
 def test_weights_of_half_precision_are_loaded_in_single(tmp_path):
-    network = random_event_network()
+    network = random_network()
     halves = {name: x.half() for name, x in network.state_dict().items()}
     save_tensors(tmp_path / "model.safetensors", halves, {"network": network.config.describe()})
-    again = load_event_network(tmp_path)[0].state_dict()
+    again = load_network(tmp_path)[0].state_dict()
     for name, x in halves.items():
         assert again[name].dtype == torch.float32 and torch.equal(again[name], x.float())
 
 
-def test_a_run_for_sets_is_no_event_network(tmp_path):
-    save_network(tmp_path, Network(NetworkConfig(channels=8, num_levels=2)), {})
-    with pytest.raises(InputError, match="a network of `lensml train`.* an event network was"):
-        load_event_network(tmp_path)
-    with pytest.raises(InputError, match="no model.safetensors there"):
-        load_event_network(tmp_path / "nowhere")
-
-
-def older_name(name):
-    """The name that a tensor had before the layers were renamed."""
-    first, *rest = name.split(".")
-    if first == "residual_encoder":
-        rest[0] = {new: old for old, new in MAP_LAYERS.items()}.get(rest[0], rest[0])
-    return ".".join([{new: old for old, new in LAYERS.items()}.get(first, first), *rest])
-
-
-def test_a_run_with_the_names_of_an_older_version_loads(tmp_path):
-    """Tensors, and keys of the configuration."""
-    network = random_network(stem_channels=8, channels=16, num_levels=3)
-    keys = {new: old for old, new in CONFIG_KEYS.items()}
-    config = {keys.get(k, k): v for k, v in network.config.describe().items()}
-    tensors = {older_name(k): v for k, v in network.state_dict().items()}
-    assert "blocks_up" in config and "up.0.0.mix.bias" in tensors
-    save_tensors(tmp_path / "model.safetensors", tensors, {"network": config})
-    again = load_network(tmp_path)[0]
-    assert again.config == network.config
-    assert all(torch.equal(again.state_dict()[k], v) for k, v in network.state_dict().items())
-
-
-def test_a_run_from_before_refits_loads(tmp_path):
-    network = random_network(stem_channels=8, channels=16, num_levels=3, embedding_channels=0)
-    config = network.config.describe()
-    del config["embedding_channels"]
-    save_tensors(tmp_path / "model.safetensors", network.state_dict(), {"network": config})
-    assert load_network(tmp_path)[0].config == network.config
+def test_weights_from_before_the_joint_fits_are_refused(tmp_path):
+    notes = {"network": {"channels": 64, "num_levels": 7}}
+    save_tensors(tmp_path / "model.safetensors", {"head.0.weight": torch.ones(3)}, notes)
+    with pytest.raises(InputError, match="before its joint fits, .*; train anew"):
+        load_network(tmp_path)
 
 
 def test_notes_and_tensors_travel_in_one_file(tmp_path):
@@ -118,7 +73,7 @@ def test_shipped_weights_are_small_and_say_what_they_were_trained_on():
 
 
 def test_the_name_of_the_thesis_file_finds_the_run_folder(tmp_path):
-    save_network(tmp_path / "x", Network(NetworkConfig(channels=8, num_levels=2)), {})
+    save_network(tmp_path / "x", Network(NetworkConfig(channels=8)), {})
     assert load_network(tmp_path / "x.pt")[0].config.channels == 8
 
 
@@ -138,7 +93,7 @@ def test_a_pickle_is_never_opened(tmp_path):
 
 
 def test_a_torn_file_is_refused(tmp_path):
-    save_network(tmp_path, Network(NetworkConfig(channels=8, num_levels=2)), {})
+    save_network(tmp_path, Network(NetworkConfig(channels=8)), {})
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="not a readable weights file"):
@@ -146,7 +101,7 @@ def test_a_torn_file_is_refused(tmp_path):
 
 
 def test_config_of_the_run_is_what_is_returned(tmp_path):
-    save_network(tmp_path, Network(NetworkConfig(channels=8, num_levels=2)), {})
+    save_network(tmp_path, Network(NetworkConfig(channels=8)), {})
     (tmp_path / "config.json").write_text(json.dumps({"experiment_name": "mine"}))
     assert load_network(tmp_path)[1]["experiment_name"] == "mine"
 
@@ -197,7 +152,7 @@ def test_a_stream_state_of_an_older_version_is_refused_with_what_to_do(tmp_path,
     notes = {"version": version, "events": [["x"]]}
     write = save_tensors if version == 1 else write_snapshot
     write(tmp_path / "old", {"near": torch.zeros(3)}, notes)
-    stream = StreamingClassifier(random_event_network())
+    stream = StreamingClassifier(random_network())
     expected = f"version {version}, but version 5 was expected; move it away and feed the epochs"
     with pytest.raises(InputError, match=expected) as caught:
         stream.restore(tmp_path / "old")
@@ -205,7 +160,7 @@ def test_a_stream_state_of_an_older_version_is_refused_with_what_to_do(tmp_path,
 
 
 def test_weights_and_shape_make_the_fingerprint():
-    small = NetworkConfig(channels=16, stem_channels=8, num_levels=2)
+    small = NetworkConfig(channels=16)
     torch.manual_seed(0)
     network = Network(small)
     before = fingerprint(network)
@@ -217,7 +172,7 @@ def test_weights_and_shape_make_the_fingerprint():
 
 def test_the_state_of_other_weights_is_refused(tmp_path):
     """Of the same shape it would load, and answer nonsense."""
-    first, second = (StreamingClassifier(random_event_network(seed)) for seed in range(2))
+    first, second = (StreamingClassifier(random_network(seed)) for seed in range(2))
     first.update("x", 1.0, 18.0, 0.1, 18.0)
     first.save(tmp_path / "state")
     second.update("y", 1.0, 18.0, 0.1, 18.0)
@@ -230,7 +185,7 @@ def test_saving_copies_no_buffer_and_keeps_no_empty_room(tmp_path):
     """Twice the tokens in memory would halve the number of events that a machine can hold."""
     import tracemalloc
 
-    stream = StreamingClassifier(random_event_network())
+    stream = StreamingClassifier(random_network())
     names = [f"event {i}" for i in range(1500)]
     ones = np.ones(len(names))
     stream.update_many(names, ones, 18 * ones, 0.1 * ones, 18 * ones)

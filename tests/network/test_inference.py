@@ -1,25 +1,163 @@
-"""Probabilities of a set by fraction of the window and by phase, counted by hand; of one curve."""
+"""Classes of events and sets: causal, none before the first refit; P by fraction and by phase."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from sets import photometry, spread_network, toy_set
+from sets import blended_magnitude, photometry, random_network, toy_set
 
-from lensml.network import inference, predict_proba
-from lensml.network.inference import BASELINE_MAX, BASELINE_MIN, causal_baseline, classify
+from lensml.network import CLASSES, STEP, DataSetEpochs, Network, inference
+from lensml.network.inference import classify, predict_event, predict_proba
 from lensml.paths import InputError
-
-NAN = np.nan
 
 
 @pytest.fixture(scope="module")
-def network():
-    return spread_network()
+def network() -> Network:
+    return random_network()
+
+
+def observed(num, first, base, known=False, seed=0, sigma=0.01) -> DataSetEpochs:
+    """A data set of an event with f_s 0.6 and its peak at 0."""
+    rng = np.random.default_rng(seed)
+    times = np.sort(rng.uniform(first, 60, num))
+    mag = blended_magnitude(0.0, 0.2, 25.0, 0.6 if not known else 1.0, base, times)
+    given = (base, True) if known else (None, False)
+    return DataSetEpochs(times, mag + sigma * rng.standard_normal(num), np.full(num, sigma), *given)
+
+
+def until(datasets, end):
+    """Epochs before `end`."""
+    return [
+        d._replace(times=d.times[keep], mag=d.mag[keep], sigma=d.sigma[keep])
+        for d in datasets
+        for keep in [d.times < end]
+    ]
+
+
+@pytest.mark.parametrize("end", [-40, 0, 30])
+def test_later_epochs_and_data_sets_change_nothing_earlier(network, end):
+    datasets = [observed(150, -100, 18.3), observed(80, -60, 17.0, seed=1), observed(60, 10, 19.0)]
+    whole, short = predict_event(network, datasets), predict_event(network, until(datasets, end))
+    n = len(short.times)
+    assert 0 < n < len(whole.times) == 290 and whole.logits[STEP:].std(dim=0).min() > 0.05
+    for name in ("times", "dataset", "logits"):
+        a, b = getattr(short, name), getattr(whole, name)
+        np.testing.assert_allclose(a, b[:n], rtol=0, atol=1e-4)
+
+
+def test_an_event_has_no_logits_before_the_first_refit(network):
+    found = predict_event(network, [observed(60, -50, 18.0)]).logits
+    assert found.shape == (60, len(CLASSES))
+    assert found[: STEP - 1].isnan().all() and found[STEP - 1 :].isfinite().all()
+    few = predict_event(network, [observed(STEP - 1, -50, 18.0)]).logits
+    assert few.shape == (STEP - 1, len(CLASSES)) and few.isnan().all()
+
+
+def test_epochs_come_in_order_of_time_with_their_data_sets(network):
+    datasets = [observed(30, -20, 18.0), observed(40, -60, 17.0, seed=1)]
+    found = predict_event(network, datasets)
+    assert (np.diff(found.times) >= 0).all()
+    for k, d in enumerate((datasets[1], datasets[0])):  # in the order in which they begin
+        assert np.array_equal(found.times[found.dataset == k], d.times)
+
+
+@pytest.mark.parametrize("f_s", [1.0, 0.6])
+def test_a_set_is_predicted_row_by_row(network, f_s):
+    curves = toy_set(4, 100, f_s=f_s, shuffle=False)
+    curves.X[3] = np.nan
+    found = predict_proba(network, curves)
+    assert found.shape == curves.X.shape and found.dtype == np.float32
+    assert np.array_equal(np.isnan(found), np.isnan(curves.X))
+    for row in (0, 5):
+        on = np.isfinite(curves.X[row])
+        values = (curves.times()[row], curves.X[row].astype(float), curves.sigmas()[row])
+        data = DataSetEpochs(*(x[on] for x in values), float(curves.m_base[row]), True)
+        logits = predict_event(network, [data], free=f_s < 1).logits
+        expected = network.binary_of_two(logits)[STEP - 1 :]
+        assert (found[row, on][: STEP - 1] == 0.5).all() and expected.std() > 0.01
+        np.testing.assert_allclose(found[row, on][STEP - 1 :], expected, rtol=0, atol=1e-5)
+
+
+def test_an_event_is_predicted_on_one_thread(network, monkeypatch):
+    seen, threads, join = [], torch.get_num_threads(), network.join
+
+    def watched(*inputs):
+        seen.append(torch.get_num_threads())
+        return join(*inputs)
+
+    monkeypatch.setattr(network, "join", watched)
+    torch.set_num_threads(2)
+    try:
+        predict_event(network, [observed(30, -50, 18.0)])
+        assert torch.get_num_threads() == 2 and seen == [1]
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_epochs_divided_in_two_exact_data_sets_give_the_same_fits(network, seed):
+    """Once the peak has passed: on the rise, starts of the search that differ may end apart."""
+    one = observed(400, -100, 18.0, known=True, seed=seed)
+    half = np.random.default_rng(seed).random(400) < 0.5
+    two = [one._replace(times=one.times[h], mag=one.mag[h], sigma=one.sigma[h])
+           for h in (half, ~half)]  # fmt: skip
+    first, second = (predict_event(network, d, free=False).inputs for d in ([one], two))
+    late = one.times[first.counts - 1] > 10
+    assert np.array_equal(first.counts, second.counts)
+    apart = abs(first.fits[late, 0, :3] - second.fits[late, 0, :3])
+    assert (apart < 1e-3).all()  # of 25 d, 1 and 1: their errors are ten times as large
+    np.testing.assert_allclose(
+        first.summaries[late, :8], second.summaries[late, :8], rtol=0, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"times": np.arange(30.0)[::-1]}, "`times` of data set 1 must not decrease"),
+        ({"mag": np.full(30, np.nan)}, "`mag` of data set 1 holds values that are not finite"),
+        ({"sigma": np.zeros(30)}, "`sigma` of data set 1 must be positive"),
+        ({"mag": np.full(29, 18.0)}, r"`mag` of data set 1 has shape \(29,\), but \(30,\) was"),
+        ({"times": np.zeros((30, 1))}, r"`times` of data set 1 has shape \(30, 1\), but"),
+        ({"m_base": np.inf}, "`m_base` of data set 1 is inf; leave it out"),
+    ],
+)
+def test_a_bad_data_set_is_refused_by_the_name_of_what_is_wrong(network, change, message):
+    good = observed(30, -50, 18.0)
+    with pytest.raises(InputError, match=message):
+        predict_event(network, [good, good._replace(**change)])
+
+
+def test_an_event_without_epochs_is_refused(network):
+    for datasets in ([], [DataSetEpochs(*np.empty((3, 0)))]):
+        with pytest.raises(InputError, match="no data set has an epoch"):
+            predict_event(network, datasets)
+
+
+def test_curves_of_different_length_do_not_depend_on_each_other(network):
+    curves = toy_set(8, num_epochs=300)
+    for row, last in enumerate(np.random.default_rng(0).integers(1, 300, len(curves))):
+        curves.X[row, last:] = np.nan
+    together = predict_proba(network, curves)
+    for row in (0, 7, 15):
+        apart = predict_proba(network, curves.rows(slice(row, row + 1)))
+        np.testing.assert_allclose(apart[0], together[row], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"error_scale": (0.9, 1.8)}, {"baseline_error": 0.2}])
+def test_where_errors_or_baselines_are_not_exact_they_are_fitted(network, change):
+    curves = toy_set(3, 100)
+    spoiled = replace(curves, meta=curves.meta | {"survey": change})
+    assert curves.exact and not spoiled.exact
+    assert not replace(curves, meta=curves.meta | {"condition": "red noise"}).exact
+    exact, fitted = (predict_proba(network, each) for each in (curves, spoiled))
+    assert np.nanmax(abs(exact - fitted)) > 1e-3
 
 
 def test_call_at_a_fraction_is_the_last_one_made_by_then():
     times = np.linspace(0, 10, 11)
-    p = np.full((3, 11), NAN)
+    p = np.full((3, 11), np.nan)
     p[0, [2, 5, 9]] = [0.2, 0.6, 0.9]  # at days 2, 5 and 9
     p[1] = np.arange(11) / 10
     got = inference.at_fractions(p, times, [0.1, 0.25, 0.5, 0.67, 1.0])
@@ -31,7 +169,7 @@ def test_call_at_a_fraction_is_the_last_one_made_by_then():
 
 def test_window_is_the_grid_of_the_row_not_its_observed_part():
     times = np.array([[0.0, 5, 10], [0.0, 50, 100]])
-    p = np.array([[NAN, 0.7, NAN], [NAN, 0.3, NAN]])
+    p = np.array([[np.nan, 0.7, np.nan], [np.nan, 0.3, np.nan]])
     np.testing.assert_allclose(
         inference.at_fractions(p, times, [0.49, 0.5]), [[0.5, 0.7], [0.5, 0.3]]
     )
@@ -41,7 +179,7 @@ def test_future_calls_change_nothing():
     rng = np.random.default_rng(0)
     times, p = np.linspace(-100, 100, 60), rng.uniform(size=(5, 60))
     wild = p.copy()
-    wild[:, times > 0] = NAN
+    wild[:, times > 0] = np.nan
     np.testing.assert_array_equal(
         inference.at_fractions(p, times)[:, :4], inference.at_fractions(wild, times)[:, :4]
     )
@@ -50,11 +188,11 @@ def test_future_calls_change_nothing():
 def test_phase_counts_from_the_peak_in_einstein_times():
     times = np.arange(10.0)
     p = np.tile(np.arange(10) / 10, (2, 1))
-    p[0, 4] = NAN
+    p[0, 4] = np.nan
     got = inference.by_phase(p, times, t0=[5, 0], tE=[1, 2], edges=[-1, 0, 1, 30])
     # Row 0: epoch 4 lies in [-1, 0) but was not observed, so the call of epoch 3 stands.
     np.testing.assert_allclose(got[0], [0.3, 0.5, 0.9])
-    np.testing.assert_allclose(got[1], [NAN, 0.1, 0.9])  # its window begins at the peak
+    np.testing.assert_allclose(got[1], [np.nan, 0.1, 0.9])  # its window begins at the peak
 
 
 def test_chunks_give_what_the_whole_set_gives(network, monkeypatch):
@@ -68,32 +206,6 @@ def test_chunks_give_what_the_whole_set_gives(network, monkeypatch):
     assert inference.predict(network, curves, season_rows=0).season.shape == (0, 60)
 
 
-def test_baseline_comes_from_the_past_and_then_stays():
-    mag = photometry(400)[1]
-    base = causal_baseline(mag)
-    for k in (19, 20, 50, 199):
-        assert base[k] == np.median(mag[: k + 1])
-    assert (base[BASELINE_MAX:] == np.median(mag[:BASELINE_MAX])).all()
-    assert (base[:BASELINE_MIN] == base[BASELINE_MIN - 1]).all()
-    assert len(causal_baseline(mag[:5])) == 5
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda t, m, e: (t[::-1], m, e), "increase strictly"),
-        (lambda t, m, e: (np.repeat(t[:5], 2), m[:10], e[:10]), "increase strictly"),
-        (lambda t, m, e: (t, np.where(t == t[3], np.nan, m), e), "`mag`.*not finite"),
-        (lambda t, m, e: (t, m, np.zeros_like(e)), "`mag_err` must be positive"),
-        (lambda t, m, e: (t, m[:-1], e), "`mag` has shape"),
-        (lambda t, m, e: (t[None], m[None], e[None]), "`time` has shape"),
-    ],
-)
-def test_a_bad_curve_is_refused_by_the_name_of_what_is_wrong(network, change, message):
-    with pytest.raises(InputError, match=message):
-        classify(*change(*photometry(30)), 18.0, network)
-
-
 def test_no_epochs_no_calls(network):
     assert classify([], [], [], 18.0, network).shape == (0,)
 
@@ -102,3 +214,15 @@ def test_batch_answer_has_no_hidden_state(network):
     columns = photometry(50)
     first, again = (classify(*columns, 18.0, network) for _ in range(2))
     assert (first == again).all() and torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("m_base", [np.nan, 10**400])
+def test_a_baseline_that_is_no_magnitude_is_refused(network, m_base):
+    with pytest.raises(InputError, match="`m_base` is .*leave it out if unknown"):
+        classify(*photometry(30), m_base, network)
+
+
+def test_an_exact_baseline_says_more_than_a_given_one(network):
+    time, mag, error = photometry(200)
+    given, exact = (classify(time, mag, error, 18.0, network, exact=x) for x in (False, True))
+    assert given.shape == exact.shape == (200,) and abs(given - exact).max() > 1e-3

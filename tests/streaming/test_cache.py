@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from sets import random_event_network
+from sets import random_network
 
 from lensml.network import STEP, Histories, new_histories, refit_counts, rounded_epochs
 from lensml.streaming.cache import MOST_SETS, RAGGED, EventCache
@@ -14,7 +14,7 @@ SAME = {"rtol": 0, "atol": 2e-6}  # of probabilities: sums round by the number o
 
 @pytest.fixture(scope="module")
 def network():
-    return random_event_network()
+    return random_network()
 
 
 def epochs(num: int, length: int, seed: int = 0):

@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from sets import blended_magnitude, data_sets, random_event_network, random_network
+from sets import blended_magnitude, data_sets, random_network
 
-from lensml.cli import main
 from lensml.network import CLASSES, STEP, predict_event, save_network
 from lensml.paths import InputError
 from lensml.photometry import Event, Photometry, installed_events
@@ -26,7 +25,7 @@ def planet():
 
 @pytest.fixture(scope="module")
 def network():
-    return random_event_network()
+    return random_network()
 
 
 def made(datasets, bases=None):
@@ -223,16 +222,6 @@ def test_a_prevalence_shifts_odds_and_not_when_it_alerts(network):
     assert "0.05 in what follows" in rare.text()
 
 
-@pytest.mark.parametrize("verb", ["classify", "stream"])
-def test_a_run_of_train_is_refused_in_one_line(verb, tmp_path, capsys):
-    save_network(tmp_path / "run", random_network(channels=16, stem_channels=8, num_levels=2), {})
-    files = [str(table(tmp_path / "a.csv", lens(40)))] if verb == "classify" else []
-    assert main([verb, *files, "--model", str(tmp_path / "run")]) == 2
-    out, err = capsys.readouterr()
-    assert not out and err.startswith(f"lensml {verb}: {tmp_path / 'run'}: a network of `lensml")
-    assert err.count("\n") == 1 and "an event network was expected" in err
-
-
 def test_a_small_anomaly_is_measured_in_the_data_set_that_has_it(network):
     """Its chi-squared is a lower limit: the single lens bends towards it."""
     quiet = Event("x", (lens(300, seed=5), lens(300, base=17.0, seed=6)))
@@ -264,7 +253,7 @@ def test_aligned_puts_data_sets_of_other_zero_points_on_one_scale(network):
 
 
 def test_an_event_that_is_no_lens_is_named(network):
-    other = random_event_network()
+    other = random_network()
     with torch.no_grad():
         other.head[-1].bias[4] += 30
     found = classify_event(made(data_sets(1, 60)), other)

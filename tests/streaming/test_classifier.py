@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from sets import data_sets, in_order, one_by_one, photometry, random_event_network
+from sets import data_sets, in_order, one_by_one, photometry, random_network
 
-from lensml.network import STEP, EventNetwork, EventNetworkConfig, load_event_network, predict_event
+from lensml.network import STEP, Network, NetworkConfig, load_network, predict_event
 from lensml.paths import InputError
 from lensml.streaming.cache import MOST_SETS
 from lensml.streaming.classifier import StreamingClassifier
@@ -18,8 +18,8 @@ SAME = {"rtol": 0, "atol": 2e-6}  # sums round by what shares a call, and by whe
 
 
 @pytest.fixture(scope="module")
-def network() -> EventNetwork:
-    return random_event_network()
+def network() -> Network:
+    return random_network()
 
 
 def stream_all(stream, name, columns, m_base=None):
@@ -119,7 +119,7 @@ def test_a_state_of_another_network_or_of_nothing_is_refused(network, tmp_path):
     stream = StreamingClassifier(network)
     stream.update("x", 1.0, 18.0, 0.1, 18.0)
     stream.save(tmp_path / "state")
-    other = StreamingClassifier(EventNetwork(EventNetworkConfig(channels=16)))
+    other = StreamingClassifier(Network(NetworkConfig(channels=16)))
     with pytest.raises(InputError, match="another network"):
         other.restore(tmp_path / "state")
     (tmp_path / "text").write_text("hello")
@@ -141,7 +141,7 @@ def test_command_line_keeps_state_between_calls(tmp_path):
         assert done.returncode == 0 and not done.stderr, done.stderr
         return [json.loads(line)["p_binary"] for line in done.stdout.splitlines()]
 
-    streamed, network = run(lines[:33]) + run(lines[33:]), load_event_network()[0]
+    streamed, network = run(lines[:33]) + run(lines[33:]), load_network()[0]
     batch = network.probabilities(predict_event(network, datasets).logits)[:, 1:3].sum(1)
     np.testing.assert_allclose(streamed, batch.nan_to_num(0.5), rtol=0, atol=1e-5)
 
@@ -208,7 +208,7 @@ def test_no_epochs_no_answers(network):
 
 def test_probabilities_do_not_exceed_one(network):
     """Two of float32 that make up all may add to more."""
-    sure = random_event_network(1)
+    sure = random_network(1)
     with torch.no_grad():
         sure.head[-1].bias[[0, 3, 4]] -= 60
     entries = [("x", *epoch) for epoch in in_order(data_sets(3, 150))]

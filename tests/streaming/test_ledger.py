@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from scipy.stats import binomtest
-from sets import random_event_network
+from sets import random_network
 
 from lensml.network import STEP, save_network
 from lensml.paths import InputError
@@ -77,7 +77,7 @@ def test_an_outcome_fed_again_is_not_written_again(tmp_path):
 
 def test_without_a_ledger_its_lines_are_refused():
     lines = ['{"ledger": true}', '{"event": "a", "outcome": "single"}']
-    for _, problem in answer_lines(StreamingClassifier(random_event_network()), lines):
+    for _, problem in answer_lines(StreamingClassifier(random_network()), lines):
         assert "needs --ledger FILE" in problem
 
 
@@ -121,7 +121,7 @@ def test_an_event_is_followed_and_alerts_once_with_all_its_data_sets(tmp_path):
     ledger = Ledger(tmp_path / "alerts", AlertThreshold(value=0.0, level=0.01, survey="default"))
     lines = [json.loads(line) for line in epochs("xy", num=10)]
     lines = [line | {"dataset": name, "mag": 18.0} for line in lines for name in "VI"]
-    stream = StreamingClassifier(random_event_network())
+    stream = StreamingClassifier(random_network())
     answers = answer_lines(stream, [*map(json.dumps, lines), '{"ledger": true}'], ledger=ledger)
     assert not any(problem for _, problem in answers)
     assert [line["event"] for line in lines_of(ledger.path)] == ["x", "y"]
@@ -147,7 +147,7 @@ def run(tmp_path):
 
     Random weights, of whose outputs the sign is chosen.
     """
-    network = random_event_network()
+    network = random_network()
     for _ in range(2):
         with torch.no_grad():
             network.head[-1].weight.neg_()

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from sets import data_sets, in_order, random_event_network
+from sets import data_sets, in_order, random_network
 
 from lensml.network import predict_event
 from lensml.streaming import AlertThreshold, Ledger
@@ -15,7 +15,7 @@ GOOD = {"event": "a", "time": 60400.5, "mag": 18.0, "mag_err": 0.02, "m_base": 1
 
 @pytest.fixture(scope="module")
 def network():
-    return random_event_network()
+    return random_network()
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import subprocess
 import sys
 
 import pytest
-from sets import epoch_lines, one_by_one, random_event_network
+from sets import epoch_lines, one_by_one, random_network
 
-from lensml.network import load_event_network, prior_shift
+from lensml.network import load_network, prior_shift
 from lensml.paths import InputError
 from lensml.streaming import server as feed
 from lensml.streaming.classifier import StreamingClassifier
@@ -21,7 +21,7 @@ COMMAND = [sys.executable, "-m", "lensml", "stream"]
 
 @pytest.fixture(scope="module")
 def network():
-    return random_event_network()
+    return random_network()
 
 
 def test_lines_together_are_answered_as_lines_alone(network):
@@ -132,7 +132,7 @@ def test_a_single_line_is_answered_while_the_pipe_stays_open():
 def kept_lines(state) -> int:
     if not state.exists():
         return 0
-    stream = StreamingClassifier(load_event_network()[0])
+    stream = StreamingClassifier(load_network()[0])
     stream.restore(state)
     return stream.lines
 

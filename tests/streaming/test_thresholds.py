@@ -1,36 +1,29 @@
 """Alert thresholds that ship with the weights: by survey, with their exact interval."""
 
-import importlib.util
 import json
 
 import pytest
 
-from lensml.experiments import load_results
-from lensml.network import EVENTS, weights_hash
-from lensml.paths import ROOT, WEIGHTS, InputError
+from lensml.network import weights_hash
+from lensml.paths import WEIGHTS, InputError
 from lensml.streaming.thresholds import FILE, LEVELS, find_threshold
 
-spec = importlib.util.spec_from_file_location("s", ROOT / "book/scripts/alert_thresholds.py")
-script = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
+RATE = {"value": 0.01, "low": 0.008, "high": 0.013}
 
 
-def record(*thresholds):
-    more = {"rate": 0.01, "set_on": 6000, "expected": {"value": 0.01, "low": 0.008, "high": 0.013}}
-    rows = zip(("1_pct", "0.1_pct"), thresholds, strict=False)
-    return {"numbers": {"policies": {name: {"threshold": x} | more for name, x in rows}}}
+def thresholds(*values):
+    """As they are stored, of both levels."""
+    rows = zip(LEVELS.values(), values, strict=True)
+    return {name: {"threshold": x, "singles": 6000, "true_rate": RATE} for name, x in rows}
 
 
-def test_the_stored_thresholds_are_those_of_the_committed_record():
+def test_the_stored_thresholds_are_of_the_shipped_weights():
     stored = json.loads((WEIGHTS / FILE).read_text())
-    expected = script.thresholds_of(load_results("11_alerts_and_calibration"))
-    for level, name in LEVELS.items():
-        assert find_threshold(WEIGHTS, level=level).value == expected[name]["threshold"]
-    assert stored["weights_sha256"] == weights_hash()
+    assert stored["weights_sha256"] == weights_hash() and "default" in stored["thresholds"]
 
 
-def test_without_a_run_the_threshold_is_that_of_the_event_network():
-    stored = json.loads((EVENTS / FILE).read_text())["thresholds"]
+def test_without_a_run_the_threshold_is_that_of_the_shipped_network():
+    stored = json.loads((WEIGHTS / FILE).read_text())["thresholds"]
     for survey, by_level in stored.items():
         for level, name in LEVELS.items():
             found = find_threshold(None, survey, level)
@@ -38,15 +31,8 @@ def test_without_a_run_the_threshold_is_that_of_the_event_network():
             assert 0.5 < found.value < 1
 
 
-def test_a_record_without_both_levels_makes_no_thresholds():
-    for found in (None, record(), record(0.8)):
-        with pytest.raises(InputError, match="keeps no alert threshold for .*0.1_pct"):
-            script.thresholds_of(found)
-
-
 def test_each_survey_has_a_threshold_of_its_own_and_an_unknown_one_is_refused(tmp_path):
-    surveys = {"default": record(0.8, 0.9), "Roman": record(0.7, 0.95)}
-    stored = {name: script.thresholds_of(one) for name, one in surveys.items()}
+    stored = {"default": thresholds(0.8, 0.9), "Roman": thresholds(0.7, 0.95)}
     (tmp_path / FILE).write_text(json.dumps({"thresholds": stored}))
     found = find_threshold(tmp_path, "Roman", 0.001)
     assert found.value == 0.95 and found.singles == 6000 and found.true_rate["high"] == 0.013

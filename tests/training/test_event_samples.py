@@ -18,11 +18,10 @@ from lensml.training.event_samples import (
     CLASS_FRACTIONS,
     CONTAMINANTS,
     VARIABLES,
-    Observation,
-    cut_samples,
     make_samples,
     simulate_curves,
 )
+from lensml.training.samples import Observation, cut_samples
 
 SEED, OTHER = 5, CLASSES.index("other")
 SINGLES, SECOND_SOURCES = 0, 2  # blocks of SEED whose contaminants are of one class or the other

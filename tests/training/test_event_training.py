@@ -9,20 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from lensml.network import CONFIG, EventNetwork, load_event_network, load_tensors, save_tensors
+from lensml.network import CONFIG, Network, load_network, load_tensors, save_tensors
 from lensml.paths import InputError
 from lensml.training import event_training
-from lensml.training.event_samples import CLASS_FRACTIONS, SETS, Samples, make_samples
+from lensml.training.event_samples import CLASS_FRACTIONS, SETS, make_samples
 from lensml.training.event_training import (
     HISTORY,
     SAVED,
     EventTrainingConfig,
     SampleBuffer,
     Variant,
-    _Learner,
+    _learner,
     train_events,
     validate,
 )
+from lensml.training.samples import Samples
 
 QUICK = dict(minutes=0.05, least=100, validation_blocks=1, batch_size=32, per_curve=2,
              capacity=2000, warmup_steps=1, visits=2.0)  # fmt: skip
@@ -65,7 +66,7 @@ def history(run):
 
 def test_a_run_with_processes_writes_weights_history_and_config(tmp_path):
     run = train_events(tmp_path / "run", EventTrainingConfig(**QUICK), workers=1)
-    network, notes = load_event_network(run)
+    network, notes = load_network(run)
     assert network.config.class_fractions == pytest.approx(CLASS_FRACTIONS)
     assert not network.training and not (run / SAVED).exists()
     (row,) = history(run)
@@ -88,10 +89,10 @@ def test_steps_lower_the_loss(block, labels):
     buffer = SampleBuffer(len(block.labels), device)
     buffer.add(block)
     config = EventTrainingConfig(**QUICK)
-    learner = _Learner(config, Variant(pretrained=False, labels=labels), device)
+    learner = _learner(config, Variant(pretrained=False, labels=labels), device)
     generator = torch.Generator().manual_seed(1)
     for _ in range(40):
-        learner.step(buffer, torch.randint(buffer.size, (64,), generator=generator), 2e-3)
+        learner.step(buffer.rows, torch.randint(buffer.size, (64,), generator=generator), 2e-3)
     untrained = math.log(5)
     assert validate(learner.network, buffer)["soft_loss"] < untrained - 0.05
     assert learner.loss < untrained
@@ -99,7 +100,7 @@ def test_steps_lower_the_loss(block, labels):
 
 def test_an_interrupted_run_goes_on_from_its_step(places, tmp_path):
     state = {"step": 40, "seconds": 1.0, "next": 7, "samples": 500}
-    save_tensors(tmp_path / SAVED, EventNetwork().state_dict(), state)
+    save_tensors(tmp_path / SAVED, Network().state_dict(), state)
     notes = json.loads((train_events(tmp_path, EventTrainingConfig(**QUICK)) / CONFIG).read_text())
     assert notes["state"]["step"] > 40 and notes["state"]["samples"] > 500
     assert min(places) == 7 and notes["trained_on"][0]["stop"] == 64 * notes["state"]["next"]
@@ -107,10 +108,10 @@ def test_an_interrupted_run_goes_on_from_its_step(places, tmp_path):
 
 def test_a_run_whose_time_is_over_keeps_its_weights(places, tmp_path):
     torch.manual_seed(3)
-    saved = EventNetwork().state_dict()
+    saved = Network().state_dict()
     state = {"step": 40, "seconds": 3.0, "next": 7, "samples": 500}
     save_tensors(tmp_path / SAVED, saved, state)
-    network, notes = load_event_network(train_events(tmp_path, EventTrainingConfig(**QUICK)))
+    network, notes = load_network(train_events(tmp_path, EventTrainingConfig(**QUICK)))
     assert notes["state"]["step"] == 40 and not places
     assert all(torch.equal(x, saved[name]) for name, x in network.state_dict().items())
 
@@ -121,12 +122,12 @@ def test_an_interrupted_run_keeps_what_the_optimizer_remembers(block):
     buffer = SampleBuffer(len(block.labels), device)
     buffer.add(block)
     rows = [torch.arange(k, k + 32) for k in (0, 32, 64)]
-    one, two = (_Learner(config, Variant(pretrained=False), device) for _ in range(2))
+    one, two = (_learner(config, Variant(pretrained=False), device) for _ in range(2))
     for index in rows[:2]:
-        one.step(buffer, index, 1e-3)
+        one.step(buffer.rows, index, 1e-3)
     two.restore(one.state())
     for learner in (one, two):
-        learner.step(buffer, rows[2], 1e-3)
+        learner.step(buffer.rows, rows[2], 1e-3)
     weights = two.network.state_dict()
     assert all(torch.equal(x, weights[name]) for name, x in one.network.state_dict().items())
 
@@ -139,7 +140,7 @@ def test_variants_are_trained_on_the_same_rows(places, tmp_path):
         Variant(name="narrow", channels=16, pretrained=False),
     )
     train_events(tmp_path, EventTrainingConfig(**QUICK, variants=variants), workers=1)
-    found = {v.name: load_event_network(tmp_path / v.name) for v in variants}
+    found = {v.name: load_network(tmp_path / v.name) for v in variants}
     soft, again, hard = (found[k][0].state_dict() for k in ("soft", "again", "hard"))
     assert all(torch.equal(x, again[name]) for name, x in soft.items())
     assert not torch.equal(soft["embed.weight"], hard["embed.weight"])
@@ -155,7 +156,7 @@ def test_labels_are_soft_or_hard():
 
 def test_another_run_begins_with_the_weights_of_an_earlier_one(places, tmp_path):
     done = {"step": 0, "seconds": 3.0, "next": 0, "samples": 0}
-    save_tensors(tmp_path / "one" / SAVED, EventNetwork().state_dict(), done)
+    save_tensors(tmp_path / "one" / SAVED, Network().state_dict(), done)
     one = train_events(tmp_path / "one", EventTrainingConfig(**QUICK))
     config = EventTrainingConfig(**QUICK | {"minutes": 1e-6, "start_from": str(one)})
     two = train_events(tmp_path / "two", config)
@@ -176,7 +177,7 @@ def test_a_full_buffer_replaces_the_oldest():
 def test_an_untrained_network_has_the_losses_of_equal_odds(block):
     buffer = SampleBuffer(len(block.labels), torch.device("cpu"))
     buffer.add(block)
-    found = validate(EventNetwork(), buffer)
+    found = validate(Network(), buffer)
     expected = [math.log(5)] * 2 + [math.log(2)] * 2  # five classes, then two
     np.testing.assert_allclose(list(found.values()), expected, atol=1e-6)
 

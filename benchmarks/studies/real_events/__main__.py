@@ -33,7 +33,7 @@ from benchmarks.studies.real_events.protocol import CataloguedEvent, Summary
 from benchmarks.studies.sky import stored_threshold
 from lensml import plotting
 from lensml.experiments import format_number
-from lensml.network import EVENTS, EventNetwork, load_event_network, weights_hash
+from lensml.network import Network, load_network, weights_hash
 from lensml.paths import ROOT, InputError
 from lensml.streaming import LEVELS, classify_event
 
@@ -60,7 +60,7 @@ def print_report(found: Sequence[Summary], skipped: Mapping[str, int]) -> None:
 
 
 def draw(
-    folder: Path, target: CataloguedEvent, span: str, network: EventNetwork, threshold: float
+    folder: Path, target: CataloguedEvent, span: str, network: Network, threshold: float
 ) -> Figure:
     """One event on one scale: its data sets, single-lens fit, P(binary) and first alert."""
     event = protocol.select_span(protocol.read_target(folder, target), span, target.t0)
@@ -75,7 +75,7 @@ def draw(
 def draw_failures(
     folder: Path,
     events: Sequence[CataloguedEvent],
-    network: EventNetwork,
+    network: Network,
     failed: Sequence[Mapping],
     thresholds: Mapping[str, Mapping[str, float]],
     to: Path,
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Freeze, or classify, print and keep; 2 on bad input."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="light curves and their catalogue.csv")
-    parser.add_argument("--model", type=Path, default=EVENTS, help="run folder of the network")
+    parser.add_argument("--model", type=Path, help="run folder of the network")
     parser.add_argument(
         "--threshold", type=float, nargs=len(NAMES), metavar="P", help="at 1 %% and 0.1 %%"
     )
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(
                 f"--figures {args.figures} is in the repository; surveys' photometry stays out"
             )
-        network, _ = load_event_network(args.model)
+        network, _ = load_network(args.model)
         events = protocol.events_of(protocol.read_frozen(args.list))
         thresholds = {
             survey: dict(zip(NAMES, args.threshold, strict=True))

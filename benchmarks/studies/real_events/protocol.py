@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
-from lensml.network import STEP, EventNetwork
+from lensml.network import STEP, Network
 from lensml.paths import InputError, atomic_path
 from lensml.photometry import Event, read_photometry, seasons
 from lensml.simulation import noise_third
@@ -282,7 +282,7 @@ def summarise(
 def classify_all(
     folder: Path,
     events: Sequence[CataloguedEvent],
-    network: EventNetwork,
+    network: Network,
     thresholds: Mapping[str, Mapping[str, float]],
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[list[Summary], dict[str, int]]:

@@ -1,7 +1,11 @@
-"""Residuals of joint fits as network inputs: maps, summaries, epochs.
+"""Residuals of joint fits as network inputs: maps, summaries, innovations of epochs.
 
-Compiled; `joint_inputs` calls these epoch by epoch. Maps have the channels of `residual_maps`, with
-which those of one data set agree, and one for how data sets agree.
+Compiled; `inputs` calls these epoch by epoch. Between refits the active fit predicts each new epoch
+of a data set; the innovation is its deviation in units of the error of the prediction. At a refit
+all residuals so far are binned in phase (t - t0) / tE. A map has for either model, in each bin, the
+sums of residuals, of their squares, and of squares of sums over 4 and 16 neighbours of a data set,
+each less its mean and in units of its scatter for pure noise, and the number of epochs; and one
+channel for how data sets agree.
 """
 
 from math import asinh, exp, log, log10, sinh

@@ -1,7 +1,7 @@
 """Network inputs of an event from joint fits: innovations and maps.
 
-As `residual_maps`, for any number of data sets: an epoch is compared with the fit in force of its
-own data set, a map adds the residuals of all, and neither order nor number of data sets matters.
+An event has any number of data sets: an epoch is compared with the fit in force of its own data
+set, a map adds the residuals of all, and neither order nor number of data sets matters.
 Residuals are in units of quoted errors, which the scatter between neighbours corrects where they
 are not exact. Causal: what belongs to epoch i uses epochs up to i.
 
@@ -17,7 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from lensml.lensing import MAG, QUICK, brightness
-from lensml.network.joint_residuals import (
+from lensml.network.residuals import (
     NUM_CHANNELS,
     NUM_INPUTS,
     NUM_STATE,
