@@ -45,7 +45,7 @@ from lensml.training import (
 )
 
 SEED = 8642
-BATCH, PASSES, PER_CURVE = 512, 2, 4
+BATCH, PASSES, PER_CURVE = 256, 2, 4
 ERRORS = {"100_mmag": 0.1, "10_mmag": 0.01}
 
 
@@ -71,9 +71,6 @@ VARIANTS = {
     "hard_labels": Variant(labels="hard"),
     "half_as_wide": Variant(
         shape={"channels": 24, "embedding_channels": 32, "head_channels": (64, 32)}
-    ),
-    "twice_as_wide": Variant(
-        shape={"channels": 96, "embedding_channels": 128, "head_channels": (256, 128)}
     ),
 }
 
@@ -159,7 +156,7 @@ def main() -> None:
     args = parser.parse_args()
     started = time.time()
     tune_allocator()
-    blocks, others, pairs = (3, 1, 40) if args.quick else (120, 30, 1000)
+    blocks, others, pairs = (3, 1, 40) if args.quick else (60, 20, 1000)
     names = list(dict.fromkeys(["as_built", *args.only]))
     numbers: dict = {"test_pairs": pairs}
     context = get_context("spawn")

@@ -45,10 +45,7 @@ from lensml.training import train
 BENCHMARKS = RESULTS / "benchmarks"  # one folder a device, one file a benchmark and date
 PERFORMANCE = ("simulation", "pspl_fit", "training", "inference", "stream", "memory")
 # Quoted alike, but need data, programs or a GPU that do not come with the package.
-STUDIES = (
-    *("real_events", "rtmodel", "search", "season", "seeds", "sky", "stream_device"),
-    *("half_recall", "half_recall_events", "baseline_seeds", "distinct_seeds", "stellar_seeds"),
-)
+STUDIES = ("ablation", "half_recall", "real_events", "rtmodel", "season", "sky", "stream_device")
 
 
 def output_root() -> Path:

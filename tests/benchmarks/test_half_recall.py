@@ -78,11 +78,14 @@ def test_scores_are_of_the_events_of_the_chapters(tmp_path, monkeypatch):
 def test_numbers_of_classical_searches_are_taken_from_an_earlier_record(tmp_path, monkeypatch):
     for seed, name in enumerate(half_recall.SETS):
         np.savez(tmp_path / f"{name}.npz", **scores(60, seed))
-    earlier = {"numbers": {"a_gradient_boosting_roc_auc": 0.6, "a_network_roc_auc": 0.7}}
+    first = half_recall.SETS[0]
+    earlier = {"numbers": {f"{first}_gradient_boosting_roc_auc": 0.6, "a_network_roc_auc": 0.7}}
     (tmp_path / "old.json").write_text(json.dumps(earlier | {"provenance": {"date": "then"}}))
     kept = {}
     monkeypatch.setattr(half_recall, "save_record", lambda *a, **k: kept.update(n=a[1], more=k))
     half_recall.write_record(tmp_path, 0.0, 1, None, tmp_path / "old.json")
-    assert kept["n"]["a_gradient_boosting_roc_auc"] == 0.6
+    assert kept["n"][f"{first}_gradient_boosting_roc_auc"] == 0.6
     assert "a_network_roc_auc" not in kept["n"] and kept["n"]["all_sets_pairs"] == 240
+    few = half_recall.first_pairs(scores(60, 1), 5)
+    assert few["y"].shape == (10,) and few["p_end"].shape == (1, 10)
     assert kept["more"]["classical"]["record"] == "old.json"

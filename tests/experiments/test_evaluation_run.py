@@ -7,21 +7,19 @@ import numpy as np
 import pytest
 import torch
 from sets import toy_set
-from tqdm import tqdm
 
 from lensml.evaluation import ideal_log_ratio, roc_auc
 from lensml.experiments import (
     assess,
     classical,
     evaluate,
-    evaluation_run,
     format_number,
     headline,
     predictions,
     report_text,
 )
 from lensml.experiments.evaluation_run import code_digest
-from lensml.network import Network, NetworkConfig, load_network, predict, save_network
+from lensml.network import Network, NetworkConfig, predict, save_network
 from lensml.paths import InputError
 from lensml.simulation import FRACTIONS, save
 
@@ -227,22 +225,6 @@ def test_classical_scores_are_kept_until_the_events_or_their_training_change(mon
     classical(curves, others)
     assert len(classical(training, curves)["single-lens refit"]) == 4
     assert calls == [4, 4, 6]
-
-
-def test_the_bar_counts_calls_of_the_network_to_its_end(monkeypatch, tmp_path):
-    bars = []
-
-    class Bar(tqdm):
-        def close(self):
-            bars.append((self.n, self.total))
-            super().close()
-
-    monkeypatch.setattr(evaluation_run, "DATA", tmp_path)
-    monkeypatch.setattr(evaluation_run, "progress_bar", Bar)
-    curves = toy_set(3)
-    found = predictions(curves)
-    assert (1, 1) in bars
-    assert np.array_equal(found.p, predict(load_network()[0], curves).p)
 
 
 def test_the_digest_of_the_code_ignores_docstrings_and_sees_every_other_change(

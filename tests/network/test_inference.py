@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sets import blended_magnitude, photometry, random_network, toy_set
+from tqdm import tqdm
 
 from lensml.network import CLASSES, STEP, DataSetEpochs, Network, inference
 from lensml.network.inference import classify, predict_event, predict_proba
@@ -226,3 +227,17 @@ def test_an_exact_baseline_says_more_than_a_given_one(network):
     time, mag, error = photometry(200)
     given, exact = (classify(time, mag, error, 18.0, network, exact=x) for x in (False, True))
     assert given.shape == exact.shape == (200,) and abs(given - exact).max() > 1e-3
+
+
+def test_the_bar_counts_rows_to_the_end(network, monkeypatch):
+    bars = []
+
+    class Bar(tqdm):
+        def close(self):
+            bars.append((self.n, self.total, self.disable))
+            super().close()
+
+    monkeypatch.setattr(inference, "progress_bar", Bar)
+    for progress in (True, False):
+        predict_proba(network, toy_set(3, 40), progress=progress)
+    assert bars[0] == (6, 6, False) and bars[-1][2]
