@@ -1,6 +1,7 @@
 """Small sets, curves and networks of the tests, made without the simulator."""
 
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -99,6 +100,24 @@ def random_network(seed=0):
         torch.nn.init.normal_(block.mix.weight, std=0.1)
     torch.nn.init.normal_(network.head[-1].weight)
     return network
+
+
+@contextmanager
+def watched_threads(network, monkeypatch):
+    """Torch has two threads inside; yields how many it had at each call of the network's head."""
+    seen, threads, join = [], torch.get_num_threads(), network.join
+
+    def watched(*inputs):
+        seen.append(torch.get_num_threads())
+        return join(*inputs)
+
+    monkeypatch.setattr(network, "join", watched)
+    torch.set_num_threads(2)
+    try:
+        yield seen
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
 
 
 def data_sets(num=3, length=150, seed=0, *, given=(), wide=False):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sets import blended_magnitude, photometry, random_network, toy_set
+from sets import blended_magnitude, photometry, random_network, toy_set, watched_threads
 from tqdm import tqdm
 
 from lensml.network import CLASSES, STEP, DataSetEpochs, Network, inference
@@ -81,19 +81,9 @@ def test_a_set_is_predicted_row_by_row(network, f_s):
 
 
 def test_an_event_is_predicted_on_one_thread(network, monkeypatch):
-    seen, threads, join = [], torch.get_num_threads(), network.join
-
-    def watched(*inputs):
-        seen.append(torch.get_num_threads())
-        return join(*inputs)
-
-    monkeypatch.setattr(network, "join", watched)
-    torch.set_num_threads(2)
-    try:
+    with watched_threads(network, monkeypatch) as seen:
         predict_event(network, [observed(30, -50, 18.0)])
-        assert torch.get_num_threads() == 2 and seen == [1]
-    finally:
-        torch.set_num_threads(threads)
+    assert seen == [1]
 
 
 @pytest.mark.parametrize("seed", range(3))

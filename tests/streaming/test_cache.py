@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-import torch
-from sets import random_network
+from sets import random_network, watched_threads
 
 from lensml.network import STEP, Histories, new_histories, refit_counts, rounded_epochs
 from lensml.streaming.cache import MOST_SETS, RAGGED, EventCache
@@ -198,20 +197,10 @@ def test_memory_is_constant_and_a_history_is_merged_beyond_its_capacity(network)
 
 
 def test_a_step_runs_on_one_thread_and_leaves_the_number_as_it_was(network, monkeypatch):
-    columns, seen, threads = epochs(1, STEP), [], torch.get_num_threads()
-    join = network.join
-
-    def watched(*inputs):
-        seen.append(torch.get_num_threads())
-        return join(*inputs)
-
-    monkeypatch.setattr(network, "join", watched)
-    torch.set_num_threads(2)
-    try:
+    columns = epochs(1, STEP)
+    with watched_threads(network, monkeypatch) as seen:
         advance_all(EventCache(network), columns)
-        assert torch.get_num_threads() == 2 and seen == [1] * STEP
-    finally:
-        torch.set_num_threads(threads)
+    assert seen == [1] * STEP
 
 
 def test_a_slot_of_one_data_set_is_small(network):
