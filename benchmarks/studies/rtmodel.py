@@ -1,6 +1,6 @@
-"""RTModel (Bozza 2024) and the network on ten events of ours: detections, false alarms, CPU time.
+"""RTModel (Bozza 2024) and the network on some events of ours: detections, false alarms, CPU time.
 
-    python -m benchmarks.studies.rtmodel --python PEERS/bin/python [--quick] [--seed 77]
+    python -m benchmarks.studies.rtmodel --python PEERS/bin/python [--quick] [--of_each 3]
 
 RTModel is no requirement of the package: `python -m venv PEERS && PEERS/bin/pip install RTModel`
 makes an environment for it, whose interpreter is given by `--python`. It runs in one process, with
@@ -41,10 +41,6 @@ CHOSEN = {  # label: set, delta-chi2 of the pair, the same with a free blend, cl
     "hidden_planet": ("planetary", (200, 1000), (0, 9), 1),
     "twin": ("distinct", (2000, 1e5), (1000, 1e5), 0),
 }
-TEN = [
-    *(("binary", k) for k in range(3)), *(("planet", k) for k in range(3)),
-    ("hidden_planet", 0), *(("twin", k) for k in range(3)),
-]  # fmt: skip
 MODELS = ("PS", "BS", "LS")  # single lens, binary source, binary lens
 RUNNER = """
 import sys
@@ -151,13 +147,15 @@ def main() -> None:
         "--quick", action="store_true", help="the planet alone, fewer fits; not kept"
     )
     parser.add_argument("--seed", type=int, default=77)
+    parser.add_argument("--of_each", type=int, default=3, help="events; of the hidden planet one")
     parser.add_argument("--limit", type=float, default=30.0, help="seconds for a single fit")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     started, numbers, version = time.time(), {}, ""
     network, threshold = load_network()[0], find_threshold(None).value
     called: dict[str, list] = {}
-    for label, which in [("planet", 0)] if args.quick else TEN:
+    chosen = [(x, k) for x in CHOSEN for k in range(1 if x == "hidden_planet" else args.of_each)]
+    for label, which in [("planet", 0)] if args.quick else chosen:
         curve, strength = pick(label, args.seed, which)
         fits = 2 if args.quick else 6  # from each starting point; 6 is the default
         name = f"{label}_{which + 1}" if which else label
