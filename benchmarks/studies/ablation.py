@@ -156,7 +156,7 @@ def main() -> None:
     args = parser.parse_args()
     started = time.time()
     tune_allocator()
-    blocks, others, pairs = (3, 1, 40) if args.quick else (60, 20, 1000)
+    blocks, others, pairs = (3, 1, 40) if args.quick else (40, 15, 1000)
     names = list(dict.fromkeys(["as_built", *args.only]))
     numbers: dict = {"test_pairs": pairs}
     context = get_context("spawn")
