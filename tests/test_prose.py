@@ -151,6 +151,9 @@ def test_the_readme_lists_the_rooms_and_the_chapters():
 @by_file(pages())
 def test_every_quoted_number_is_that_of_its_record(file, text):
     assert QUOTES.quote(text, VALUES, file) == text, "`lensml book --quote` renews quoted numbers"
+    renewed = {match.end() for match in QUOTES.WRITTEN.finditer(text)}
+    for match in re.finditer(r"<!-- (?:r\d\d|b)_\w+ -->", text):
+        assert match.end() in renewed, f"{match[0]} follows no number as `--quote` writes it"
     if not file.startswith("book/"):  # JupyterLab and GitHub show them as they stand
         assert re.findall(r"\{\{ \w+ \}\}", text) == []
 
