@@ -26,7 +26,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.record import save_record
 from benchmarks.timing import resampled
-from lensml.experiments import device_name
 from lensml.network import (
     DataSetEpochs,
     JointInputs,
@@ -188,7 +187,7 @@ def main() -> None:
             theirs = seconds_of(lambda seeds=seeds: at_every_epoch(other, pool, data, seeds))
             seconds.append((ours, theirs))
         ours, theirs = np.array(seconds[1:]).T
-    numbers: dict = {"curves_of_a_step": 2 * pairs, "workers": workers, "device": device_name()}
+    numbers: dict = {"curves_of_a_step": 2 * pairs, "workers": workers}
     numbers["curves_per_s"] = 2 * pairs * turns / ours.sum()
     numbers["every_epoch_curves_per_s"] = 2 * pairs * turns / theirs.sum()
     numbers["over_every_epoch"] = resampled(lambda i: theirs[i].sum() / ours[i].sum(), turns)
