@@ -1,5 +1,6 @@
 """What the survey does to a clean curve: noise, gaps and errors that say nothing of the class."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,14 @@ import torch
 
 from lensml.paths import InputError
 from lensml.seeds import event_generator
-from lensml.simulation.survey import Survey, draw_numpy, draw_torch, noise_free_delta_mag, observe
+from lensml.simulation.survey import (
+    Survey,
+    draw_numpy,
+    draw_torch,
+    noise_free_delta_mag,
+    observe,
+    survey_of,
+)
 
 PAIRS, EPOCHS = 40, 600
 TIMES = torch.linspace(-100, 100, EPOCHS, dtype=torch.float64)
@@ -116,14 +124,16 @@ def test_numbers_that_simulated_sets_rest_on_keep_their_order():
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"missing_fraction": (0.1, 0.9)}, {"missing_fraction": 0.0}, {"keep_every": (3, 5)}],
-)
-def test_no_curve_keeps_more_epochs_than_max_epochs_kept(options):
-    most = Survey(num_epochs=EPOCHS, **options).max_epochs_kept(EPOCHS)
-    counts = torch.cat([seen_through(seed=k, **options)[2].sum(1) for k in range(20)])
-    assert counts.max() <= most <= EPOCHS
-    assert counts.max() > 0.9 * most
+    ("options", "exact"),
+    [({}, True), ({"sigma": (0.01, 0.1), "photon_noise": True}, True), ({"error_scale": 1.2}, False),
+     ({"error_scale": (0.9, 1.8)}, False), ({"outlier_fraction": 0.01}, False),
+     ({"baseline_error": 0.2}, False)],
+)  # fmt: skip
+def test_a_survey_knows_whether_errors_and_baseline_hold(options, exact):
+    survey = Survey(**options)
+    assert survey.exact == exact
+    meta = json.loads(json.dumps({"survey": survey.describe() | {"of_later_versions": 1}}))
+    assert survey_of(meta) == survey and survey_of({}) == Survey()
 
 
 def test_baseline_error_shifts_a_whole_row():
