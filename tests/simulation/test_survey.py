@@ -125,10 +125,15 @@ def test_numbers_that_simulated_sets_rest_on_keep_their_order():
 
 @pytest.mark.parametrize(
     ("options", "exact"),
-    [({}, True), ({"sigma": (0.01, 0.1), "photon_noise": True}, True), ({"error_scale": 1.2}, False),
-     ({"error_scale": (0.9, 1.8)}, False), ({"outlier_fraction": 0.01}, False),
-     ({"baseline_error": 0.2}, False)],
-)  # fmt: skip
+    [
+        ({}, True),
+        ({"sigma": (0.01, 0.1), "photon_noise": True}, True),
+        ({"error_scale": 1.2}, False),
+        ({"error_scale": (0.9, 1.8)}, False),
+        ({"outlier_fraction": 0.01}, False),
+        ({"baseline_error": 0.2}, False),
+    ],
+)
 def test_a_survey_knows_whether_errors_and_baseline_hold(options, exact):
     survey = Survey(**options)
     assert survey.exact == exact
