@@ -16,7 +16,7 @@ SETS = ("baseline", "distinct", "planetary", "stellar", "null")
 PREVALENCE_HELP = "fraction of binaries to expect, which shifts P; as in training"
 SURVEY_HELP = "whose alert threshold, of those stored with the weights"
 MODEL_HELP = "run folder of `train`; default: the weights that ship with lensml"
-EVENT_HELP = "run folder of an event network; default: the one that ships with lensml"
+EVENT_HELP = "run folder of a network; default: the one that ships with lensml"
 
 
 def fraction(text: str) -> float:

@@ -1,4 +1,4 @@
-"""Alert thresholds of the event network on single lenses of the sky, and what else alerts.
+"""Alert thresholds of the network on single lenses of the sky, and what else alerts.
 
     python -m benchmarks.studies.sky thresholds [--events 1500] [--model RUN] [--store]
     python -m benchmarks.studies.sky transfer [--events 1000] [--model RUN] [--threshold P]

@@ -16,7 +16,7 @@ from lensml.streaming import find_threshold
 
 @pytest.fixture
 def run(tmp_path):
-    """Run folder of an event network with random weights."""
+    """Run folder of a network with random weights."""
     torch.manual_seed(0)
     network = Network()
     torch.nn.init.normal_(network.head[-1].weight)

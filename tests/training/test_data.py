@@ -104,16 +104,14 @@ def test_the_same_seeds_give_the_same_samples_in_any_set():
 
 def test_targets_are_calibrated_against_labels():
     """Of samples with a target of p, a fraction p belongs to the second curve."""
-    pairs, time = toy_pairs(60, bump=0.1)
-    samples = pair_samples(pairs, time, EXACT, list(range(60)), 8)
+    pairs, time = toy_pairs(500, bump=0.4)
+    samples = pair_samples(pairs, time, EXACT, list(range(500)), 1, last=True)
     p, binary = samples.targets[:, 2], samples.labels == 2
-    assert np.array_equal(binary[:16], [False] * 8 + [True] * 8)
-    assert 0.1 < ((p > 0.02) & (p < 0.98)).mean() and samples.exact.all()
-    for low, high in ((0.02, 0.5), (0.5, 0.98)):
+    assert np.array_equal(binary, [False, True] * 500) and samples.exact.all()
+    for low, high in ((0.02, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 0.98)):
         kept = (p >= low) & (p < high)
-        # Samples of a curve go together: the error is that of as many curves.
-        error = np.sqrt(8 * (p * (1 - p))[kept].sum())
-        assert abs(binary[kept].sum() - p[kept].sum()) < 3 * error
+        error = np.sqrt((p * (1 - p))[kept].sum())
+        assert kept.sum() > 20 and abs(binary[kept].sum() - p[kept].sum()) < 3 * error
 
 
 @pytest.mark.parametrize(

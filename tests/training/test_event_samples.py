@@ -1,4 +1,4 @@
-"""Samples of the event network: reproducible, cut where they say, with calibrated targets."""
+"""Samples of the shipped network: reproducible, cut where they say, with calibrated targets."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Training of the event network: a run leaves what is needed, and goes on where it ended."""
+"""Training of the shipped network: a run leaves what is needed, and goes on where it ended."""
 
 import csv
 import json
