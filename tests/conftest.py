@@ -1,14 +1,16 @@
 """One thread a process where tests run side by side; the book, built once for all its tests."""
 
 import os
+from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch and NumPy are imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+if not [*Path("/dev").glob("nvidia[0-9]*"), *Path("/dev").glob("kfd")]:  # no GPU: as NumPy does
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest

@@ -12,4 +12,5 @@ __getattr__, __dir__, __all__ = exports(
     normal_equations="MAG",
     pspl="excess_magnification fit_prefixes fit_pspl pspl_delta_mag starting_points",
     joint_fits="FIT_CENTRE QUICK brightness error_factors log_ratio refit",
+    _triton_fits="",
 )

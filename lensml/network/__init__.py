@@ -15,6 +15,11 @@ __getattr__, __dir__, __all__ = exports(
         "save_network save_tensors weights_hash write_snapshot"
     ),
     calibration="prior_shift",
+    _triton_inputs="",
+    batched=(
+        "PackedEvents batch_logits fit_events innovations kernels_agree map_refits pack_events "
+        "pack_rows"
+    ),
     inference=(
         "EventPrediction PHASE_EDGES Predictions at_fractions bf16_supported by_phase classify "
         "find_device is_finite max_probability one_thread predict predict_event predict_proba"

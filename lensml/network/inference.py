@@ -14,8 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from lensml.network.batched import batch_logits, kernels_agree, pack_rows
 from lensml.network.checkpoint import load_network
 from lensml.network.inputs import (
+    GIVEN,
+    MOST_EPOCHS,
     DataSetEpochs,
     JointEpochs,
     JointInputs,
@@ -28,6 +31,7 @@ from lensml.simulation import FRACTIONS, LightCurves, until_fraction
 
 PHASE_EDGES = np.linspace(-3, 3, 25)  # (t - t0) / tE
 SET_CHUNK = 4096  # rows whose probabilities at every epoch are held at a time
+ROWS_ON_GPU = 1024  # that are fitted together
 SEASON_ROWS = 10_000  # rows whose probabilities at every epoch are kept, for alerts
 
 
@@ -141,6 +145,9 @@ def predict_proba(
     blended or its baselines are not exact. `device` None = the network's own.
     """
     network = (network if device is None else network.to(device)).eval()
+    device = next(network.parameters()).device
+    if curves.X.shape[1] <= MOST_EPOCHS and kernels_agree(device):
+        return predict_by_kernels(network, curves, progress=progress)
     times, sigmas, exact = curves.times(), curves.sigmas(), curves.exact
     free = curves.blended or not exact
     result = np.full(curves.X.shape, np.nan, dtype=np.float32)
@@ -158,6 +165,33 @@ def predict_proba(
         with progress_bar(None, "classify", total=len(rows), disable=not progress) as bar:
             for _ in pool.map(classify_row, rows):
                 bar.update()
+    return result
+
+
+def predict_by_kernels(
+    network: Network, curves: LightCurves, *, progress: bool = False
+) -> NDArray[np.float32]:
+    """`predict_proba` of many rows at once where the network lies, fits in float64."""
+    device, exact = next(network.parameters()).device, curves.exact
+    free = torch.full((ROWS_ON_GPU,), curves.blended or not exact, device=device)
+    result = np.full(curves.X.shape, np.nan, dtype=np.float32)
+    steps = range(0, len(curves), ROWS_ON_GPU)
+    for first in progress_bar(steps, "classify", disable=not progress):
+        rows = slice(first, first + ROWS_ON_GPU)
+        mag, base, sigma, times = (
+            torch.as_tensor(np.array(x[rows]), device=device).double()
+            for x in (curves.X, curves.m_base, curves.sigmas(), curves.times())
+        )
+        seen = mag.isfinite()
+        if not seen.any():
+            continue
+        bright, width = base[:, None] - mag, 0.0 if exact else GIVEN
+        events = pack_rows(times, bright, sigma, seen, free[: len(mag)], width, torch.float64)
+        logits, begun = batch_logits(network, events)
+        p = torch.where(begun, network.binary_of_two(logits), 0.5)
+        inside = torch.arange(p.shape[1], device=device) < events.total[:, None]
+        part = result[rows]
+        part[seen.cpu().numpy()] = p[inside].float().cpu().numpy()
     return result
 
 
