@@ -14,8 +14,11 @@ ROOMS = (
 ).split()
 ASIDE = {"training", "streaming", "evaluation"}  # none of these three knows another
 GROUND_FLOOR = ["__init__", "__main__", "_exports", "cli", "paths", "seeds"]
-# One module, the compiled joint fits, is longer than the 400 lines that the others keep to.
-MAX_PACKAGE, MAX_ROOM, MAX_MODULE, MAX_MODULES = 14_300, 2_300, 600, 9
+# Two modules, the compiled joint fits and their GPU kernels, are longer than the 400 lines that the
+# others keep to; each is one algorithm.
+MAX_PACKAGE, MAX_ROOM, MAX_MODULE, MAX_MODULES = 14_400, 2_300, 400, 9
+LONGER = {"lensing.joint_fits": 460, "lensing._triton_fits": 660}
+KERNELS = {"_triton_fits", "_triton_inputs"}  # called by those of rooms above, and compiled alone
 ONLY = {  # library -> where it may be imported
     "VBMicrolensing": {"lensing.magnification"},
     "matplotlib": {"plotting", "experiments"},
@@ -125,16 +128,15 @@ def test_code_outside_the_package_uses_public_names(file, code):
             room, *module = node.module.split(".")[1:]
             if room in ROOMS and room != tested:
                 assert not module, f"{file}: from {node.module} import ..., not from the room"
-                shown = import_module(node.module).__all__
-                assert {alias.name for alias in node.names} <= set(shown), f"{file}: {room}"
+                shown = {*KERNELS, *import_module(node.module).__all__}
+                assert {alias.name for alias in node.names} <= shown, f"{file}: {room}"
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_rooms_import_public_names_of_other_rooms(module):
     for other, part in own_names(module):
         if other in ROOMS and other != room_of(module):
-            # "": the room itself; kernels are called by those of rooms above.
-            shown = ["", "_triton_fits", *import_module(f"lensml.{other}").__all__]
+            shown = ["", *KERNELS, *import_module(f"lensml.{other}").__all__]  # "": the room
             assert part in shown, f"{module} imports {other}.{part}"
 
 
@@ -146,7 +148,7 @@ def test_heavy_libraries_are_imported_in_few_places(library):
 
 def test_modules_rooms_and_package_stay_below_their_ceilings():
     lines = {m: text.count("\n") for m, text in sources().items()}
-    assert {m: n for m, n in lines.items() if n > MAX_MODULE} == {}
+    assert {m: n for m, n in lines.items() if n > LONGER.get(m, MAX_MODULE)} == {}
     rooms = {r: sum(n for m, n in lines.items() if room_of(m) == r) for r in ROOMS}
     assert {r: n for r, n in rooms.items() if n > MAX_ROOM} == {}
     assert sum(lines.values()) <= MAX_PACKAGE

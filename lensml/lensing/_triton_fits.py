@@ -325,7 +325,9 @@ def _shift_blends(fit, shift, num):
     peak = 4.0 / (root * (root + x + 2.0))
     new_peak = peak * tl.exp(mean - moved)
     new_x = _u2_of_excess(new_peak)
-    wide = (_u2_of_excess(0.5 * peak) - x) / tl.maximum(_u2_of_excess(0.5 * new_peak) - new_x, 1e-12)
+    wide = (_u2_of_excess(0.5 * peak) - x) / tl.maximum(
+        _u2_of_excess(0.5 * new_peak) - new_x, 1e-12
+    )
     return (
         fit[0],
         clip(0.5 * tl.log(new_x), LOW_U, HIGH_U),
@@ -484,8 +486,9 @@ def _search(bins, flux, first, stop, scale, extra, before, last, centre, width, 
     two = one
     for s in range(8):
         kind = tl.where(s < 4, 0, tl.where(s < 6, 1, 2))
-        tE = tl.where(s == 0, 3.0, tl.where((s == 1) | (s == 4), 8.0, tl.where(s == 2, 20.0,
-             tl.where(s == 3, 50.0, tl.where(s == 5, 25.0, tl.where(s == 6, 15.0, 40.0))))))  # fmt: skip
+        tE = tl.where(s == 0, 3.0, tl.where((s == 1) | (s == 4), 8.0, 40.0))
+        tE = tl.where(s == 2, 20.0, tl.where(s == 3, 50.0, tE))
+        tE = tl.where(s == 5, 25.0, tl.where(s == 6, 15.0, tE))
         own = tl.where(kind == 0, best1, tl.where(kind == 1, best2, height))
         gain = tl.exp(clip(own, 0.02, 8.0) / MAG) - 1.0
         u = 0.5 * tl.log(2.0 * (1.0 + gain) / tl.sqrt(gain * (gain + 2.0)) - 2.0)

@@ -6,8 +6,8 @@ __getattr__, __dir__, __all__ = exports(
     __name__,
     residuals="NUM_CHANNELS NUM_INPUTS NUM_STATE NUM_SUMMARY PHASE_BINS",
     inputs=(
-        "DataSetEpochs GIVEN Histories JointEpochs JointInputs STEP UNKNOWN event_inputs "
-        "joint_epochs new_histories refit_counts rounded_epochs take_epoch"
+        "DataSetEpochs GIVEN Histories JointEpochs JointInputs MOST_EPOCHS STEP UNKNOWN "
+        "event_inputs joint_epochs new_histories refit_counts rounded_epochs take_epoch"
     ),
     model="CLASSES Network NetworkConfig PLANETARY_Q RECEPTIVE_FIELD",
     checkpoint=(

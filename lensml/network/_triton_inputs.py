@@ -6,8 +6,6 @@ the inputs of the epochs between a refit and the next. On a CPU Triton's interpr
 Axes: R events, N epochs, K data sets, J refits, P refits whose maps are wanted.
 """
 
-from math import asinh
-
 import triton
 import triton.language as tl
 

@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = exports(
     schedules=("SURVEYS DataSet Observed noise_levels observe_event quoted_sigma schedule"),
     priors="PARAMETER_SETS draw_binary draw_single parameter_set",
     populations="VARIABLES Variable draw_variable",
-    survey="Survey draw_numpy draw_torch error_bars noise_free_delta_mag observe survey_of",
+    survey="Survey draw_numpy Draws draw_torch error_bars noise_free_delta_mag observe survey_of",
     lightcurves=(
         "CONDITIONS FRACTIONS LightCurves PARAM_NAMES iterate load num_rows partner_rows reobserve "
         "save spoil until_fraction"

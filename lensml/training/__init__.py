@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = exports(
     __name__,
     samples="Observation Samples cut_samples",
     data="TrainingData load_training_data pair_samples",
+    device_samples="",
     event_samples="CLASS_FRACTIONS make_samples",
     learner="Learner logits_of tensors_of two_class_probability",
     trainer="Trainer TrainingConfig",

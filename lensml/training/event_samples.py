@@ -6,13 +6,14 @@ into `samples`.
 Axes: 2 P rows (single lens, binary or contaminant), T grid epochs.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lensml.network import CLASSES, PLANETARY_Q, DataSetEpochs
+from lensml.network import CLASSES, MOST_EPOCHS, PLANETARY_Q, DataSetEpochs
 from lensml.simulation import (
     BLOCK,
     PARAM_NAMES,
@@ -29,6 +30,7 @@ from lensml.simulation import (
     quoted_sigma,
     schedule,
 )
+from lensml.training.device_samples import ObservedRows, observed_rows
 from lensml.training.samples import Observation, Samples, cut_samples, joined, log_ratio_terms
 
 BLENDED = (0.1, 1.0)
@@ -179,23 +181,52 @@ def _joined(seen, ratios, generator, begins) -> Observation:
     return Observation(data, True, times[order], ratio, begins)
 
 
-def make_samples(seed: int, place: int, per_curve: int = 24, times: int = 2) -> Samples:
-    """Samples of block `place` of a seed: every curve observed `times` over."""
+def make_observations(
+    seed: int, place: int, times: int = 1
+) -> Iterator[tuple[Observation, int, int, np.random.Generator]]:
+    """Block `place` of a seed: every curve observed `times` over, as `cut_samples` takes it.
+
+    Observation, class of the event, class of its pair's second curve, and the generator.
+    """
     generator = np.random.default_rng([seed, place])
     curves = simulate_curves(generator, seed, place)
-    found = []
     for _ in range(times):
         sky = generator.random(len(curves.delta)) < SKY
         on_grid = observe_on_grid(curves, generator)
         for row, there in enumerate(sky):
-            pair = row // 2
-            second = int(curves.classes[pair])
+            second = int(curves.classes[row // 2])
             if second == 0 and row % 2 == 0:  # the twin of a single lens
                 continue
             seen = observe_on_sky(curves, row, generator) if there else on_grid[row]
-            label = second if row % 2 else 0
-            found.append(cut_samples(seen, label, second, per_curve, generator))
+            yield seen, second if row % 2 else 0, second, generator
         for _ in range(VARIABLES):
-            seen = observe_variable(generator)
-            found.append(cut_samples(seen, CLASSES.index("other"), 0, per_curve, generator))
-    return joined(found)
+            yield observe_variable(generator), CLASSES.index("other"), 0, generator
+
+
+def make_samples(seed: int, place: int, per_curve: int = 24, times: int = 2) -> Samples:
+    """Samples of block `place` of a seed: every curve observed `times` over."""
+    made = make_observations(seed, place, times)
+    return joined(
+        [cut_samples(seen, label, second, per_curve, rng) for seen, label, second, rng in made]
+    )
+
+
+class MadeBlock(NamedTuple):
+    """A block for a device that makes the samples itself."""
+
+    rows: list[ObservedRows]  # of one data set, of several; arrays
+    samples: Samples | None  # of events that kernels do not take
+    seed: int  # of what is drawn on the device
+
+
+def make_rows(seed: int, place: int, per_curve: int = 24, times: int = 2) -> MadeBlock:
+    """The events of `make_samples`, not fitted yet but for those of too many epochs."""
+    groups, long = {False: [], True: []}, []
+    for seen, label, second, generator in make_observations(seed, place, times):
+        if len(seen.times) > MOST_EPOCHS:
+            long.append(cut_samples(seen, label, second, per_curve, generator))
+        else:
+            groups[len(seen.datasets) > 1].append((seen, label, second))
+    rows = [observed_rows(group) for group in groups.values() if group]
+    kept = [x for x in long if x is not None]
+    return MadeBlock(rows, joined(kept) if kept else None, int(generator.integers(2**62)))

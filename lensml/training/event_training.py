@@ -28,6 +28,7 @@ from lensml.network import (
     Network,
     NetworkConfig,
     find_device,
+    kernels_agree,
     load_network,
     load_tensors,
     save_network,
@@ -35,7 +36,14 @@ from lensml.network import (
 )
 from lensml.paths import InputError, atomic_path, available_cores, git_commit
 from lensml.simulation import BLOCK, worker_pool
-from lensml.training.event_samples import CLASS_FRACTIONS, SETS, make_samples
+from lensml.training.device_samples import joined_rows, rows_samples
+from lensml.training.event_samples import (
+    CLASS_FRACTIONS,
+    SETS,
+    MadeBlock,
+    make_rows,
+    make_samples,
+)
 from lensml.training.learner import Learner, logits_of
 from lensml.training.samples import Samples
 
@@ -44,6 +52,7 @@ SAVED = "training_state.safetensors"
 HISTORY = "training_history.csv"
 SHIPPED = "shipped"  # value of `start_from`
 SHAPE = ("channels", "embedding_channels", "head_channels")
+ROWS_AT_ONCE = 8192  # curves that kernels fit together
 VALIDATION_SEED_OFFSET = 1  # the seed of validation samples, from that of training
 
 
@@ -100,7 +109,7 @@ class SampleBuffer:
 
     def add(self, samples: Samples) -> None:
         """Put samples in the place of the oldest."""
-        new = [torch.from_numpy(x) for x in samples]
+        new = [torch.as_tensor(x) for x in samples]
         if self.columns is None:
             shapes = [((self.capacity, *x.shape[1:]), x.dtype) for x in new]
             self.columns = [torch.empty(s, dtype=d, device=self.device) for s, d in shapes]
@@ -151,22 +160,43 @@ def _learner(config: EventTrainingConfig, variant: Variant, device: torch.device
 
 
 class _Makers:
-    """Blocks of samples from worker processes, as they are ready."""
+    """Blocks of samples from worker processes, as they are ready; fitted on `device`, if any."""
 
-    def __init__(self, pool, workers: int, config: EventTrainingConfig, first: int) -> None:
+    def __init__(
+        self, pool, workers: int, config: EventTrainingConfig, first: int,
+        device: torch.device | None = None,
+    ) -> None:  # fmt: skip
         self.pool, self.config, self.next, self.pending = pool, config, first, []
-        self.ahead = 2 * workers
+        self.ahead, self.device = 2 * workers, device
+        self.waiting: list[MadeBlock] = []  # to be fitted together
 
     def ready(self) -> list[Samples]:
         """What was finished since; as many are begun again."""
-        config = self.config
-        make = partial(make_samples, config.seed, per_curve=config.per_curve, times=config.times)
+        config, make = self.config, make_rows if self.device else make_samples
+        make = partial(make, config.seed, per_curve=config.per_curve, times=config.times)
         while len(self.pending) < self.ahead:
             self.pending.append(self.pool.apply_async(make, (self.next,)))
             self.next += 1
         done = [x for x in self.pending if x.ready()]
         self.pending = [x for x in self.pending if not x.ready()]
-        return [x.get() for x in done]
+        made = [x.get() for x in done]
+        return self._fitted(made) if self.device else made
+
+    def _fitted(self, made: list[MadeBlock]) -> list[Samples]:
+        """Samples of the blocks that wait, as soon as they are enough to fill a device."""
+        self.waiting += made
+        if sum(len(r.labels) for block in self.waiting for r in block.rows) < ROWS_AT_ONCE:
+            return []
+        found = [block.samples for block in self.waiting if block.samples is not None]
+        generator = torch.Generator(self.device).manual_seed(self.waiting[0].seed)
+        sizes: dict[bool, list] = {}
+        for rows in (rows for block in self.waiting for rows in block.rows):
+            sizes.setdefault(rows.events.low.shape[1] > 1, []).append(rows)
+        for parts in sizes.values():
+            rows = joined_rows(parts, self.device)
+            found.append(rows_samples(rows, self.config.per_curve, generator))
+        self.waiting = []
+        return found
 
 
 def train_events(
@@ -196,7 +226,8 @@ def train_events(
         checked.capacity = sum(len(x.held) for x in found)
         for samples in found:
             checked.add(samples)
-        makers = _Makers(pool, workers, config, state["next"])
+        fits_on = device if kernels_agree(device) else None
+        makers = _Makers(pool, workers, config, state["next"], fits_on)
         _loop(learners, buffer, checked, makers, config, output, state)
         pool.terminate()
     start = None if config.start_from == SHIPPED else config.start_from

@@ -20,7 +20,7 @@ AT_ONCE = 1024  # samples through the network together on a CPU; more only take 
 
 def tensors_of(samples: Samples, device: torch.device) -> Samples:
     """Samples as tensors on a device."""
-    return Samples(*(torch.from_numpy(x).to(device) for x in samples))
+    return Samples(*(torch.as_tensor(x).to(device) for x in samples))
 
 
 def rows_of(samples: Samples, chosen: Tensor | slice) -> Samples:
@@ -74,6 +74,8 @@ class Learner:
         options |= {"weight_decay": weight_decay, "betas": (0.9, 0.98), "fused": True}
         self.optimizer = torch.optim.AdamW(groups, **options)
         self.running, self.steps = torch.zeros((), device=self.device), 0
+        self.inputs: Samples | None = None  # of the graph, where rows come batch by batch
+        self.losses = torch.zeros(2, device=self.device)  # of its step
 
     @property
     def loss(self) -> float:
@@ -147,6 +149,42 @@ class Learner:
         with torch.cuda.graph(graph):
             self._step(read(self.index))
         self.graph = graph
+
+    def _record_rows(self, rows: Samples) -> None:
+        """Record a step on rows of this size; weights and optimizer are left as they were."""
+        self.inputs = Samples(*(x.clone() for x in rows))
+        state = {name: x.clone() for name, x in self.state().items()}
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # allocations and choices of kernels are made here
+                self.gradients(self.inputs, len(rows.held))
+                self.update()
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.no_grad():  # in place: the graph holds these tensors
+            for name, value in self.state().items():
+                value.copy_(state[name]) if name in state else value.zero_()
+        self.optimizer.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.losses.copy_(self.gradients(self.inputs, len(rows.held)))
+            self.graph = graph  # gradients keep their place from here on
+            self.update()
+
+    def step_on(self, rows: Samples) -> Tensor:
+        """One step on rows, replayed where a step of this size is recorded; both losses (2,)."""
+        if self.recorded and self.graph is None:
+            self._record_rows(rows)
+        if self.recorded and all(
+            x.shape == y.shape for x, y in zip(rows, self.inputs, strict=True)
+        ):
+            for place, values in zip(self.inputs, rows, strict=True):
+                place.copy_(values)
+            self.graph.replay()
+            return self.losses.clone()
+        losses = self.gradients(rows, len(rows.held))
+        self.update()
+        return losses
 
     def set_rate(self, rate: float) -> None:
         """The learning rate of the steps to come."""

@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from multiprocessing.pool import Pool
 from pathlib import Path
 
@@ -23,8 +24,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from lensml.network import (
+    MOST_EPOCHS,
     Network,
     NetworkConfig,
+    kernels_agree,
     load_network,
     load_tensors,
     save_network,
@@ -34,11 +37,19 @@ from lensml.paths import InputError, atomic_path, progress_bar
 from lensml.seeds import derived_seed
 from lensml.simulation import Survey
 from lensml.training.data import TrainingData, pair_samples
-from lensml.training.learner import Learner, tensors_of, two_class_probability
+from lensml.training.device_samples import (
+    BatchDraws,
+    DevicePairs,
+    device_samples,
+    draw_batch,
+    joined_draws,
+)
+from lensml.training.learner import Learner, rows_of, tensors_of, two_class_probability
 from lensml.training.samples import Samples, joined
 
 LAST = "last.safetensors"
 SHIPPED = "shipped"  # value of `start_from`: the weights of the package
+ROWS_TOGETHER = 8192  # curves that kernels fit together
 PAIRS_AT_ONCE = 16  # of a worker
 HISTORY = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate", "seconds")
 
@@ -152,10 +163,18 @@ class Trainer:
         self.steps = max(1, len(data.train_pairs) // self.pairs_per_batch)
         self.network = first_network(config, data.class_fractions).to(device).train()
         rates = config.learning_rate, config.weight_decay
-        self.learner = Learner(self.network, *rates, mixed_precision=config.mixed_precision)
+        self.on_device = len(data.time) <= MOST_EPOCHS and kernels_agree(device)
+        alone = self.world == 1 and device.type == "cuda"
+        options = {"mixed_precision": config.mixed_precision, "recorded": self.on_device and alone}
+        self.learner = Learner(self.network, *rates, **options)
         self.history: list[dict] = []
         self.best = math.inf
         self._checked: Samples | None = None
+        self.pairs = DevicePairs(
+            *(None if x is None else torch.from_numpy(x) for x in data.pairs[:2]),
+            torch.from_numpy(data.pairs.second.astype(np.int64)),
+            *(torch.from_numpy(x) for x in data.pairs[3:]),
+        )
 
     def task(self, places: NDArray, survey: Survey, *names: str | int) -> tuple:
         """Arguments of `pair_samples` for pairs at `places`, whose noise has `names`."""
@@ -165,9 +184,44 @@ class Trainer:
 
     def batches(self, epoch: int) -> Iterator[Samples]:
         """Samples of this process' part of each batch of an epoch."""
-        order = np.random.default_rng(derived_seed(self.config.seed, "epoch", epoch)).permutation(
-            self.data.train_pairs
-        )
+        return self.device_batches(epoch) if self.on_device else self.cpu_batches(epoch)
+
+    def _drawn(self, places: NDArray, survey: Survey, *names: str | int) -> BatchDraws:
+        """Draws of a batch of pairs on the device, whose noise has `names`."""
+        generator = torch.Generator(self.device)
+        generator.manual_seed(derived_seed(self.config.seed, *names) % 2**63)
+        num_epochs, per_curve = len(self.data.time), self.config.per_curve
+        return draw_batch(len(places), num_epochs, per_curve, generator, survey)
+
+    def device_batches(self, epoch: int) -> Iterator[Samples]:
+        """The same where kernels make them, many batches together."""
+        order = self.order(epoch)
+        group = max(1, ROWS_TOGETHER * self.world // (2 * self.pairs_per_batch))
+        times = torch.from_numpy(self.data.time).to(self.device)
+        for begin in range(0, self.steps, group):
+            survey = survey_now(self.data.survey, self.config, self.progress(epoch, begin))
+            places, drawn = [], []
+            for step in range(begin, min(begin + group, self.steps)):
+                batch = order[step * self.pairs_per_batch : (step + 1) * self.pairs_per_batch]
+                first, stop = (k * len(batch) // self.world for k in (self.rank, self.rank + 1))
+                places.append(batch[first:stop])
+                drawn.append(self._drawn(batch, survey, "noise", epoch, step).part(first, stop))
+            pairs = self.pairs.of(np.concatenate(places), self.device)
+            hide = self.config.hide_blending_fraction
+            samples, of = device_samples(pairs, times, survey, joined_draws(drawn), hide)
+            ends = torch.tensor(np.cumsum([0] + [len(x) for x in places]), device=self.device)
+            ends = torch.searchsorted(of, ends).tolist()
+            for first, stop in pairwise(ends):
+                yield rows_of(samples, slice(first, stop))
+
+    def order(self, epoch: int) -> NDArray:
+        """Places of the training pairs in the order of an epoch."""
+        generator = np.random.default_rng(derived_seed(self.config.seed, "epoch", epoch))
+        return generator.permutation(self.data.train_pairs)
+
+    def cpu_batches(self, epoch: int) -> Iterator[Samples]:
+        """The same where other processes make them."""
+        order = self.order(epoch)
         tasks, sizes = [], []
         for step in range(self.steps):
             batch = order[step * self.pairs_per_batch : (step + 1) * self.pairs_per_batch]
@@ -190,6 +244,9 @@ class Trainer:
     def step(self, samples: Samples, rate: float) -> torch.Tensor:
         """One step on this process' samples; two-class loss of the global batch, on the device."""
         rows = tensors_of(samples, self.device)
+        self.learner.set_rate(rate)
+        if self.learner.recorded:
+            return self.learner.step_on(rows)[1]
         total = torch.tensor(len(rows.held), device=self.device)
         if self.world > 1:
             dist.all_reduce(total)
@@ -202,7 +259,6 @@ class Trainer:
             for parameter, part in zip(parameters, parts, strict=True):
                 parameter.grad.copy_(part.view_as(parameter))
             loss = last[0]
-        self.learner.set_rate(rate)
         self.learner.update()
         return loss
 
@@ -224,12 +280,25 @@ class Trainer:
         """Samples of the validation pairs under fixed noise, the last of a row at its end."""
         if self._checked is None:
             places = self.data.validation_pairs
+            if self.on_device:
+                self._checked = self._validation_on_device(places)
+                return self._checked
             parts = np.split(places, range(PAIRS_AT_ONCE, len(places), PAIRS_AT_ONCE))
             survey, last = self.data.survey, (0.0, True)
             tasks = (self.task(part, survey, "validation") + last for part in parts)
             found = list(in_order(self.pool, pair_samples, tasks, self.ahead))
             self._checked = tensors_of(joined(found), self.device)
         return self._checked
+
+    def _validation_on_device(self, places: NDArray) -> Samples:
+        survey, found = self.data.survey, []
+        times = torch.from_numpy(self.data.time).to(self.device)
+        for k in range(0, len(places), ROWS_TOGETHER // 2):
+            part = places[k : k + ROWS_TOGETHER // 2]
+            drawn = self._drawn(part, survey, "validation", k)
+            pairs = self.pairs.of(part, self.device)
+            found.append(device_samples(pairs, times, survey, drawn, last=True)[0])
+        return Samples(*(torch.cat(column) for column in zip(*found, strict=True)))
 
     def validate(self) -> tuple[float, float]:
         """Two-class loss and, at the last epochs, AUC on the validation pairs, in float32."""

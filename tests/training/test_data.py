@@ -112,6 +112,14 @@ def test_targets_are_calibrated_against_labels():
         kept = (p >= low) & (p < high)
         error = np.sqrt((p * (1 - p))[kept].sum())
         assert kept.sum() > 20 and abs(binary[kept].sum() - p[kept].sum()) < 3 * error
+    # Labels follow the log-odds with a slope of 1: a likelihood ratio that is too small shows.
+    p, slope = np.clip(p.astype(float), 1e-8, 1 - 1e-8), 1.0
+    odds = np.log(p / (1 - p))
+    for _ in range(30):  # Newton's steps towards the slope of the greatest likelihood
+        q = 1 / (1 + np.exp(-slope * odds))
+        information = (odds**2 * q * (1 - q)).sum()
+        slope += (odds * (binary - q)).sum() / information
+    assert abs(slope - 1) < 3 / np.sqrt(information) < 0.6
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from lensml.paths import InputError
 from lensml.simulation import Simulation, Survey, simulate
 from lensml.training import learner as learner_module
 from lensml.training import run as run_module
-from lensml.training.data import Pairs, TrainingData
+from lensml.training import trainer as trainer_module
+from lensml.training.data import UNKNOWN_MASS, Pairs, TrainingData
 from lensml.training.learner import two_class_probability
 from lensml.training.trainer import (
     Trainer,
@@ -201,3 +202,34 @@ def test_results_come_in_order_with_few_tasks_ahead():
     found = list(in_order(Pool(), lambda x: x * x, ((k,) for k in range(10)), 3))
     assert found == [k * k for k in range(10)]
     assert list(in_order(None, lambda x: x, ((k,) for k in range(3)), 1)) == [0, 1, 2]
+
+
+def test_kernels_make_the_batches_of_a_device(tmp_path, monkeypatch):
+    """Two processes have the parts of what one has; each step is on as many pairs."""
+    pytest.importorskip("triton")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(trainer_module, "kernels_agree", lambda device: True)
+    survey = Survey(num_epochs=16, sigma=0.02, missing_fraction=0.1)
+    clean = -np.random.default_rng(0).random((5, 2, 16), dtype=np.float32)
+    second = np.array([2, 1, 2, UNKNOWN_MASS, UNKNOWN_MASS], dtype=np.uint8)
+    pairs = Pairs(clean, None, second, np.zeros(5, dtype=bool), np.full(5, -50.0))
+    data = TrainingData(pairs, survey.times, survey, np.arange(4), np.arange(4, 5), [], [])
+    config = replace(CONFIG, batch_size=4, per_curve=2)
+    run = Trainer(config, data, tmp_path, device)
+    assert run.on_device and run.steps == 2
+    whole = list(run.batches(0))
+    assert [len(x.held) for x in whole] == [8] * 2
+    labels = torch.cat([x.labels for x in whole]).cpu()
+    assert sorted(labels[::2].tolist()) == [0] * 4 + [1, 2, 2, 2]
+    unknown = torch.cat([x.targets for x in whole])
+    assert int((unknown[:, 1] == unknown[:, 2]).sum()) == 4  # a pair of unknown q, two samples each
+    run.world, parts = 2, []
+    for run.rank in (0, 1):
+        parts.append(list(run.batches(0)))
+    for one, *halves in zip(whole, *parts, strict=True):
+        for values, *of in zip(one, *halves, strict=True):
+            torch.testing.assert_close(torch.cat(of).float(), values.float(), rtol=0, atol=1e-3)
+    run.world, run.rank = 1, 0
+    assert np.isfinite(run.train_epoch(0)[0]) and np.isfinite(run.validate()[0])
+    targets = run.validation_samples().targets
+    assert len(targets) == 4 and torch.allclose(targets[:, 1], targets[:, 2])
