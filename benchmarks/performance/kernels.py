@@ -15,7 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ.pop("TRITON_INTERPRET", None)  # before Triton is imported
+if __name__ == "__main__":
+    os.environ.pop("TRITON_INTERPRET", None)  # before Triton is imported
 
 import triton
 from triton.backends.compiler import GPUTarget

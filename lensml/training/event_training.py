@@ -200,9 +200,14 @@ class _Makers:
 
 
 def train_events(
-    output: Path | str, config: EventTrainingConfig, workers: int | None = None
+    output: Path | str,
+    config: EventTrainingConfig,
+    workers: int | None = None,
+    stop_after: float = math.inf,
 ) -> Path:
     """Train into a run folder; one that was interrupted goes on with its weights and its time.
+
+    `stop_after` [s]: of this call; what is then left of the time is for another one.
 
     Writes weights every minute, `training_history.csv` and, at the end, `config.json`; of each
     variant in its own folder. Returns the folder.
@@ -228,7 +233,7 @@ def train_events(
             checked.add(samples)
         fits_on = device if kernels_agree(device) else None
         makers = _Makers(pool, workers, config, state["next"], fits_on)
-        _loop(learners, buffer, checked, makers, config, output, state)
+        _loop(learners, buffer, checked, makers, config, output, state, stop_after)
         pool.terminate()
     start = None if config.start_from == SHIPPED else config.start_from
     before = load_network(start)[1] if config.start_from else {}
@@ -248,7 +253,8 @@ def train_events(
         save_network(folder, learner.network, {})
         with atomic_path(folder / CONFIG) as temporary:
             temporary.write_text(json.dumps(notes, indent=1))
-        (folder / SAVED).unlink(missing_ok=True)
+        if state["seconds"] >= 60 * config.minutes:
+            (folder / SAVED).unlink(missing_ok=True)
     return output
 
 
@@ -258,14 +264,15 @@ def _ranges(seed: int, blocks: int) -> list[dict]:
     return [{"preset": x, "seed": seed, "first": 0, "stop": blocks * BLOCK} for x in presets]
 
 
-def _loop(learners, buffer, checked, makers, config, output, state) -> None:
+def _loop(learners, buffer, checked, makers, config, output, state, stop_after) -> None:
     """Steps until the time is over."""
     generator = torch.Generator(buffer.device).manual_seed(config.seed + state["step"])
-    begun = time.monotonic() - state["seconds"]
+    now = time.monotonic()
+    begun, ends = now - state["seconds"], now + stop_after
     total, earlier = 60 * config.minutes, state["samples"]
     saved, first_step = time.monotonic(), state["step"]
     bar = tqdm(total=round(total), desc="train", unit="s", initial=round(state["seconds"]))
-    while (elapsed := time.monotonic() - begun) < total:
+    while (elapsed := time.monotonic() - begun) < total and begun + elapsed < ends:
         for samples in makers.ready():
             buffer.add(samples)
         steps = state["step"] - first_step

@@ -1,6 +1,7 @@
 """Sets for training: pairs stay together, a run records its events, samples are as they should."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from lensml.simulation import (
     save,
     simulate,
 )
+from lensml.training import data as data_module
 from lensml.training.data import UNKNOWN_MASS, Pairs, load_training_data, pair_samples
 
 EXACT = Survey(num_epochs=200, sigma=0.05)
@@ -76,6 +78,19 @@ def test_a_set_records_whether_its_blending_is_free(tmp_path):
     simulate(tmp_path / "plain.npz", Simulation(num_pairs=4, seed=6), workers=1, progress=False)
     data = load_training_data([tmp_path / "blended.npz", tmp_path / "plain.npz"], 0.25)
     assert data.pairs.blended.tolist() == [True] * 4 + [False] * 4
+
+
+def test_large_sets_lie_in_a_file_that_nobody_else_sees(sets, tmp_path, monkeypatch):
+    plain = load_training_data([sets / "shards"], 0.25)
+    monkeypatch.setattr(data_module, "IN_MEMORY", 1000)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    mapped = load_training_data([sets / "shards"], 0.25)
+    assert isinstance(mapped.pairs.values, np.memmap) and not list(tmp_path.iterdir())
+    assert np.array_equal(mapped.pairs.values, plain.pairs.values)
+    assert not isinstance(mapped.pairs.some(slice(2)).values, np.memmap)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10))
+    with pytest.raises(InputError, match="set TMPDIR"):
+        load_training_data([sets / "shards"], 0.25)
 
 
 def toy_pairs(num=30, *, observed=False, second=2, **options) -> tuple[Pairs, np.ndarray]:
