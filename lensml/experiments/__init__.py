@@ -14,7 +14,9 @@ __getattr__, __dir__, __all__ = exports(
         "BENCHMARKS PERFORMANCE STUDIES benchmarks_by_device display load_benchmark load_results "
         "png start write_json"
     ),
-    evaluation_run="assess classical evaluate headline predictions report_text scored",
+    evaluation_run=(
+        "assess classical evaluate final_probability headline predictions report_text scored"
+    ),
     notebooks="EXECUTED LOGS RECORDS chapter_names find_chapter read_record run",
     book="book_code make_book",
 )

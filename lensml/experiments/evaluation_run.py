@@ -195,6 +195,25 @@ def predictions(
     return found
 
 
+def final_probability(curves: LightCurves, run: Path | str | None = None) -> NDArray:
+    """P(binary) (n,) at the end of each row's window, kept as `predictions` are.
+
+    From these where they are kept, else by the end alone, which takes a third of the time.
+    """
+    device = network.find_device()
+    how = f"{device.type} {network.weights_hash(run)} {code_digest()}"
+    if kept_path(how, curves).exists():
+        return predictions(curves, run).p[:, -1]
+    path = kept_path(f"end {how}", curves)
+    if not path.exists():
+        loaded, _ = network.load_network(run, device)
+        p = network.predict_at_fractions(loaded, curves, progress=True)
+        with atomic_path(path) as temporary:
+            np.savez(temporary, p=p[:, 0])
+    with np.load(path) as kept:
+        return kept["p"]
+
+
 def classical(curves: LightCurves, training: LightCurves) -> dict[str, NDArray]:
     """`classical_scores` of whole curves (n,), by method, kept as `predictions` are.
 
@@ -210,8 +229,8 @@ def classical(curves: LightCurves, training: LightCurves) -> dict[str, NDArray]:
 
 
 def scored(curves: LightCurves, run: Path | str | None = None) -> evaluation.Scores:
-    """Network and ideal observer on a matched set at the end of the window (`predictions`)."""
-    return evaluation.score(curves, predictions(curves, run).p[:, -1])
+    """Network and ideal observer on a matched set at the end of the window."""
+    return evaluation.score(curves, final_probability(curves, run))
 
 
 def assess(
@@ -219,7 +238,7 @@ def assess(
 ) -> Assessment:
     """Score a network on unseen events at the end of the window; options as in `evaluate`."""
     network.check_unseen(curves, network.load_network(run)[1], Path("the test set"))
-    p = predictions(curves, run).p[:, -1]
+    p = final_probability(curves, run)
     ideal = evaluation.ideal_log_ratio(curves) if (curves.pair >= 0).any() else None
     report = evaluation.score_report(curves, p, ideal, num=num_bootstrap, seed=seed)
     excess = report["bound_excess"] or {}

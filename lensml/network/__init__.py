@@ -22,7 +22,7 @@ __getattr__, __dir__, __all__ = exports(
     ),
     inference=(
         "EventPrediction PHASE_EDGES Predictions at_fractions bf16_supported by_phase classify "
-        "find_device is_finite max_probability one_thread predict predict_by_kernels predict_event "
-        "predict_proba"
+        "find_device is_finite max_probability one_thread predict predict_at_fractions "
+        "predict_by_kernels predict_event predict_proba"
     ),
 )

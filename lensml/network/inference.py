@@ -4,7 +4,7 @@ What belongs to epoch k depends on epochs <= k only; `streaming` gives the same 
 epoch at a time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,8 +24,9 @@ from lensml.network.inputs import (
     JointInputs,
     event_inputs,
     joint_epochs,
+    refit_counts,
 )
-from lensml.network.model import CLASSES, Network
+from lensml.network.model import CLASSES, RECEPTIVE_FIELD, Network
 from lensml.paths import InputError, progress_bar
 from lensml.simulation import FRACTIONS, LightCurves, until_fraction
 
@@ -135,6 +136,22 @@ def predict_event(
     return EventPrediction(joint.times[joint.place], joint.owner, logits, joint, inputs)
 
 
+def _per_row(work: Callable[[int], None], rows: int, progress: bool) -> None:
+    """`work` of every row on all threads, each of which computes alone."""
+    with one_thread() as threads, ThreadPoolExecutor(threads) as pool:
+        with progress_bar(None, "classify", total=rows, disable=not progress) as bar:
+            for _ in pool.map(work, range(rows)):
+                bar.update()
+
+
+def _as_event(curves: LightCurves, row: int) -> tuple[NDArray, DataSetEpochs]:
+    """Places of the observed epochs of a row, and its data set."""
+    on = np.flatnonzero(np.isfinite(curves.X[row]))
+    mag, sigma = curves.X[row, on].astype(float), curves.sigmas()[row, on]
+    base = float(curves.m_base[row])
+    return on, DataSetEpochs(curves.times()[row, on], mag, sigma, base, curves.exact)
+
+
 def predict_proba(
     network: Network, curves: LightCurves, *, device: str | torch.device | None = None,
     progress: bool = False,
@@ -148,23 +165,59 @@ def predict_proba(
     device = next(network.parameters()).device
     if curves.X.shape[1] <= MOST_EPOCHS and kernels_agree(device):
         return predict_by_kernels(network, curves, progress=progress)
-    times, sigmas, exact = curves.times(), curves.sigmas(), curves.exact
-    free = curves.blended or not exact
+    free = curves.blended or not curves.exact
     result = np.full(curves.X.shape, np.nan, dtype=np.float32)
 
     def classify_row(row: int) -> None:
-        on = np.flatnonzero(np.isfinite(curves.X[row]))
+        on, data = _as_event(curves, row)
         if len(on):
-            mag, base = curves.X[row, on].astype(float), float(curves.m_base[row])
-            data = DataSetEpochs(times[row, on], mag, sigmas[row, on], base, exact)
             found = predict_event(network, [data], free)
             result[row, on] = network.binary_of_two(found.logits).nan_to_num(0.5)
 
-    with one_thread() as threads, ThreadPoolExecutor(threads) as pool:
-        rows = range(len(curves))
-        with progress_bar(None, "classify", total=len(rows), disable=not progress) as bar:
-            for _ in pool.map(classify_row, rows):
-                bar.update()
+    _per_row(classify_row, len(curves), progress)
+    return result
+
+
+def predict_at_fractions(
+    network: Network, curves: LightCurves, fractions: Sequence[float] = (1.0,), *,
+    progress: bool = False,
+) -> NDArray[np.float32]:  # fmt: skip
+    """P(binary) (n, F) at fractions of the window, as `at_fractions` of `predict_proba`.
+
+    Several times as fast on a CPU where they are few: maps, and the network, of these epochs alone.
+    """
+    network, device = network.eval(), next(network.parameters()).device
+    free = curves.blended or not curves.exact
+    result = np.full((len(curves), len(fractions)), 0.5, dtype=np.float32)
+    if device.type != "cpu":
+        for first in range(0, len(curves), SET_CHUNK):
+            some = curves.rows(slice(first, first + SET_CHUNK))
+            p = predict_proba(network, some, progress=progress)
+            result[first : first + SET_CHUNK] = at_fractions(p, some.times(), fractions)
+        return result
+
+    @torch.no_grad()
+    def classify_row(row: int) -> None:
+        on, data = _as_event(curves, row)
+        times = curves.times()[row]
+        seen = np.array([until_fraction(times, x)[on].sum() for x in fractions])  # epochs by then
+        counts = refit_counts(int(seen.max(initial=0)))
+        active = np.searchsorted(counts, seen, side="right") - 1
+        known = active >= 0
+        if not known.any():
+            return
+        active, stop = active[known], int(seen.max())
+        wanted = np.zeros(len(counts), dtype=bool)
+        wanted[active] = True
+        inputs = event_inputs(joint_epochs([data]), free, wanted, stop)
+        padded = np.pad(inputs.epochs, ((RECEPTIVE_FIELD - 1, 0), (0, 0)))
+        windows = padded[seen[known][:, None] + np.arange(-1, RECEPTIVE_FIELD - 1)]
+        refits = (torch.from_numpy(x[active]) for x in inputs[1:4])
+        held = torch.from_numpy(np.minimum(seen[known] - counts[active], 255))
+        logits = network(torch.from_numpy(windows), *refits, held)
+        result[row, known] = network.binary_of_two(logits)
+
+    _per_row(classify_row, len(curves), progress)
     return result
 
 

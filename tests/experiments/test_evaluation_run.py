@@ -13,13 +13,20 @@ from lensml.experiments import (
     assess,
     classical,
     evaluate,
+    final_probability,
     format_number,
     headline,
     predictions,
     report_text,
 )
 from lensml.experiments.evaluation_run import code_digest
-from lensml.network import Network, NetworkConfig, predict, save_network
+from lensml.network import (
+    Network,
+    NetworkConfig,
+    predict,
+    predict_at_fractions,
+    save_network,
+)
 from lensml.paths import InputError
 from lensml.simulation import FRACTIONS, save
 
@@ -207,6 +214,23 @@ def test_predictions_are_kept_until_a_curve_or_a_wish_changes(monkeypatch, tmp_p
     changed = replace(curves, X=curves.X + np.float32(1e-3))
     assert not np.array_equal(predictions(changed).p, first.p)
     assert len(calls) == 3
+
+
+def test_the_end_alone_is_that_of_all_epochs_and_kept(monkeypatch, tmp_path):
+    calls = []
+
+    def counted(network, curves, **options):
+        calls.append(len(curves))
+        return predict_at_fractions(network, curves, **options)
+
+    monkeypatch.setattr("lensml.experiments.evaluation_run.DATA", tmp_path)
+    monkeypatch.setattr("lensml.network.predict_at_fractions", counted)
+    curves = toy_set(num_pairs=4)
+    end = final_probability(curves)
+    assert np.array_equal(final_probability(curves), end) and calls == [8]
+    whole = predictions(curves).p[:, -1]
+    np.testing.assert_allclose(end, whole, atol=1e-5)
+    assert np.array_equal(final_probability(curves), whole)  # of what is kept, the whole
 
 
 def test_classical_scores_are_kept_until_the_events_or_their_training_change(monkeypatch, tmp_path):

@@ -9,7 +9,13 @@ from sets import blended_magnitude, photometry, random_network, toy_set, watched
 from tqdm import tqdm
 
 from lensml.network import CLASSES, STEP, DataSetEpochs, Network, inference
-from lensml.network.inference import classify, predict_event, predict_proba
+from lensml.network.inference import (
+    at_fractions,
+    classify,
+    predict_at_fractions,
+    predict_event,
+    predict_proba,
+)
 from lensml.paths import InputError
 
 
@@ -156,6 +162,19 @@ def test_call_at_a_fraction_is_the_last_one_made_by_then():
     np.testing.assert_allclose(got[1], [0.1, 0.2, 0.5, 0.6, 1.0], atol=1e-7)
     np.testing.assert_allclose(got[2], 0.5)
     assert got.dtype == np.float32
+
+
+@pytest.mark.parametrize("f_s", [1.0, 0.6])
+def test_fractions_alone_give_what_every_epoch_gives(network, f_s):
+    curves, fractions = toy_set(5, 120, f_s=f_s), (0.03, 0.1, 0.5, 0.75, 1.0)
+    curves.X[3] = np.nan
+    curves.X[4, :80] = np.nan  # nothing at half of the window
+    expected = at_fractions(predict_proba(network, curves), curves.times(), fractions)
+    found = predict_at_fractions(network, curves, fractions)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert (found[3] == 0.5).all() and (found[4, :3] == 0.5).all() and expected[:, 2:].std() > 0.01
+    last = predict_at_fractions(network, curves)
+    assert last.shape == (10, 1) and np.allclose(last[:, 0], expected[:, -1], atol=1e-5)
 
 
 def test_window_is_the_grid_of_the_row_not_its_observed_part():

@@ -8,11 +8,20 @@ from multiprocessing.pool import ThreadPool
 import numpy as np
 import pytest
 import torch
+from sets import data_sets
 
-from lensml.network import CONFIG, Network, load_network, load_tensors, save_tensors
+from lensml.network import (
+    CONFIG,
+    Network,
+    joint_epochs,
+    load_network,
+    load_tensors,
+    save_tensors,
+)
 from lensml.paths import InputError
 from lensml.training import event_training
-from lensml.training.event_samples import CLASS_FRACTIONS, SETS, make_samples
+from lensml.training.device_samples import observed_rows
+from lensml.training.event_samples import CLASS_FRACTIONS, SETS, MadeBlock, make_samples
 from lensml.training.event_training import (
     HISTORY,
     SAVED,
@@ -20,10 +29,11 @@ from lensml.training.event_training import (
     SampleBuffer,
     Variant,
     _learner,
+    _Makers,
     train_events,
     validate,
 )
-from lensml.training.samples import Samples
+from lensml.training.samples import Observation, Samples
 
 QUICK = dict(minutes=0.05, least=100, validation_blocks=1, batch_size=32, per_curve=2,
              capacity=2000, warmup_steps=1, visits=2.0)  # fmt: skip
@@ -188,3 +198,45 @@ def test_an_untrained_network_has_the_losses_of_equal_odds(block):
 def test_a_setting_that_makes_no_sense_is_named_in_the_error(name, value):
     with pytest.raises(InputError, match=f"`{name}` is {value}, but more than 0"):
         EventTrainingConfig(**{name: value})
+
+
+def test_a_call_that_stops_early_leaves_the_rest_to_another(places, tmp_path):
+    config = EventTrainingConfig(**QUICK | {"minutes": 0.1})
+    train_events(tmp_path, config, workers=1, stop_after=1.0)
+    _, first = load_tensors(tmp_path / SAVED)
+    assert 0 < first["seconds"] < 4 and load_network(tmp_path)[1]["state"] == first
+    train_events(tmp_path, config, workers=1)
+    state = load_network(tmp_path)[1]["state"]
+    assert state["seconds"] >= 6 and state["step"] > first["step"]
+    assert not (tmp_path / SAVED).exists()
+
+
+def test_blocks_wait_until_they_fill_a_device(monkeypatch):
+    """Kernels fit the events of several blocks together; those of too many epochs come along."""
+    pytest.importorskip("triton")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    long = make_samples(5, 0, per_curve=1, times=1)
+
+    def make(seed, place, per_curve, times):
+        groups = []
+        for sets in (1, 2):
+            joint = joint_epochs(data := data_sets(sets, 12 + place, seed=place))
+            times_ = joint.times[joint.place]
+            seen = Observation(data, False, times_, np.zeros(len(times_)), times_[0])
+            groups.append(observed_rows([(seen, 0, 2), (seen, 2, 2)]))
+        return MadeBlock(groups, long if place == 0 else None, 7)
+
+    monkeypatch.setattr(event_training, "make_rows", make)
+    monkeypatch.setattr(event_training, "ROWS_AT_ONCE", 8)
+    with ThreadPool(1) as pool:
+        makers = _Makers(pool, 1, EventTrainingConfig(per_curve=3), 0, device)
+        found = []
+        while not found:
+            found = makers.ready()
+    assert len(found) == 3 and found[0] is long and not makers.waiting
+    of_rows = torch.cat([x.labels for x in found[1:]]).tolist()
+    assert len(of_rows) >= 8 * 3 and of_rows.count(0) == of_rows.count(2)
+    buffer = SampleBuffer(5000, device)
+    for samples in found:
+        buffer.add(samples)
+    assert buffer.size == len(long.labels) + len(of_rows)

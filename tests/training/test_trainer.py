@@ -233,3 +233,16 @@ def test_kernels_make_the_batches_of_a_device(tmp_path, monkeypatch):
     assert np.isfinite(run.train_epoch(0)[0]) and np.isfinite(run.validate()[0])
     targets = run.validation_samples().targets
     assert len(targets) == 4 and torch.allclose(targets[:, 1], targets[:, 2])
+
+
+def test_a_step_on_rows_is_gradients_and_an_update(run):
+    rows = learner_module.tensors_of(next(run.batches(0)), CPU)
+    before = {k: x.clone() for k, x in run.network.state_dict().items()}
+    losses = run.learner.step_on(rows)
+    after = {k: x.clone() for k, x in run.network.state_dict().items()}
+    run.network.load_state_dict(before)
+    run.learner.optimizer.state.clear()
+    expected = run.learner.gradients(rows, len(rows.held))
+    run.learner.update()
+    assert torch.equal(losses, expected)
+    assert all(torch.equal(x, after[k]) for k, x in run.network.state_dict().items())
