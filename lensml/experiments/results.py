@@ -45,7 +45,10 @@ from lensml.training import train
 BENCHMARKS = RESULTS / "benchmarks"  # one folder a device, one file a benchmark and date
 PERFORMANCE = ("simulation", "pspl_fit", "training", "inference", "stream", "memory")
 # Quoted alike, but need data, programs or a GPU that do not come with the package.
-STUDIES = ("ablation", "half_recall", "real_events", "rtmodel", "season", "sky", "stream_device")
+STUDIES = (
+    *("ablation", "half_recall", "kernels", "real_events", "rtmodel", "season", "sky"),
+    "stream_device",
+)
 
 
 def output_root() -> Path:

@@ -1,4 +1,4 @@
-"""`joint_fits` on a GPU (Triton; NVIDIA and AMD): one program makes all refits of one event.
+"""`joint_fits` on a GPU (Triton; NVIDIA and AMD): a program makes all refits of an event.
 
 The arithmetic is that of `joint_fits`, in the precision of the arrays; sums over epochs lie in
 registers, values of data sets in vectors of SETS lanes, of which the first K are in use. Normal

@@ -1,4 +1,4 @@
-"""`residuals` on a GPU (Triton; NVIDIA and AMD): maps and summaries of refits, inputs of epochs.
+"""`residuals` on a GPU (Triton; NVIDIA and AMD): maps, summaries, inputs of epochs.
 
 From the fits that `lensing` made of whole events. One program makes the map of one refit; another
 the inputs of the epochs between a refit and the next. On a CPU Triton's interpreter runs them.

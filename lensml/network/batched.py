@@ -7,7 +7,8 @@ Axes: R events, N epochs at most, K data sets, J refits at most, P refits whose 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple
 
@@ -211,7 +212,7 @@ def map_refits(
 
 
 def innovations(events: PackedEvents, found: JointFits) -> Tensor:
-    """Inputs of every epoch in order of time, (R, N, NUM_INPUTS); zeros before the first refit."""
+    """Inputs of every epoch in order of time (R, N, NUM_INPUTS); zeros before a refit."""
     from lensml.network import _triton_inputs as kernels
 
     rows, most = events.times.shape
@@ -234,7 +235,20 @@ def _finite(values: Tensor) -> Tensor:
     return values.nan_to_num_(nan=0.0, posinf=10.0, neginf=-10.0)
 
 
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Products and convolutions of a GPU in float32; by default its convolutions round inputs."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
 @torch.no_grad()
+@without_tf32()
 def batch_logits(
     network: Network, events: PackedEvents, found: JointFits | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from lensml.network.batched import batch_logits, kernels_agree, pack_rows
+from lensml.network.batched import batch_logits, kernels_agree, pack_rows, without_tf32
 from lensml.network.checkpoint import load_network
 from lensml.network.inputs import (
     GIVEN,
@@ -106,6 +106,7 @@ def _check(datasets: Sequence[DataSetEpochs]) -> None:
 
 
 @torch.no_grad()
+@without_tf32()
 def event_logits(network: Network, inputs: JointInputs) -> torch.Tensor:
     """Logits (N, 5) at every epoch of an event; before the first refit they mean nothing."""
     device = next(network.parameters()).device

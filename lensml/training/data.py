@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from lensml.network import PLANETARY_Q, DataSetEpochs
-from lensml.paths import InputError
+from lensml.paths import InputError, progress_bar
 from lensml.simulation import (
     LightCurves,
     Survey,
@@ -129,7 +129,7 @@ def load_training_data(paths: list[Path], validation_fraction: float) -> Trainin
     )
     time, survey = None, None
     train, validation, trained_on, validated_on = [], [], [], []
-    place = 0
+    place, bar = 0, progress_bar(None, "read", total=total, unit="pair")
     for path, (rows, _) in zip(paths, sizes, strict=True):
         held_back = rows // 2 - max(1, round(rows // 2 * validation_fraction))
         begun = place
@@ -159,6 +159,8 @@ def load_training_data(paths: list[Path], validation_fraction: float) -> Trainin
                 trained_on += _ranges(preset, seed, events[~late])
                 validated_on += _ranges(preset, seed, events[late])
             place = here.stop
+            bar.update(len(places))
+    bar.close()
     if time.ndim != 1:
         raise InputError(f"{paths[0]}: training needs one grid of epochs, shape (T,), for all rows")
     train, validation = np.concatenate(train), np.concatenate(validation)

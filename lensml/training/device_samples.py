@@ -94,7 +94,7 @@ def joined_draws(parts: Sequence[BatchDraws]) -> BatchDraws:
 
 
 def draw_epochs(rows: ObservedRows, uniform: Tensor, last: bool = False) -> tuple[Tensor, Tensor]:
-    """Rows (R',) that have a refit, and epochs (R', M) of samples, as `cut_samples` takes them.
+    """Rows (R',) that have a refit, and epochs (R', M) of samples as `cut_samples` draws.
 
     `uniform` (2, 2 P, M) of all rows of the pairs.
     """

@@ -142,6 +142,22 @@ def test_rows_of_a_set_are_predicted_as_one_by_one(exact):
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
+def test_a_gpu_does_not_round_while_events_are_classified(monkeypatch):
+    """By default its convolutions take inputs of 10 bits; training may go on with them."""
+    seen, network = [], random_network()
+    embed = network.embed_refits
+    flags = torch.backends.cudnn, torch.backends.cuda.matmul
+
+    def watched(*inputs):
+        seen.append([x.allow_tf32 for x in flags])
+        return embed(*inputs)
+
+    monkeypatch.setattr(network, "embed_refits", watched)
+    monkeypatch.setattr(flags[0], "allow_tf32", True)
+    predict_event(network, one_set(20, 1, 18.0))
+    assert seen == [[False, False]] and flags[0].allow_tf32
+
+
 def test_kernels_are_for_a_gpu():
     assert not kernels_agree(torch.device("cpu"))
     if torch.cuda.is_available():

@@ -80,7 +80,7 @@ def test_a_set_records_whether_its_blending_is_free(tmp_path):
     assert data.pairs.blended.tolist() == [True] * 4 + [False] * 4
 
 
-def test_large_sets_lie_in_a_file_that_nobody_else_sees(sets, tmp_path, monkeypatch):
+def test_large_sets_lie_in_a_file_of_this_process_alone(sets, tmp_path, monkeypatch):
     plain = load_training_data([sets / "shards"], 0.25)
     monkeypatch.setattr(data_module, "IN_MEMORY", 1000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
