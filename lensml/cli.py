@@ -145,6 +145,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--prevalence", type=fraction, default=0.5, metavar="X", help=PREVALENCE_HELP)
     add("--max_events", type=int, default=100_000, help="kept, 50 kB each; new ones are refused")
 
+    add = verb("init", "make a project: chapters, book and results to work on", "thesis")
+    add("folder", type=Path, help="new, or empty")
+
     add = verb("run", "run one chapter, or all", "02 --size smoke", "all --size desk --workers 2")
     add("chapter", help="its number or name, or `all`")
     add("--size", default="smoke", choices=SIZES, help="how many events: " + ", ".join(SIZES))
@@ -269,6 +272,12 @@ def _stream(args: argparse.Namespace) -> int:
     return serve(stream, *files, args.state, ledger, args.prevalence)
 
 
+def _init(args: argparse.Namespace) -> None:
+    from lensml.experiments import make_project
+
+    print(f"a project is at {make_project(args.folder)}; go there for `lensml run` and `book`")
+
+
 def _run(args: argparse.Namespace) -> None:
     from lensml.experiments import find_chapter, run
 
@@ -291,7 +300,7 @@ def _book(args: argparse.Namespace) -> None:
         make_book(args.size, args.workers, run=not args.no_run, pdf=args.pdf)
 
 
-_FUNCTIONS = (_preflight, _simulate, _train, _evaluate, _classify, _stream, _run, _book)
+_FUNCTIONS = (*(_preflight, _simulate, _train, _evaluate, _classify, _stream, _init, _run, _book),)
 VERBS = {function.__name__[1:]: function for function in _FUNCTIONS}
 
 

@@ -12,7 +12,28 @@ from pathlib import Path
 from tqdm import tqdm
 
 PACKAGE = Path(__file__).resolve().parent
-ROOT = PACKAGE.parent
+CHECKOUT = PACKAGE.parent  # of the package, where it is not installed by itself
+PROJECT, CACHE = "LENSML_PROJECT", "LENSML_DATA"  # environment variables
+NEEDS_PROJECT = "`lensml init FOLDER` makes one; go there, or set " + PROJECT
+
+
+def is_project(folder: Path) -> bool:
+    """Whether chapters and the book can be run in a folder."""
+    return (folder / "notebooks").is_dir() and (folder / "_toc.yml").is_file()
+
+
+def find_project() -> Path | None:
+    """The project's folder: of the environment, else the nearest above the working folder.
+
+    Else the checkout that the package lies in; None without one.
+    """
+    if named := os.environ.get(PROJECT):
+        return Path(named).expanduser().resolve()
+    here = Path.cwd()
+    return next((x for x in (here, *here.parents, CHECKOUT) if is_project(x)), None)
+
+
+ROOT = find_project() or Path.cwd()
 NOTEBOOKS = ROOT / "notebooks"
 BOOK = ROOT / "book"
 DATA = ROOT / "data"
@@ -25,6 +46,26 @@ SIZES = ("smoke", "desk", "full")  # in rising order of what a number is worth
 
 class InputError(ValueError):
     """Something the user gave is wrong; the message is one line with the way out."""
+
+
+def check_project() -> None:
+    """InputError where there is no project, with the way to one."""
+    if not is_project(ROOT):
+        raise InputError(f"{ROOT} is no project (notebooks/ and _toc.yml); {NEEDS_PROJECT}")
+
+
+def cached_path(*parts: str) -> Path:
+    """A file below `data`: in the cache that many use, if it is there or may be written there.
+
+    The cache is LENSML_DATA. A set of shards is there once its manifest is.
+    """
+    own = DATA.joinpath(*parts)
+    if not (cache := os.environ.get(CACHE)):
+        return own
+    shared = Path(cache, *parts)
+    if shared.is_file() or (shared / "manifest.json").exists():
+        return shared
+    return shared if os.access(cache, os.W_OK) else own
 
 
 @contextmanager
@@ -84,21 +125,28 @@ def check_size(size: str) -> str:
     return size
 
 
-def git(*arguments: str) -> str:
-    """Output of a git command in the checkout the package lies in; empty outside of one."""
-    if not (ROOT / ".git").exists():
+def git(*arguments: str, folder: Path | None = None) -> str:
+    """Output of a git command in a checkout, also one of another user; empty outside of one.
+
+    `folder` None: the checkout that the package lies in.
+    """
+    folder = folder or CHECKOUT
+    if not (folder / ".git").exists():
         return ""
-    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 30, "check": True}
+    options = {"cwd": folder, "capture_output": True, "text": True, "timeout": 30, "check": True}
+    trusted = ("-c", f"safe.directory={folder}")
     try:
-        return subprocess.run(["git", *arguments], **options).stdout.strip()
+        return subprocess.run(["git", *trusted, *arguments], **options).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
 
 
 @cache
 def git_commit() -> str:
-    """Commit of that checkout when it was first asked for; `unknown` outside of one."""
-    return git("rev-parse", "HEAD") or "unknown"
+    """Commit of the code: of its checkout when it was first asked for, else of its build."""
+    built = PACKAGE / "commit.txt"  # written by setup.py
+    found = git("rev-parse", "HEAD")
+    return found or (built.read_text().strip() if built.exists() else "unknown")
 
 
 def progress_bar(items: Iterable | None, label: str, **options) -> tqdm:

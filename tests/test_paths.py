@@ -1,10 +1,13 @@
 """A file is either the old one or the new one; sizes are checked by name."""
 
+import ast
 import subprocess
+import sys
 
 import pytest
 
 from lensml import paths
+from lensml.experiments import PROJECT_FILES, make_project
 from lensml.paths import InputError, atomic_path, check_size
 
 
@@ -42,7 +45,93 @@ def test_the_commit_is_that_of_the_checkout_and_of_none_around_it(tmp_path, monk
     subprocess.run(["git", "worktree", "add", "-q", "linked"], **quiet)
     (tmp_path / "installed").mkdir()
     for folder, expected in (("", head), ("linked", head), ("installed", "unknown")):
-        monkeypatch.setattr(paths, "ROOT", tmp_path / folder)
+        monkeypatch.setattr(paths, "CHECKOUT", tmp_path / folder)
         paths.git_commit.cache_clear()
         assert paths.git_commit() == expected
     paths.git_commit.cache_clear()
+
+
+def test_the_commit_of_a_wheel_is_that_of_its_build(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(paths, "PACKAGE", tmp_path)
+    (tmp_path / "commit.txt").write_text("abc\n")
+    paths.git_commit.cache_clear()
+    assert paths.git_commit() == "abc"
+    paths.git_commit.cache_clear()
+
+
+@pytest.fixture
+def project(tmp_path):
+    folder = tmp_path / "thesis"
+    (folder / "notebooks").mkdir(parents=True)
+    (folder / "_toc.yml").write_text("")
+    return folder
+
+
+def test_a_project_is_named_or_lies_above_or_is_the_checkout(project, tmp_path, monkeypatch):
+    monkeypatch.delenv(paths.PROJECT, raising=False)
+    monkeypatch.chdir(project / "notebooks")
+    assert paths.find_project() == project
+    monkeypatch.chdir(tmp_path)
+    assert paths.find_project() == paths.CHECKOUT
+    monkeypatch.setenv(paths.PROJECT, str(project))
+    assert paths.find_project() == project
+    monkeypatch.delenv(paths.PROJECT)
+    monkeypatch.setattr(paths, "CHECKOUT", tmp_path)  # as of a wheel
+    assert paths.find_project() is None
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    with pytest.raises(InputError, match="no project.*lensml init FOLDER"):
+        paths.check_project()
+
+
+def test_a_wheel_outside_of_a_project_says_where_to_go(tmp_path):
+    """And the package can be imported there, for all that needs no project."""
+    program = (
+        "from pathlib import Path; import lensml.paths as p; p.CHECKOUT = Path('/nowhere');"
+        "p.ROOT = p.find_project() or Path.cwd(); from lensml.cli import main;"
+        "import sys; sys.exit(main(['run', 'all']))"
+    )
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 2 and "lensml init FOLDER" in run.stderr
+    assert run.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_cache_is_read_where_it_has_the_set_and_written_where_it_may_be(tmp_path, monkeypatch):
+    cache, own = tmp_path / "cache", tmp_path / "own"
+    monkeypatch.setattr(paths, "DATA", own)
+    monkeypatch.delenv(paths.CACHE, raising=False)
+    assert paths.cached_path("sets", "a.npz") == own / "sets" / "a.npz"
+    monkeypatch.setenv(paths.CACHE, str(cache))
+    (cache / "sets" / "shards").mkdir(parents=True)
+    assert paths.cached_path("sets", "a.npz") == cache / "sets" / "a.npz"
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # read-only for this user
+    assert paths.cached_path("sets", "a.npz") == own / "sets" / "a.npz"
+    (cache / "sets" / "a.npz").touch()
+    assert paths.cached_path("sets", "a.npz") == cache / "sets" / "a.npz"
+    assert paths.cached_path("sets", "shards") == own / "sets" / "shards"  # not finished
+    (cache / "sets" / "shards" / "manifest.json").touch()
+    assert paths.cached_path("sets", "shards") == cache / "sets" / "shards"
+
+
+def test_a_new_project_has_chapters_book_and_results(tmp_path):
+    folder = make_project(tmp_path / "deep" / "thesis")
+    assert folder == tmp_path / "deep" / "thesis" and paths.is_project(folder)
+    for name in ("book/index.md", "data/results/desk", "figures", "notebooks/02_baseline.ipynb"):
+        assert (folder / name).exists(), name
+    assert not (folder / "data/results/records").exists()
+    assert [p.name for p in folder.parent.iterdir()] == ["thesis"]
+    with pytest.raises(InputError, match="not empty"):
+        make_project(folder)
+    (tmp_path / "empty").mkdir()
+    assert paths.is_project(make_project(tmp_path / "empty"))
+
+
+def test_a_wheel_holds_what_a_project_needs():
+    tree = ast.parse((paths.CHECKOUT / "setup.py").read_text())
+    (listed,) = (
+        node.value for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "PROJECT"
+    )  # fmt: skip
+    assert eval(compile(ast.Expression(listed), "setup.py", "eval")) == PROJECT_FILES
+    assert all((paths.CHECKOUT / name).exists() for name in PROJECT_FILES)

@@ -18,5 +18,5 @@ __getattr__, __dir__, __all__ = exports(
         "assess classical evaluate final_probability headline predictions report_text scored"
     ),
     notebooks="EXECUTED LOGS RECORDS chapter_names find_chapter read_record run",
-    book="book_code make_book",
+    book="PROJECT_FILES book_code make_book make_project",
 )

@@ -1,12 +1,31 @@
 """The book: chapters run and compiled by its own code, which lies in `book/_ext`."""
 
+import os
+import shutil
 import sys
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 
 from lensml.experiments.notebooks import run_all
-from lensml.paths import BOOK, InputError, check_size
+from lensml.paths import (
+    BOOK,
+    CHECKOUT,
+    NEEDS_PROJECT,
+    PACKAGE,
+    InputError,
+    check_size,
+    is_project,
+)
+
+# What a project has; setup.py puts the same into a wheel.
+PROJECT_FILES = (
+    *("_config.yml", "_toc.yml", "notebooks", "book", "figures", "data/README.md"),
+    *("data/results", "README.md", "CITATION.cff"),
+)
+NOT_COPIED = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "records")
 
 
 @cache
@@ -14,7 +33,7 @@ def book_code(name: str) -> ModuleType:
     """The module `book/_ext/<name>.py`: `quotes`, `build`, `chapters` or `explorer`."""
     path = BOOK / "_ext" / f"{name}.py"
     if not path.exists():
-        raise InputError(f"{path} is missing; this needs a checkout of lensml with its book")
+        raise InputError(f"{path} is missing; {NEEDS_PROJECT}")
     spec = spec_from_file_location(f"lensml_book_{name}", path)
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look for their annotations
@@ -37,3 +56,24 @@ def make_book(
     if run:
         run_all(size, {}, workers)
     print(f"the book is at {code.compile_book(pdf=pdf).as_uri()}")
+
+
+def make_project(folder: Path) -> Path:
+    """A new project: chapters, book, committed results and figures. InputError if it exists."""
+    source = PACKAGE / "project" if (PACKAGE / "project").is_dir() else CHECKOUT
+    if not is_project(source):
+        raise InputError(f"{source} holds no chapters; install lensml from a wheel or a checkout")
+    folder = Path(folder).expanduser().resolve()
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty; name a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
+        made = Path(beside) / "project"
+        for name in PROJECT_FILES:
+            made.joinpath(name).parent.mkdir(parents=True, exist_ok=True)
+            if (source / name).is_dir():
+                shutil.copytree(source / name, made / name, ignore=NOT_COPIED)
+            elif (source / name).exists():
+                shutil.copyfile(source / name, made / name)
+        os.replace(made, folder)  # an empty folder gives way
+    return folder

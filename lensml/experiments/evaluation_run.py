@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lensml import evaluation, network, plotting
 from lensml.experiments.results import write_json, write_svg
 from lensml.experiments.tables import OBSERVER_COLUMNS, format_number, plain
-from lensml.paths import DATA, PACKAGE, InputError, atomic_path
+from lensml.paths import PACKAGE, InputError, atomic_path, cached_path
 from lensml.simulation import LightCurves, Survey, load
 
 SEARCHES = ("evaluation/anomaly_finder.py", "evaluation/baselines.py", "lensing/*.py")
@@ -169,7 +169,7 @@ def kept_path(how: str, *sets: LightCurves) -> Path:
         digest.update(f"{curves.blended} {curves.exact} {curves.X.shape}".encode())
         for values in (curves.X, curves.time, curves.sigma, curves.m_base, curves.params):
             digest.update(np.ascontiguousarray(values).tobytes())
-    return DATA / "scores" / f"{digest.hexdigest()[:24]}.npz"
+    return cached_path("scores", f"{digest.hexdigest()[:24]}.npz")
 
 
 def predictions(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lensml.paths import WEIGHTS, available_cores, check_size, git, git_commit
+from lensml.paths import CHECKOUT, ROOT, WEIGHTS, available_cores, check_size, git, git_commit
 
 OUTPUT_VARIABLE = "LENSML_OUTPUT"  # a folder that takes the repository's place for what is written
 
@@ -43,12 +43,18 @@ def device_name() -> str:
     return f"CPU, {named[1].strip() if named else platform.processor() or platform.machine()}"
 
 
+def modified() -> bool:
+    """Whether code or project differ from their commits, but for what a run writes."""
+    status = "status --porcelain -uno -- . :!data/results :!figures".split()
+    return any(git(*status, folder=folder) for folder in {CHECKOUT, ROOT})
+
+
 def provenance(*, size: str, seed: int | Iterable[int], started: float) -> dict[str, Any]:
     """Code, seeds, machine and time behind a run that began at `time.time()` = `started` [s]."""
     return {
         "size": check_size(size),
         "commit": git_commit(),
-        "modified": git(*"status --porcelain -uno -- . :!data/results :!figures".split()) != "",
+        "modified": modified(),
         "seeds": [int(s) for s in np.atleast_1d(np.asarray(seed))],
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "wall_time_s": round(time.time() - started, 1),

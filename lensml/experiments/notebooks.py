@@ -29,6 +29,7 @@ from lensml.paths import (
     InputError,
     atomic_path,
     available_cores,
+    check_project,
     check_size,
 )
 
@@ -43,7 +44,8 @@ class ChapterError(Exception):
 
 
 def chapter_names() -> list[str]:
-    """File stems of all chapters in their order."""
+    """File stems of all chapters in their order; InputError where there is no project."""
+    check_project()
     return sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 

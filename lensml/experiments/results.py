@@ -37,6 +37,7 @@ from lensml.paths import (
     SIZES,
     atomic_path,
     available_cores,
+    cached_path,
     check_size,
 )
 from lensml.simulation import LightCurves, Simulation, load, reobserve, simulate
@@ -147,7 +148,7 @@ def one_file(simulation: Simulation) -> Path:
     kind = "population" if simulation.population else "matched"
     stem = f"{simulation.preset}_{kind}_{simulation.num_pairs}_seed{simulation.seed}"
     stem += "_blended" * bool(simulation.blending)
-    return made(simulation, DATA / "sets" / f"{stem}.npz")
+    return made(simulation, cached_path("sets", f"{stem}.npz"))
 
 
 class Chapter:
@@ -224,7 +225,7 @@ class Chapter:
         """Run folder of the network made for `name`; trained on first use, resumes."""
         simulation, config = self.experiment.fine_tuned[name]
         stem = f"{simulation.preset}_{simulation.num_pairs}_seed{simulation.seed}"
-        data = made(simulation, DATA / "sets" / f"train_{stem}")
+        data = made(simulation, cached_path("sets", f"train_{stem}"))
         start = weights_hash() if config.start_from else ""
         recipe = zlib.crc32(f"{simulation}{config}{start}".encode())  # another one, another folder
         return train(data, DATA / "runs" / f"{stem}_{recipe:08x}", config, name=name, resume=True)

@@ -133,7 +133,7 @@ def _fit_of(FITS, sets, K):
 def map_kernel(T, F, W, LOW, HIGH, WIDTH, FREE, COUNTS, ROWS, REFITS, FITS, COV, FACTORS, SCRATCH,
                MAPS, SUMMARIES, STATES, N, K, J, SETS: tl.constexpr,
                TILE: tl.constexpr):  # fmt: skip
-    """Map, summary and state of refit REFITS (P,) of event ROWS (P,), as `refit_and_map` gives.
+    """Map, summary, state of refit REFITS (P,) of event ROWS (P,), as of `refit_and_map`.
 
     COUNTS (J,) epochs at each refit; SCRATCH (P, N); outputs MAPS (P, CHANNELS, BINS), SUMMARIES
     (P, SUMMARY), STATES (P, STATE); the others as of `refit_kernel`.

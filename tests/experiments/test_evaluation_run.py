@@ -180,7 +180,7 @@ def test_one_class_cannot_be_scored(run, curves, tmp_path):
 def scored(tmp_path_factory):
     scores = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lensml.experiments.evaluation_run.DATA", scores)
+        patch.setattr("lensml.paths.DATA", scores)
         return assess(toy_set(num_pairs=30), num_bootstrap=20, seed=1)
 
 
@@ -203,7 +203,7 @@ def test_predictions_are_kept_until_a_curve_or_a_wish_changes(monkeypatch, tmp_p
         calls.append(options)
         return predict(network, curves, **options)
 
-    monkeypatch.setattr("lensml.experiments.evaluation_run.DATA", tmp_path)
+    monkeypatch.setattr("lensml.paths.DATA", tmp_path)
     monkeypatch.setattr("lensml.network.predict", counted)
     curves = toy_set(num_pairs=4)
     first = predictions(curves, season_rows=3)
@@ -223,7 +223,7 @@ def test_the_end_alone_is_that_of_all_epochs_and_kept(monkeypatch, tmp_path):
         calls.append(len(curves))
         return predict_at_fractions(network, curves, **options)
 
-    monkeypatch.setattr("lensml.experiments.evaluation_run.DATA", tmp_path)
+    monkeypatch.setattr("lensml.paths.DATA", tmp_path)
     monkeypatch.setattr("lensml.network.predict_at_fractions", counted)
     curves = toy_set(num_pairs=4)
     end = final_probability(curves)
@@ -240,7 +240,7 @@ def test_classical_scores_are_kept_until_the_events_or_their_training_change(mon
         calls.append(len(learned.curves))
         return {"single-lens refit": searched.refits.score[:, -1]}
 
-    monkeypatch.setattr("lensml.experiments.evaluation_run.DATA", tmp_path)
+    monkeypatch.setattr("lensml.paths.DATA", tmp_path)
     monkeypatch.setattr("lensml.evaluation.classical_scores", counted)
     curves, training, others = toy_set(3, seed=2), toy_set(2, seed=4), toy_set(2, seed=5)
     first = classical(curves, training)
