@@ -26,6 +26,14 @@ def fraction(text: str) -> float:
     return float(text)
 
 
+def _shards(text: str) -> range:
+    """A range A:B of shards, from the command line."""
+    first, colon, stop = text.partition(":")
+    if not (colon and first.isdecimal() and stop.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text} came, A:B was expected, such as 0:10")
+    return range(int(first), int(stop))
+
+
 class _Parser(argparse.ArgumentParser):
     """Shows defaults and examples in its help; refuses a wrong flag in one line."""
 
@@ -59,7 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         shown = "example:\n" + "\n".join(f"  lensml {name} {x}" for x in examples)
         return verbs.add_parser(name, help=what, description=what, epilog=shown).add_argument
 
-    verb("preflight", "hardware, versions, disk, memory; what will be slow", "")
+    add = verb("preflight", "hardware, versions, disk, memory; what will be slow", "")
+    add("--gpu", action="store_true", help="fail where no GPU can be used")
 
     add = verb(
         "simulate",
@@ -80,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=int, help="processes; default: one a core")
     add("--shard_size", type=int, default=10_000, help="events a shard")
     add("--population", action="store_true", help="single lenses from the priors, not twins")
+    add("--shards", type=_shards, metavar="A:B", help="make only these, counted from 0, B not "
+        "among them; other processes may make others")  # fmt: skip
+    add("--finish", action="store_true", help="complete a set whose shards are all made")
 
     add = verb(
         "train",
@@ -164,10 +176,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _preflight(_: argparse.Namespace) -> int:
+def _preflight(args: argparse.Namespace) -> int:
     from lensml.experiments import preflight
 
-    report = preflight()
+    report = preflight(gpu=args.gpu)
     for name, value in report["facts"].items():
         print(f"{name:16} {value}")
     for line in report["slow"]:
@@ -178,7 +190,7 @@ def _preflight(_: argparse.Namespace) -> int:
 
 
 def _simulate(args: argparse.Namespace) -> None:
-    from lensml.simulation import Simulation, Survey, simulate
+    from lensml.simulation import Simulation, Survey, finish_shards, simulate, simulate_shards
 
     if args.n_pspl != args.n_binary:
         raise InputError(
@@ -191,7 +203,12 @@ def _simulate(args: argparse.Namespace) -> None:
     settings["survey"] = Survey(missing_fraction=args.cadence, sigma=args.error)
     settings["blending"] = tuple(args.blending) if args.blending else None
     simulation = Simulation(preset=args.binary_params, num_pairs=args.n_binary, **settings)
-    print(simulate(args.output, simulation, workers=args.workers))
+    if args.finish:
+        print(finish_shards(args.output, simulation))
+    elif args.shards:
+        print(simulate_shards(args.output, simulation, args.shards, workers=args.workers))
+    else:
+        print(simulate(args.output, simulation, workers=args.workers))
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -1,7 +1,9 @@
 """Where things live, at which commit, and how a file is written without being half there."""
 
 import ctypes
+import fcntl
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -68,20 +70,65 @@ def cached_path(*parts: str) -> Path:
     return shared if os.access(cache, os.W_OK) else own
 
 
+UMASK = os.umask(0)
+os.umask(UMASK)  # there is no other way to read it
+
+
 @contextmanager
 def atomic_path(final: Path | str) -> Iterator[Path]:
     """Yield a temporary name beside `final`, renamed to it only if no error occurred.
 
-    A process killed half-way leaves either the old file or the new one, never a torn one.
+    A process killed half-way leaves either the old file or the new one, never a torn one, and a
+    machine that loses power the same. The file may be read by whom the umask allows.
     """
     final = Path(final)
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp{final.suffix}")
+    own = f"{socket.gethostname()}.{os.getpid()}"  # others may write to the same disk
+    temporary = final.with_name(f".{final.name}.{own}.tmp{final.suffix}")
     try:
         yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~UMASK)
         os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_writer(target: Path, *, wait: bool = False, among: bool = False) -> Iterator[None]:
+    """Hold `target`, a file or folder to be written; InputError if another process holds it.
+
+    `wait`: until that one is done. `among`: beside others that hold it so. What a killed process
+    held is free, for the lock is the system's (`flock`), not the file's.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path = target.with_name(f".{target.name}.lock")
+    kind = (fcntl.LOCK_SH if among else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    while True:
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, kind)
+            except BlockingIOError:
+                file.seek(0)
+                who = file.read().strip() or "another process"
+                raise InputError(
+                    f"{target}: {who} is writing there; wait for it, or name another output"
+                ) from None
+            try:
+                if path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+                    continue  # the one before has just removed it
+            except FileNotFoundError:
+                continue
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            try:
+                yield
+            finally:
+                if not among:
+                    path.unlink(missing_ok=True)
+            return
 
 
 def available_cores() -> int:

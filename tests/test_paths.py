@@ -1,14 +1,17 @@
 """A file is either the old one or the new one; sizes are checked by name."""
 
 import ast
+import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from lensml import paths
 from lensml.experiments import PROJECT_FILES, make_project
-from lensml.paths import InputError, atomic_path, check_size
+from lensml.paths import InputError, atomic_path, check_size, only_writer
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -135,3 +138,62 @@ def test_a_wheel_holds_what_a_project_needs():
     )  # fmt: skip
     assert eval(compile(ast.Expression(listed), "setup.py", "eval")) == PROJECT_FILES
     assert all((paths.CHECKOUT / name).exists() for name in PROJECT_FILES)
+
+
+def test_a_file_may_be_read_by_whom_the_umask_allows(tmp_path):
+    final = tmp_path / "weights"
+    with atomic_path(final) as temporary:
+        temporary.write_text("x")
+        temporary.chmod(0o600)  # as some libraries make them
+    assert final.stat().st_mode & 0o777 == 0o666 & ~paths.UMASK
+
+
+def test_a_second_writer_is_refused_by_the_name_of_the_first(tmp_path):
+    target = tmp_path / "set"
+    with only_writer(target):
+        with pytest.raises(InputError, match=rf"set: process {os.getpid()} on .* is writing"):
+            with only_writer(target):
+                pass
+        with pytest.raises(InputError), only_writer(target, among=True):
+            pass
+    with only_writer(target, among=True), only_writer(target, among=True):
+        with pytest.raises(InputError), only_writer(target):
+            pass
+    with only_writer(target):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_held_is_free(tmp_path):
+    program = (
+        "from pathlib import Path; import sys, time; from lensml.paths import only_writer\n"
+        "with only_writer(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(InputError, match=f"process {holder.pid}"),
+            only_writer(tmp_path / "run"),
+        ):
+            pass
+        holder.kill()
+        holder.wait()
+    with only_writer(tmp_path / "run"):
+        pass
+
+
+def test_who_waits_goes_on_when_the_first_is_done(tmp_path):
+    done = []
+
+    def second():
+        with only_writer(tmp_path / "set", wait=True):
+            done.append("second")
+
+    with only_writer(tmp_path / "set"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.2)
+        done.append("first")
+    thread.join(10)
+    assert done == ["first", "second"]

@@ -77,8 +77,29 @@ def events_by_set(ranges: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, in
     return {name: {s: len(n) for s, n in by_seed.items()} for name, by_seed in found.items()}
 
 
-def preflight() -> dict[str, Any]:
-    """Hardware, versions, disk and memory: `facts` by name, what is `slow`, what is `missing`."""
+def memory_limit() -> float:
+    """Memory this process may use [bytes]: the machine's, or less by its job or container."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    control = Path("/proc/self/cgroup")
+    lines = control.read_text().splitlines() if control.exists() else []
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        root = Path("/sys/fs/cgroup") / ("memory" if "memory" in kinds.split(",") else "")
+        name = "memory.limit_in_bytes" if kinds else "memory.max"
+        for folder in (root / path.strip("/"), root):
+            limit = folder / name
+            if limit.is_file() and (text := limit.read_text().strip()).isdecimal():
+                found.append(int(text))
+    if (megabytes := os.environ.get("SLURM_MEM_PER_NODE", "")).isdecimal() and int(megabytes):
+        found.append(int(megabytes) * 2**20)
+    return float(min(found))
+
+
+def preflight(gpu: bool = False) -> dict[str, Any]:
+    """Hardware, versions, disk and memory: `facts` by name, what is `slow`, what is `missing`.
+
+    With `gpu` a GPU that cannot be used is missing.
+    """
     import torch
 
     from lensml.network import bf16_supported, find_device
@@ -87,7 +108,7 @@ def preflight() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     backend = "ROCm" if torch.version.hip else "CUDA" if torch.version.cuda else "CPU build"
     versions = {p: installed(p) for p in (*NEEDED, *NEEDED_FOR_THE_BOOK)}
-    cores, memory = available_cores(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    cores, memory = available_cores(), memory_limit()
     disk = shutil.disk_usage(".").free / 1e9
     facts = {
         "python": platform.python_version(),
@@ -106,4 +127,6 @@ def preflight() -> dict[str, Any]:
         f"{disk:.0f} GB of disk: a full set needs {FULL_SET_GB} GB": disk < FULL_SET_GB,
     }
     missing = [f"{p}: pip install {p}" for p, v in versions.items() if v is None]
+    if gpu and not gpus:
+        missing.append(f"a GPU: torch {versions['torch']} ({backend}) finds none on this node")
     return {"facts": facts, "slow": [line for line, so in slow.items() if so], "missing": missing}

@@ -140,7 +140,7 @@ def beside_committed(
 def made(simulation: Simulation, path: Path) -> Path:
     """The simulated set at `path`, made or found; small ones in this process alone."""
     workers = 1 if simulation.num_pairs < 200 else None  # done before a second one would start
-    return simulate(path, simulation, workers=workers)
+    return simulate(path, simulation, workers=workers, wait=True)
 
 
 def one_file(simulation: Simulation) -> Path:
@@ -228,7 +228,9 @@ class Chapter:
         data = made(simulation, cached_path("sets", f"train_{stem}"))
         start = weights_hash() if config.start_from else ""
         recipe = zlib.crc32(f"{simulation}{config}{start}".encode())  # another one, another folder
-        return train(data, DATA / "runs" / f"{stem}_{recipe:08x}", config, name=name, resume=True)
+        return train(
+            data, DATA / "runs" / f"{stem}_{recipe:08x}", config, name=name, resume=True, wait=True
+        )
 
     def _figure_folder(self) -> Path:
         """Where figures of this run go: ``figures`` only if they are to replace what is there."""

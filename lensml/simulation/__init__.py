@@ -16,7 +16,10 @@ __getattr__, __dir__, __all__ = exports(
         "CONDITIONS FRACTIONS LightCurves PARAM_NAMES iterate load num_rows partner_rows reobserve "
         "save spoil until_fraction"
     ),
-    simulator="BLOCK Simulation fit_twins make_block shard_set simulate worker_pool",
+    simulator=(
+        "BLOCK Simulation finish_shards fit_twins make_block shard_set simulate simulate_shards "
+        "worker_pool"
+    ),
     contaminants="KINDS contaminant_set contaminant_training_set",
     pairs="SurveyPair survey_set",
 )

@@ -7,8 +7,8 @@ import multiprocessing
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from multiprocessing.pool import Pool
@@ -31,6 +31,7 @@ from lensml.paths import (
     atomic_path,
     available_cores,
     git_commit,
+    only_writer,
     progress_bar,
     tune_allocator,
 )
@@ -243,18 +244,22 @@ def shard_set(sim: Simulation, events: range, blocks: list[dict]) -> LightCurves
     return LightCurves(**rows, y=y, time=sim.survey.times, meta=meta)
 
 
-def _write_shards(sim: Simulation, folder: Path, workers: int, progress: bool) -> list[Path]:
+def _shard_paths(sim: Simulation, folder: Path) -> dict[Path, range]:
+    return {folder / f"part-{k:05d}.npz": events for k, events in enumerate(sim.shards())}
+
+
+def _write_shards(
+    sim: Simulation, shards: Mapping[Path, range], workers: int, progress: bool
+) -> None:
     """Make the missing shards in order; finished ones are left as they are."""
-    shards = {folder / f"part-{k:05d}.npz": events for k, events in enumerate(sim.shards())}
-    for leftover in folder.glob(".part-*.tmp*"):
-        leftover.unlink(missing_ok=True)
     todo = [(path, events) for path, events in shards.items() if not path.exists()]
+    total = sum(map(len, shards.values()))
     tasks = [(sim, block) for _, events in todo for block in _blocks(events)]
     workers = min(workers, len(tasks))
     label = f"simulate {sim.preset}"
-    options = {"total": sim.num_pairs, "unit": "event", "leave": True}
+    options = {"total": total, "unit": "event", "leave": True}
     bar = progress_bar(None, label, disable=not progress, **options)
-    bar.update(sim.num_pairs - sum(len(events) for _, events in todo))
+    bar.update(total - sum(len(events) for _, events in todo))
     if workers <= 1:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -266,7 +271,6 @@ def _write_shards(sim: Simulation, folder: Path, workers: int, progress: bool) -
         with worker_pool(workers) as pool, closing(bounded_imap(pool, tasks)) as results:
             _collect(sim, todo, results, bar)
     bar.close()
-    return list(shards)
 
 
 def _collect(sim: Simulation, todo: list, results: Iterator[dict], bar: tqdm) -> None:
@@ -300,12 +304,18 @@ def _claim(folder: Path, sim: Simulation) -> None:
 
 
 def simulate(
-    output: Path | str, simulation: Simulation, *, workers: int | None = None, progress: bool = True
+    output: Path | str,
+    simulation: Simulation,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+    wait: bool = False,
 ) -> Path:
     """Simulate a set into one `.npz`, or a folder of shards if `output` has no suffix.
 
     An unfinished `output` is resumed, a finished one is left alone, one made with other arguments
-    gives InputError; it is returned. `workers` are processes, None = one a core.
+    gives InputError; it is returned. `workers` are processes, None = one a core. Another process
+    that makes it is an InputError, or with `wait` waited for.
     """
     output = Path(output)
     workers = workers or available_cores()
@@ -313,20 +323,78 @@ def simulate(
     if single and output.exists():
         _same_set_or_refuse(output, simulation)
         return output
-    folder = output.with_name(f".{output.name}.parts") if single else output
-    _claim(folder, simulation)
-    if single and simulation.shard_size > simulation.num_pairs:
-        simulation = replace(simulation, shard_size=simulation.num_pairs)
-    paths = _write_shards(simulation, folder, workers, progress)
+    with only_writer(output, wait=wait):
+        if single and output.exists():  # made meanwhile
+            _same_set_or_refuse(output, simulation)
+            return output
+        folder = output.with_name(f".{output.name}.parts") if single else output
+        _claim(folder, simulation)
+        if single and simulation.shard_size > simulation.num_pairs:
+            simulation = replace(simulation, shard_size=simulation.num_pairs)
+        for leftover in folder.glob(".part-*.tmp*"):
+            leftover.unlink(missing_ok=True)
+        paths = _shard_paths(simulation, folder)
+        _write_shards(simulation, paths, workers, progress)
+        _finish(output, simulation, list(paths), folder if single else None)
+    return output
+
+
+def _finish(output: Path, simulation: Simulation, paths: list[Path], parts: Path | None) -> None:
+    """Merge shards that lie in `parts` into one file, or write the manifest of their folder."""
     redrawn = sum(_meta(p)["redrawn"] for p in paths)
     meta = _meta(paths[0]) | {"num_events": simulation.num_pairs, "redrawn": redrawn}
     meta["num_rows"] = 2 * simulation.num_pairs
-    if single:
+    if parts:
         merge_shards(paths, output, meta)
-        shutil.rmtree(folder)
+        shutil.rmtree(parts)
     else:
-        with atomic_path(folder / "manifest.json") as temporary:
+        with atomic_path(output / "manifest.json") as temporary:
             temporary.write_text(json.dumps(meta | {"num_shards": len(paths)}, indent=1))
+
+
+def simulate_shards(
+    output: Path | str,
+    simulation: Simulation,
+    chosen: range,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Make some shards of a set in a folder, beside other processes that make others.
+
+    The set is complete once `finish_shards` has been called. InputError if a shard is not one of
+    the set's, or another process makes the same.
+    """
+    output = Path(output)
+    if output.suffix == ".npz":
+        raise InputError(f"{output}: shards lie in a folder; give a name without .npz")
+    paths = _shard_paths(simulation, output)
+    if not (chosen and 0 <= chosen.start < chosen.stop <= len(paths)):
+        raise InputError(
+            f"shards {chosen.start}:{chosen.stop} came, but the set has {len(paths)}, "
+            f"from 0 to {len(paths) - 1}; A:B counts from A to before B"
+        )
+    with only_writer(output, among=True):
+        with only_writer(output.with_name(f"{output.name}.claim"), wait=True):
+            _claim(output, simulation)
+        own = {path: paths[path] for path in list(paths)[chosen.start : chosen.stop]}
+        with ExitStack() as held:
+            for path in own:
+                held.enter_context(only_writer(path))
+            _write_shards(simulation, own, workers or available_cores(), progress)
+    return output
+
+
+def finish_shards(output: Path | str, simulation: Simulation) -> Path:
+    """Write the manifest of a set whose shards were made one by one; InputError if some lack."""
+    output = Path(output)
+    with only_writer(output):
+        _claim(output, simulation)
+        paths = list(_shard_paths(simulation, output))
+        if lacking := [k for k, path in enumerate(paths) if not path.exists()]:
+            shown = ", ".join(map(str, lacking[:10])) + ", ..." * (len(lacking) > 10)
+            raise InputError(f"{output}: shards {shown} are not made yet; give them to --shards")
+        _finish(output, simulation, paths, None)
     return output
 
 

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from multiprocessing.pool import Pool
 from pathlib import Path
 
@@ -13,7 +13,14 @@ import torch
 import torch.distributed as dist
 
 from lensml.network import CONFIG, find_device, load_network, run_folder
-from lensml.paths import InputError, atomic_path, available_cores, git_commit, tune_allocator
+from lensml.paths import (
+    InputError,
+    atomic_path,
+    available_cores,
+    git_commit,
+    only_writer,
+    tune_allocator,
+)
 from lensml.simulation import worker_pool
 from lensml.training.data import TrainingData, load_training_data
 from lensml.training.trainer import HISTORY, LAST, SHIPPED, Trainer, TrainingConfig
@@ -59,15 +66,29 @@ def train(
     *,
     name: str = "",
     resume: bool = False,
+    wait: bool = False,
 ) -> Path:
     """Train a network on one or several sets into a run folder, which is returned.
 
     Noise is drawn afresh where the sets carry magnifications. The folder holds config.json with the
     `name` of the experiment, model.safetensors (best), last.safetensors (to resume), metrics.json,
     history.csv and training.log. A killed run ends with the same bits once resumed. InputError if
-    the sets cannot be read, the folder holds another run, or memory is short.
+    the sets cannot be read, the folder holds another run, memory is short or, without `wait`,
+    another process trains into the folder.
     """
     run = run_folder(output)
+    first = os.environ.get("RANK", "0") == "0"
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "RANK" not in os.environ:
+        raise InputError(
+            f"{os.environ['SLURM_STEP_NUM_TASKS']} tasks of a SLURM step would each train alone; "
+            "start them by `srun torchrun ... -m lensml train`, or one task"
+        )
+    with only_writer(run, wait=wait) if first else nullcontext():
+        _train(data, run, config, name, resume)
+    return run
+
+
+def _train(data, run: Path, config: TrainingConfig, name: str, resume: bool) -> None:
     paths = [Path(p) for p in ([data] if isinstance(data, str | Path) else data)]
     described = {"experiment_name": name, "data": [p.name for p in paths]}
     described["training"] = config.describe()
@@ -79,7 +100,6 @@ def train(
         torch.multiprocessing.spawn(_worker, (gpus, paths, run, config, described), gpus)
     else:
         _process(paths, run, config, described)
-    return run
 
 
 def _check_folder(run: Path, described: dict, resume: bool) -> None:

@@ -54,3 +54,19 @@ def test_events_seen_twice_count_once_and_seeds_stay_apart():
 def test_without_a_gpu_full_is_for_a_gpu_node(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert "`full` wants a GPU node" in " ".join(machine.preflight()["slow"])
+
+
+def test_a_job_that_needs_a_gpu_fails_without_one(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert main(["preflight", "--gpu"]) == 1
+    assert "missing: a GPU: torch" in capsys.readouterr().err
+
+
+def test_memory_is_that_of_the_job(monkeypatch):
+    monkeypatch.delenv("SLURM_MEM_PER_NODE", raising=False)
+    whole = machine.memory_limit()
+    assert whole > 1e8
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "50")
+    assert machine.memory_limit() == 50 * 2**20
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")  # all of the node's
+    assert machine.memory_limit() == whole

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lensml.network import NetworkConfig, load_network, load_tensors, predict_proba
-from lensml.paths import InputError
+from lensml.paths import InputError, only_writer
 from lensml.simulation import Simulation, Survey, load, save, simulate
 from lensml.training import run as run_module
 from lensml.training.run import train
@@ -189,3 +189,14 @@ def test_training_raises_the_probabilities_of_binaries(data, reference):
 def test_impossible_settings_are_named(name):
     with pytest.raises(InputError, match=f"`{name}`"):
         TrainingConfig(**{name: 0})
+
+
+def test_two_writers_of_a_run_are_one_too_many(data, tmp_path, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with only_writer(tmp_path / "run"):
+        with pytest.raises(InputError, match="run: process .* is writing there"):
+            train(data, tmp_path / "run", CONFIG)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")  # `srun -n2 lensml train`
+    with pytest.raises(InputError, match="2 tasks of a SLURM step.*srun torchrun"):
+        train(data, tmp_path / "run", CONFIG)
+    assert not (tmp_path / "run").exists()
