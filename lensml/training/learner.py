@@ -65,7 +65,9 @@ class Learner:
         self.mixed_precision = mixed_precision and bf16_supported(self.device)
         self.graph = None
         fractions = network.config.class_fractions
-        self.classes = [k for k, fraction in enumerate(fractions) if fraction > 0]
+        # A list would be copied to the device at every step, which a recorded one must not do.
+        known = [k for k, fraction in enumerate(fractions) if fraction > 0]
+        self.classes = torch.tensor(known, device=self.device)
         self.rate = torch.tensor(learning_rate, device=self.device)
         decayed = [p for p in network.parameters() if p.dim() > 1]
         plain = [p for p in network.parameters() if p.dim() <= 1]
@@ -104,11 +106,12 @@ class Learner:
     def total_loss(self, rows: Samples) -> tuple[Tensor, Tensor]:
         """Cross entropy (), summed over samples; and that of two classes, as it is reported."""
         logits = logits_of(self.network, rows, self.mixed_precision)
-        logp = F.log_softmax(logits[:, self.classes], dim=1)
+        logp = F.log_softmax(logits.index_select(1, self.classes), dim=1)
         if self.labels == "soft":
-            target = rows.targets[:, self.classes]
+            target = rows.targets.index_select(1, self.classes)
         else:
-            target = F.one_hot(rows.labels.long(), logits.shape[1])[:, self.classes]
+            target = F.one_hot(rows.labels.long(), logits.shape[1])
+            target = target.index_select(1, self.classes)
         with torch.no_grad():
             p = self.network.binary_of_two(logits).clamp(1e-7, 1 - 1e-7)
             of_two = F.binary_cross_entropy(p, rows.targets[:, 1:3].sum(1), reduction="sum")
