@@ -123,6 +123,7 @@ def test_a_new_project_has_chapters_book_and_results(tmp_path):
     for name in ("book/index.md", "data/results/desk", "figures", "notebooks/02_baseline.ipynb"):
         assert (folder / name).exists(), name
     assert not (folder / "data/results/records").exists()
+    assert all(p.stat().st_mode & 0o200 for p in folder.rglob("*"))
     assert [p.name for p in folder.parent.iterdir()] == ["thesis"]
     with pytest.raises(InputError, match="not empty"):
         make_project(folder)

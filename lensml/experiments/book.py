@@ -15,6 +15,7 @@ from lensml.paths import (
     CHECKOUT,
     NEEDS_PROJECT,
     PACKAGE,
+    UMASK,
     InputError,
     check_size,
     is_project,
@@ -72,8 +73,12 @@ def make_project(folder: Path) -> Path:
         for name in PROJECT_FILES:
             made.joinpath(name).parent.mkdir(parents=True, exist_ok=True)
             if (source / name).is_dir():
-                shutil.copytree(source / name, made / name, ignore=NOT_COPIED)
+                copy = shutil.copyfile
+                shutil.copytree(source / name, made / name, copy_function=copy, ignore=NOT_COPIED)
             elif (source / name).exists():
                 shutil.copyfile(source / name, made / name)
+        for path in [made, *made.rglob("*")]:  # the source may be read-only
+            if path.is_dir():
+                path.chmod(0o777 & ~UMASK)
         os.replace(made, folder)  # an empty folder gives way
     return folder

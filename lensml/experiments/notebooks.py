@@ -190,7 +190,8 @@ def fingerprint(name: str, size: str, parameters: Mapping[str, Any]) -> str:
     digest.update((NOTEBOOKS / f"{name}.ipynb").read_bytes())
     files = [*PACKAGE.rglob("*.py"), *BOOK.glob("_ext/*.py"), *WEIGHTS.rglob("*")]
     for path in sorted(path for path in files if path.is_file()):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+        home = PACKAGE if path.is_relative_to(PACKAGE) else ROOT
+        digest.update(path.relative_to(home).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
 
