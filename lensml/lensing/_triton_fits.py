@@ -39,7 +39,9 @@ def pick(values, sets, k):
 
 @triton.jit
 def clip(x, low, high):
-    return tl.minimum(tl.maximum(x, low), high)
+    """As NumPy does; a GPU's own instructions would turn NaN into a bound."""
+    nan: tl.constexpr = tl.PropagateNan.ALL
+    return tl.minimum(tl.maximum(x, low, propagate_nan=nan), high, propagate_nan=nan)
 
 
 @triton.jit
@@ -228,9 +230,14 @@ def _solve(a, b, c, d, e, f, x, y, z):
 def _reduce(S, damping):
     """`joint_fits._reduce`: matrix (6), gradient (3), inverse blocks (3 vectors)."""
     grow = 1.0 + damping
-    ff, fb, bb = S[12] * grow, S[13], S[14] * grow
-    det = ff * bb - fb * fb
-    p, q, r = bb / det, -fb / det, ff / det
+    ff, bb = S[12] * grow, S[14] * grow
+    ratio = S[13] / ff
+    rest = bb - S[13] * ratio
+    if ff.dtype == tl.float32:  # near the peak alone, blend and baseline are hardly told apart
+        rest = tl.maximum(rest, 1e-6 * bb)
+    r = 1.0 / rest
+    q = -ratio * r
+    p = 1.0 / ff - ratio * q
     f0, f1, f2, b0, b1, b2 = S[15], S[16], S[17], S[18], S[19], S[20]
     u0, v0 = p * f0 + q * b0, q * f0 + r * b0
     u1, v1 = p * f1 + q * b1, q * f1 + r * b1
@@ -380,7 +387,7 @@ def _error_factor(T, M, W, low, high, before, wide, fit, ln_f, base):
     return tl.where(wide > 0.0, found, 1.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "B", "K"])  # they differ from batch to batch
 def bin_kernel(T, M, W, LOW, HIGH, BT, BF, BM, BW, N, B, K, TILE: tl.constexpr, BIN: tl.constexpr):
     """Averages of eight epochs of each data set, full bins alone; at low // 8 + k onwards."""
     row, k = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -517,7 +524,7 @@ def _search(bins, flux, first, stop, scale, extra, before, last, centre, width, 
     return found
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "B", "K", "J"])
 def refit_kernel(T, M, F, W, BT, BM, BF, BW, LOW, HIGH, WIDTH, FREE, REFITS, FITS, COV, FACTORS,
                  N, B, K, J, MODELS: tl.constexpr, BASES: tl.constexpr, SETS: tl.constexpr,
                  TILE: tl.constexpr, BIN_TILE: tl.constexpr):  # fmt: skip

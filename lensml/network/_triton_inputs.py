@@ -129,7 +129,7 @@ def _fit_of(FITS, sets, K):
     return fit, ln_f, tl.load(FITS + 4 + 2 * sets, mask=sets < K, other=0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "K", "J"])  # they differ from batch to batch
 def map_kernel(T, F, W, LOW, HIGH, WIDTH, FREE, COUNTS, ROWS, REFITS, FITS, COV, FACTORS, SCRATCH,
                MAPS, SUMMARIES, STATES, N, K, J, SETS: tl.constexpr,
                TILE: tl.constexpr):  # fmt: skip
@@ -259,7 +259,7 @@ def _innovations(T, M, F, FITS, COV, OUT, t, flux, w, k, low, wide, seen, number
     spread += d * d * tl.load(s + 12, mask=known, other=0.0)
     spread += 2.0 * d * tl.load(s + 13, mask=known, other=0.0)
     spread += tl.load(s + 14, mask=known, other=0.0) + tl.where(fresh, wide * wide, 0.0)
-    error = tl.sqrt(tl.maximum(spread, 0.0)) * w
+    error = tl.sqrt(clip(spread, 0.0, float("inf"))) * w
     z = tl.where(inside, clip(r / tl.sqrt(error * error + 1.0), -CLIP, CLIP), 0.0)
     sums, squares = tl.cumsum(z, 0), tl.cumsum(z * z, 0)
     tl.store(OUT, asinh_half(r), mask=inside)
@@ -270,7 +270,7 @@ def _innovations(T, M, F, FITS, COV, OUT, t, flux, w, k, low, wide, seen, number
     return tau, d * w
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "K", "J"])
 def innovation_kernel(T, M, F, W, OWNER, PLACE, LOW, HIGH, WIDTH, TOTAL, COUNTS, FITS, COV,
                       FACTORS, OUT, N, K, J, TILE: tl.constexpr):  # fmt: skip
     """Inputs of the epochs from refit `program_id(1)` to the next: OUT (R, N, INPUTS).

@@ -7,9 +7,10 @@ Axes: R events, N epochs at most, K data sets, J refits at most, P refits whose 
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cache, wraps
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ from lensml.network.inputs import (
     joint_epochs,
     refit_counts,
 )
-from lensml.network.model import RECEPTIVE_FIELD, Network
+from lensml.network.model import CLASSES, RECEPTIVE_FIELD, Network
 from lensml.network.residuals import (
     NUM_CHANNELS,
     NUM_INPUTS,
@@ -39,6 +40,7 @@ from lensml.network.residuals import (
 from lensml.paths import InputError
 
 log = logging.getLogger(__name__)
+KERNELS = "LENSML_KERNELS"  # environment variable; 0: fits stay on the CPU
 MAPS_AT_ONCE = 8192  # whose residuals lie in memory meanwhile
 
 
@@ -151,6 +153,19 @@ def _lanes(sets: int) -> int:
     return 1 << (sets - 1).bit_length()
 
 
+def on_its_device(launch: Callable) -> Callable:
+    """Launch kernels on the GPU where the events lie, not on the current one."""
+
+    @wraps(launch)
+    def launched(events: PackedEvents, *others, **options):
+        device = events.times.device
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            return launch(events, *others, **options)
+
+    return launched
+
+
+@on_its_device
 def fit_events(events: PackedEvents, tile: int = 64, bins_tile: int = 32) -> JointFits:
     """All refits of all events, one program an event."""
     from lensml.lensing import _triton_fits as kernels
@@ -159,7 +174,8 @@ def fit_events(events: PackedEvents, tile: int = 64, bins_tile: int = 32) -> Joi
     sets, refits = events.low.shape[1], len(events.counts)
     flux = torch.exp(events.bright / MAG)
     num_bins = most // kernels.BIN.value + sets
-    time, bright, bin_flux, weight = events.times.new_zeros(4, rows, num_bins)
+    columns = (events.times.new_zeros(rows, num_bins) for _ in range(4))  # each aligned
+    time, bright, bin_flux, weight = columns
     kernels.bin_kernel[(rows, sets)](
         events.times, events.bright, events.weight, events.low, _ends(events), time,
         bin_flux, bright, weight, most, num_bins, sets, TILE=16, BIN=kernels.BIN.value,
@@ -187,6 +203,7 @@ def _ends(events: PackedEvents) -> Tensor:
     return torch.where(none, events.low, ends).to(torch.int32).contiguous()
 
 
+@on_its_device
 def map_refits(
     events: PackedEvents, found: JointFits, rows: Tensor, refits: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -211,6 +228,7 @@ def map_refits(
     return tuple(_finite(x) for x in (maps, summaries, states))
 
 
+@on_its_device
 def innovations(events: PackedEvents, found: JointFits) -> Tensor:
     """Inputs of every epoch in order of time (R, N, NUM_INPUTS); zeros before a refit."""
     from lensml.network import _triton_inputs as kernels
@@ -257,11 +275,15 @@ def batch_logits(
     And whether a refit came before, (R, N) bool; logits elsewhere mean nothing. `found` None: the
     events are fitted.
     """
-    found, device = found or fit_events(events), events.times.device
+    device, most = events.times.device, events.times.shape[1]
+    if not len(events.counts):  # no event has a refit
+        num = len(events.total)
+        none = torch.zeros(num, most, dtype=torch.bool, device=device)
+        return torch.zeros(num, most, len(CLASSES), device=device), none
+    found = found or fit_events(events)
     rows, refits = torch.nonzero(
         torch.arange(len(events.counts), device=device) < events.refits[:, None], as_tuple=True
     )
-    most = events.times.shape[1]
     temporal = F.pad(innovations(events, found), (0, 0, RECEPTIVE_FIELD - 1, 0))
     temporal = network.embed(temporal)
     for block in network.blocks:
@@ -289,9 +311,9 @@ def batch_logits(
 def kernels_agree(device: torch.device) -> bool:
     """Whether the kernels can be built for a GPU and give the inputs that a CPU gives.
 
-    A warning says what was wrong; whoever asks goes on without them.
+    A warning says what was wrong; whoever asks goes on without them, as with LENSML_KERNELS=0.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or os.environ.get(KERNELS) == "0":
         return False
     generator = np.random.default_rng(0)
     times = np.sort(generator.uniform(0, 60, 60))

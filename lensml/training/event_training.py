@@ -212,7 +212,10 @@ def train_events(
     Writes weights every minute, `training_history.csv` and, at the end, `config.json`; of each
     variant in its own folder. Returns the folder.
     """
-    output = Path(output)
+    output, begun = Path(output), time.monotonic()
+    if all(_finished(output / variant.name, config.minutes) for variant in config.variants):
+        log.info("%s has had its %g minutes", output, config.minutes)
+        return output
     device, workers = find_device(), workers or max(1, available_cores() - 1)
     learners = [_learner(config, variant, device) for variant in config.variants]
     state = {"step": 0, "seconds": 0.0, "next": 0, "samples": 0}
@@ -233,7 +236,8 @@ def train_events(
             checked.add(samples)
         fits_on = device if kernels_agree(device) else None
         makers = _Makers(pool, workers, config, state["next"], fits_on)
-        _loop(learners, buffer, checked, makers, config, output, state, stop_after)
+        ends = begun + stop_after
+        _loop(learners, buffer, checked, makers, config, output, state, ends)
         pool.terminate()
     start = None if config.start_from == SHIPPED else config.start_from
     before = load_network(start)[1] if config.start_from else {}
@@ -258,17 +262,23 @@ def train_events(
     return output
 
 
+def _finished(folder: Path, minutes: float) -> bool:
+    """Whether a run has had all of its time."""
+    if (folder / SAVED).exists() or not (folder / CONFIG).exists():
+        return False
+    return json.loads((folder / CONFIG).read_text())["state"]["seconds"] >= 60 * minutes
+
+
 def _ranges(seed: int, blocks: int) -> list[dict]:
     """Events of blocks; each was of one parameter set, all of them are named."""
     presets = dict.fromkeys(name for name, *_ in SETS)
     return [{"preset": x, "seed": seed, "first": 0, "stop": blocks * BLOCK} for x in presets]
 
 
-def _loop(learners, buffer, checked, makers, config, output, state, stop_after) -> None:
+def _loop(learners, buffer, checked, makers, config, output, state, ends) -> None:
     """Steps until the time is over."""
     generator = torch.Generator(buffer.device).manual_seed(config.seed + state["step"])
-    now = time.monotonic()
-    begun, ends = now - state["seconds"], now + stop_after
+    begun = time.monotonic() - state["seconds"]
     total, earlier = 60 * config.minutes, state["samples"]
     saved, first_step = time.monotonic(), state["step"]
     bar = tqdm(total=round(total), desc="train", unit="s", initial=round(state["seconds"]))

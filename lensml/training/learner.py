@@ -120,7 +120,7 @@ class Learner:
     def gradients(self, rows: Samples, total: int) -> Tensor:
         """Adds the gradients of samples of a batch of `total`; both losses (2,), over `total`."""
         size, losses = len(rows.held), torch.zeros(2, device=self.device)
-        at_once = size if self.device.type == "cuda" else AT_ONCE
+        at_once = max(size, 1) if self.device.type == "cuda" else AT_ONCE
         for first in range(0, size, at_once):
             loss, of_two = self.total_loss(rows_of(rows, slice(first, first + at_once)))
             (loss / total).backward()
@@ -169,10 +169,14 @@ class Learner:
                 value.copy_(state[name]) if name in state else value.zero_()
         self.optimizer.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.losses.copy_(self.gradients(self.inputs, len(rows.held)))
-            self.graph = graph  # gradients keep their place from here on
-            self.update()
+        try:
+            with torch.cuda.graph(graph):
+                self.losses.copy_(self.gradients(self.inputs, len(rows.held)))
+                self.graph = graph  # gradients keep their place from here on
+                self.update()
+        except BaseException:
+            self.graph = None
+            raise
 
     def step_on(self, rows: Samples) -> Tensor:
         """One step on rows, replayed where a step of this size is recorded; both losses (2,)."""

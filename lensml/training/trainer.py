@@ -1,9 +1,10 @@
 """One process of a training on sets: batches, steps, epochs, what is saved to resume.
 
 Each epoch observes every pair afresh and cuts samples from its curves (`data.pair_samples`), which
-other processes do meanwhile. Every random number follows from (seed, epoch, pair), so a killed run
-resumes to the same bits; several processes draw the same global batch, keep their own part and add
-up their gradients, and so follow the trajectory of one.
+other processes do meanwhile, or kernels where there is a GPU. Every random number follows from
+(seed, epoch, pair), or on a GPU (seed, epoch, step), so a killed run resumes: on a CPU to the same
+bits, on a GPU of one kind to rounding. Several processes draw the same global batch, keep their own
+part and add up their gradients, and so follow the trajectory of one.
 """
 
 import csv
@@ -164,6 +165,10 @@ class Trainer:
         self.network = first_network(config, data.class_fractions).to(device).train()
         rates = config.learning_rate, config.weight_decay
         self.on_device = len(data.time) <= MOST_EPOCHS and kernels_agree(device)
+        if self.world > 1:  # all processes or none
+            all_of_them = torch.tensor(int(self.on_device), device=device)
+            dist.all_reduce(all_of_them, dist.ReduceOp.MIN)
+            self.on_device = bool(all_of_them)
         alone = self.world == 1 and device.type == "cuda"
         options = {"mixed_precision": config.mixed_precision, "recorded": self.on_device and alone}
         self.learner = Learner(self.network, *rates, **options)
@@ -196,7 +201,7 @@ class Trainer:
     def device_batches(self, epoch: int) -> Iterator[Samples]:
         """The same where kernels make them, many batches together."""
         order = self.order(epoch)
-        group = max(1, ROWS_TOGETHER * self.world // (2 * self.pairs_per_batch))
+        group = max(1, ROWS_TOGETHER // (2 * self.pairs_per_batch))
         times = torch.from_numpy(self.data.time).to(self.device)
         for begin in range(0, self.steps, group):
             survey = survey_now(self.data.survey, self.config, self.progress(epoch, begin))
@@ -311,7 +316,11 @@ class Trainer:
         loss = float(F.binary_cross_entropy(p, binary))
         last = slice(self.config.per_curve - 1, None, self.config.per_curve)
         y, score = binary[last].cpu().numpy(), p[last].cpu().numpy()
-        return loss, float(roc_auc_score(y, score)) if 0 < y.sum() < len(y) else math.nan
+        auc = float(roc_auc_score(y, score)) if 0 < y.sum() < len(y) else math.nan
+        found = torch.tensor([loss, auc], dtype=torch.float64, device=self.device)
+        if self.world > 1:  # what decides when to stop is the same for all
+            dist.broadcast(found, 0)
+        return float(found[0]), float(found[1])
 
     def save(self, epoch: int) -> None:
         """Best weights first, then the state to resume from; each atomically."""

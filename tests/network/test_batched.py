@@ -164,6 +164,19 @@ def test_kernels_are_for_a_gpu():
         assert kernels_agree(torch.device("cuda"))
 
 
+def test_events_of_too_few_epochs_have_no_logits():
+    events = packed([(one_set(5, 4, None), True), (one_set(7, 5, 18.0), False)], torch.float64)
+    logits, begun = batch_logits(random_network().to(DEVICE), events)
+    assert logits.shape == (2, 7, 5) and not logits.any() and not begun.any()
+
+
+def test_kernels_can_be_refused(monkeypatch):
+    monkeypatch.setenv("LENSML_KERNELS", "0")
+    kernels_agree.cache_clear()
+    assert not kernels_agree(torch.device("cuda"))
+    kernels_agree.cache_clear()
+
+
 def test_a_history_that_would_be_merged_is_refused():
     with pytest.raises(InputError, match="2100 epochs"):
         packed([(one_set(2100, 1, None), True)], torch.float64)

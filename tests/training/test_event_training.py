@@ -209,6 +209,8 @@ def test_a_call_that_stops_early_leaves_the_rest_to_another(places, tmp_path):
     state = load_network(tmp_path)[1]["state"]
     assert state["seconds"] >= 6 and state["step"] > first["step"]
     assert not (tmp_path / SAVED).exists()
+    train_events(tmp_path, config, workers=1)  # nothing is left of its time
+    assert load_network(tmp_path)[1]["state"] == state
 
 
 def test_blocks_wait_until_they_fill_a_device(monkeypatch):
