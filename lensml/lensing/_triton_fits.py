@@ -233,7 +233,7 @@ def _reduce(S, damping):
     ff, bb = S[12] * grow, S[14] * grow
     ratio = S[13] / ff
     rest = bb - S[13] * ratio
-    if ff.dtype == tl.float32:  # near the peak alone, blend and baseline are hardly told apart
+    if ff.dtype == tl.float32:  # near the peak alone, blend and baseline are nearly one
         rest = tl.maximum(rest, 1e-6 * bb)
     r = 1.0 / rest
     q = -ratio * r
