@@ -66,7 +66,7 @@ def test_the_committed_record_is_small_and_holds_every_condition():
 def test_scores_are_of_the_events_of_the_chapters(tmp_path, monkeypatch):
     monkeypatch.setitem(half_recall.CONDITIONS, "few", ("distinct", Survey(), 0, ()))
     monkeypatch.setattr(half_recall, "DATA", tmp_path)
-    monkeypatch.setitem(half_recall.experiments.predictions.__globals__, "DATA", tmp_path)
+    monkeypatch.setattr("lensml.paths.DATA", tmp_path)
     found = half_recall.scores_of("few", pairs=4)
     curves = load(tmp_path / "sets" / "distinct_matched_4_seed7900.npz")
     curves = reobserve(curves, Survey(), half_recall.OBSERVED_WITH)

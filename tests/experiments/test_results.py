@@ -5,6 +5,7 @@ import json
 import matplotlib.pyplot as plt
 import pytest
 
+from lensml import paths
 from lensml.experiments import results
 from lensml.paths import InputError, atomic_path
 
@@ -132,7 +133,8 @@ def test_another_folder_can_take_the_repository_s_place(repository, tmp_path, mo
 @pytest.fixture
 def chapter(repository, monkeypatch):
     """Chapter 3 at size smoke in an empty repository."""
-    monkeypatch.setattr(results, "DATA", repository / "data")
+    for module in (results, paths):
+        monkeypatch.setattr(module, "DATA", repository / "data")
     return results.start("03_distinct", "smoke")
 
 
