@@ -97,7 +97,7 @@ def real_event(
     light, residual, call = grid[:, 0]
     names = np.asarray(datasets if len(set(datasets)) > 1 else ["photometry"] * len(time))[shown]
     # The largest in grey, the others in colours, the smallest on top.
-    sets = sorted(set(names.tolist()), key=lambda name: -(names == name).sum())
+    sets = sorted(set(names.tolist()), key=lambda name: (-(names == name).sum(), name))
     colours = dict(
         zip(sets, ["0.45", *sns.color_palette("husl", max(1, len(sets) - 1))], strict=False)
     )
@@ -107,6 +107,8 @@ def real_event(
             {"fmt": "o", "ms": 2.5, "mew": 0, "elinewidth": 0.5, "zorder": 1 + k / 99},
         )
         label = name if len(sets) < 8 or k == 0 else None
+        if len(sets) >= 8 and k == 0:
+            label += f", and {len(sets) - 1} others in colours"
         bars = x[own], mag[shown][own], error[shown][own]
         drawn = light.errorbar(*bars, label=label, color=colours[name], **look)
         for artist in (drawn.lines[0], *drawn.lines[2]) if len(x) > MOST_VECTORS else ():
