@@ -280,10 +280,10 @@ def training(program: Program) -> dict:
     run = program.out / "run"
     small = dict(least=64, batch_size=16, warmup_steps=2, validation_blocks=1, per_curve=1)
     settings = small if program.dry else dict(batch_size=4096, learning_rate=2e-3, least=100_000)
-    minutes = 0.1 if program.dry else program.minutes
+    minutes = 5.0 if program.dry else program.minutes
     config = EventTrainingConfig(minutes=minutes, seed=program.seed + 100, **settings)
     run.mkdir(parents=True, exist_ok=True)
-    here = 3.0 if program.dry else program.left * program.share
+    here = 20.0 if program.dry else program.left * program.share  # with start and validation
     train_events(run, config, program.workers, here)
     notes = json.loads((run / "config.json").read_text())
     return {"of_minutes": minutes, "state": notes["state"], "validation": notes["validation"]}
