@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 from lensml import evaluation, network, plotting
 from lensml.experiments.results import write_json, write_svg
 from lensml.experiments.tables import OBSERVER_COLUMNS, format_number, plain
-from lensml.paths import PACKAGE, InputError, atomic_path, cached_path
-from lensml.simulation import LightCurves, Survey, load
+from lensml.paths import PACKAGE, InputError, atomic_path, cached_path, progress_bar
+from lensml.simulation import LightCurves, Survey, concatenate, load
 
 SEARCHES = ("evaluation/anomaly_finder.py", "evaluation/baselines.py", "lensing/*.py")
+PART = 8192  # rows of a large set whose predictions are written together
 HEADLINE = [name for name in evaluation.STATISTICS if name not in ("accuracy", "brier")]
 
 
@@ -31,8 +33,9 @@ def evaluate(
     `data` is in the exchange format, its `X` used as it is stored; `run` a run folder of `train`,
     None = the shipped weights; `early_detection` also refits prefixes (refit-limited bound, onset)
     and counts alerts; `seed` is of the `num_bootstrap` resamples of pairs behind every interval;
-    calls `at_prevalence` are also given, all else is of the set as it is. Returns what
-    `metrics.json` holds. InputError if the set cannot be scored or has been seen.
+    calls `at_prevalence` are also given, all else is of the set as it is. The same call takes up
+    what a killed one has predicted of a large set. Returns what `metrics.json` holds. InputError if
+    the set cannot be scored or has been seen.
     """
     data, output_dir, device = Path(data), Path(output_dir), str(network.find_device())
     loaded, config = network.load_network(run, device)
@@ -45,7 +48,8 @@ def evaluate(
             f"{len(curves)} rows, but both classes and nothing else were expected; "
             "`lensml classify` calls curves of unknown class"
         )
-    predictions = network.predict(loaded, curves, progress=True)
+    how, parts = f"{device} {network.weights_hash(run)}", output_dir / ".parts"
+    predictions = predict_in_parts(loaded, curves, parts, how)
     options = {"early_detection": early_detection, "num_bootstrap": num_bootstrap, "seed": seed}
     result, ideal = evaluation.full_report(curves, predictions, **options)
     p = predictions.p[:, -1]
@@ -66,6 +70,7 @@ def evaluate(
     for name, figure in drawn.items():
         write_svg(figure, output_dir / f"{name}.svg")
     write_json(result, output_dir / "metrics.json")  # last: where it is, all is there
+    shutil.rmtree(parts, ignore_errors=True)
     return result
 
 
@@ -172,6 +177,30 @@ def kept_path(how: str, *sets: LightCurves) -> Path:
     return cached_path("scores", f"{digest.hexdigest()[:24]}.npz")
 
 
+def predict_in_parts(
+    loaded: network.Network, curves: LightCurves, folder: Path, how: str,
+    season_rows: int = network.SEASON_ROWS,
+) -> network.Predictions:  # fmt: skip
+    """`predict`; of more than PART rows in files of `folder`, which are read if they are there.
+
+    A file's name is a digest of its rows, the code and `how`, which names weights and device.
+    """
+    if len(curves) <= PART:
+        return network.predict(loaded, curves, season_rows=season_rows, progress=True)
+    found = []
+    for first in progress_bar(range(0, len(curves), PART), "parts"):
+        rows = curves.rows(slice(first, first + PART))
+        left = min(max(0, season_rows - first), PART)
+        path = folder / kept_path(f"{how} {code_digest()} {left}", rows).name
+        if not path.exists():
+            part = network.predict(loaded, rows, season_rows=left, progress=True)
+            with atomic_path(path) as temporary:
+                np.savez(temporary, **asdict(part))
+        with np.load(path) as kept:
+            found.append({name: kept[name] for name in kept.files})
+    return network.Predictions(**concatenate(found))
+
+
 def predictions(
     curves: LightCurves, run: Path | str | None = None, *, season_rows: int = 0
 ) -> network.Predictions:
@@ -189,9 +218,13 @@ def predictions(
                 found = network.Predictions(**kept)
                 return replace(found, season=found.season[:season_rows])
     loaded, _ = network.load_network(run, device)
-    found = network.predict(loaded, curves, season_rows=season_rows, progress=True)
+    parts = path.with_suffix(".parts")
+    found = predict_in_parts(
+        loaded, curves, parts, f"{device.type} {network.weights_hash(run)}", season_rows
+    )
     with atomic_path(path) as temporary:
         np.savez(temporary, **asdict(found))
+    shutil.rmtree(parts, ignore_errors=True)
     return found
 
 

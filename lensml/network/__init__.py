@@ -21,8 +21,8 @@ __getattr__, __dir__, __all__ = exports(
         "pack_rows"
     ),
     inference=(
-        "EventPrediction PHASE_EDGES Predictions at_fractions bf16_supported by_phase classify "
-        "find_device is_finite max_probability one_thread predict predict_at_fractions "
+        "EventPrediction PHASE_EDGES Predictions SEASON_ROWS at_fractions bf16_supported by_phase "
+        "classify find_device is_finite max_probability one_thread predict predict_at_fractions "
         "predict_by_kernels predict_event predict_proba"
     ),
 )

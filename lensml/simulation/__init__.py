@@ -13,13 +13,13 @@ __getattr__, __dir__, __all__ = exports(
     populations="VARIABLES Variable draw_variable",
     survey="Survey draw_numpy Draws draw_torch error_bars noise_free_delta_mag observe survey_of",
     lightcurves=(
-        "CONDITIONS FRACTIONS LightCurves PARAM_NAMES iterate load num_rows partner_rows reobserve "
-        "save spoil until_fraction"
+        "FRACTIONS LightCurves PARAM_NAMES concatenate iterate large_array load num_rows "
+        "partner_rows reobserve save until_fraction"
     ),
     simulator=(
         "BLOCK Simulation finish_shards fit_twins make_block shard_set simulate simulate_shards "
         "worker_pool"
     ),
-    contaminants="KINDS contaminant_set contaminant_training_set",
+    contaminants="CONDITIONS KINDS contaminant_set contaminant_training_set spoil",
     pairs="SurveyPair survey_set",
 )

@@ -1,25 +1,40 @@
 """Contaminants: single lenses with finite source, parallax, a second or a variable source.
 
 Each kind adds one effect to a single lens drawn from the priors of the binaries; the constants give
-the ranges. All rows are class 0.
+the ranges. All rows are class 0. `spoil` leaves the events and changes what is observed of them.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import cos, sin
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
 
 from lensml.lensing import finite_source_magnification, fit_pspl, point_lens_magnification
 from lensml.paths import InputError
 from lensml.seeds import check_seed, event_generator
 from lensml.simulation.lightcurves import PARAM_NAMES, LightCurves, concatenate, observe_pairs
+from lensml.simulation.noise import ornstein_uhlenbeck
 from lensml.simulation.priors import draw_single, log_uniform, parameter_set
 from lensml.simulation.simulator import BASELINE_MAG, BLOCK
 from lensml.simulation.survey import Survey
 
+# What the quoted errors do not tell of: effect and size, in errors of an epoch where not noted.
+CONDITIONS: dict[str, tuple[str, float]] = {
+    "as quoted": ("white", 1.0),
+    "1.2 times as large": ("white", 1.2),  # factor
+    "outliers, 1 %": ("outliers", 0.01),  # fraction of epochs, five times the noise
+    "outliers, 3 %": ("outliers", 0.03),
+    "baseline off by 0.2 sigma": ("baseline", 0.2),  # rms
+    "baseline off by 1 sigma": ("baseline", 1.0),
+    "red noise, 0.3 sigma": ("red", 0.3),  # Ornstein-Uhlenbeck process, time-scale of a day
+    "red noise, 0.5 sigma": ("red", 0.5),
+    "red noise, 1 sigma": ("red", 1.0),
+    "undeclared blend": ("blend", 0.1),  # least fraction of the flux that is lensed
+}
 KINDS = {
     "point_source": "single lens, point source: the control",
     "finite_source": "single lens, uniform disc; u0 log-uniform, so that the disc is resolved",
@@ -218,3 +233,35 @@ def contaminant_training_set(kind: str, num_events: int, seed: int) -> LightCurv
         meta={"preset": f"impostor_{kind}", "seed": seed, "survey": survey.describe()},
         magnification=(10 ** (-0.4 * clean)).astype(np.float32),
     )
+
+
+def spoil(curves: LightCurves, condition: str, seed: int) -> LightCurves:
+    """A set of unblended single lenses under one of `CONDITIONS`, added to the noise it has.
+
+    Only what is observed changes: new `X`, or `m_base` for a wrong baseline. A row is the same in a
+    set of any size, and effects of one kind differ in size only.
+    """
+    if condition not in CONDITIONS:
+        raise InputError(
+            f"`condition` is {condition!r}, but one of {', '.join(CONDITIONS)} was expected"
+        )
+    effect, size = CONDITIONS[condition]
+    generator, sigma = event_generator(seed, f"spoil_{effect}", 0), curves.sigmas()
+    meta = {**curves.meta, "condition": condition}
+    if effect == "baseline":
+        level = np.nanmedian(np.where(np.isfinite(curves.X), sigma, np.nan), axis=1)
+        off = size * level * generator.standard_normal(len(curves))
+        return replace(curves, m_base=(curves.m_base + off).astype(np.float32), meta=meta)
+    if effect == "blend":
+        params = curves.params.copy()
+        params[:, -1] = generator.uniform(size, 1.0, len(curves))
+        change = replace(curves, params=params).noise_free() - curves.noise_free()
+    elif effect == "red":
+        red = [ornstein_uhlenbeck(generator, t, np.ones(1)) for t in curves.times()]
+        change = size * sigma * np.concatenate(red)
+    elif effect == "outliers":
+        hit, white = generator.standard_normal((len(curves), 2, curves.X.shape[1])).swapaxes(0, 1)
+        change = np.where(hit < ndtri(size), np.sqrt(24) * sigma * white, 0.0)
+    else:
+        change = np.sqrt(size**2 - 1) * sigma * generator.standard_normal(curves.X.shape)
+    return replace(curves, X=(curves.X + change).astype(np.float32), meta=meta)

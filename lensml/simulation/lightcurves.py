@@ -1,6 +1,11 @@
 """The exchange format: observed light-curve sets as `.npz` or folders of shards."""
 
+import itertools
 import json
+import math
+import os
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,12 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.lib import format as npy
-from numpy.typing import NDArray
-from scipy.special import ndtri
+from numpy.typing import DTypeLike, NDArray
 
 from lensml.paths import InputError, atomic_path
 from lensml.seeds import event_generator
-from lensml.simulation.noise import ornstein_uhlenbeck
 from lensml.simulation.survey import (
     Survey,
     draw_numpy,
@@ -23,24 +26,12 @@ from lensml.simulation.survey import (
     survey_of,
 )
 
-# What the quoted errors do not tell of: effect and size, in errors of an epoch where not noted.
-CONDITIONS: dict[str, tuple[str, float]] = {
-    "as quoted": ("white", 1.0),
-    "1.2 times as large": ("white", 1.2),  # factor
-    "outliers, 1 %": ("outliers", 0.01),  # fraction of epochs, five times the noise
-    "outliers, 3 %": ("outliers", 0.03),
-    "baseline off by 0.2 sigma": ("baseline", 0.2),  # rms
-    "baseline off by 1 sigma": ("baseline", 1.0),
-    "red noise, 0.3 sigma": ("red", 0.3),  # Ornstein-Uhlenbeck process, time-scale of a day
-    "red noise, 0.5 sigma": ("red", 0.5),
-    "red noise, 1 sigma": ("red", 1.0),
-    "undeclared blend": ("blend", 0.1),  # least fraction of the flux that is lensed
-}
 FRACTIONS = (0.1, 0.25, 0.33, 0.5, 0.67, 0.83, 1.0)  # of the window, for early detection
 PARAM_NAMES = ("t0", "u0", "tE", "rho", "s", "q", "alpha", "f_s")
 SHARED = ("time", "param_names", "meta")  # members that belong to the set, not to a row
 REQUIRED = ("X", "y", "time", "sigma", "m_base", "pair", "dchi2", "params")
 OPTIONAL = ("magnification", "dchi2_at")
+IN_MEMORY = 2e9  # bytes of an array of rows; a larger one lies in a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,13 +186,50 @@ def num_rows(path: Path | str) -> tuple[int, int]:
     return sum(s[0] for s in shapes), shapes[0][1]
 
 
+def large_array(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray:
+    """An array of this shape; above 2 GB it lies in a nameless file that goes with the process.
+
+    InputError if the system's folder for temporary files has no room for it.
+    """
+    size = np.dtype(dtype).itemsize * math.prod(shape)
+    if size <= IN_MEMORY:
+        return np.empty(shape, dtype)
+    folder = tempfile.gettempdir()
+    if size > (free := shutil.disk_usage(folder).free):
+        raise InputError(
+            f"{folder}: the sets take {size / 1e9:.0f} GB there, but {free / 1e9:.0f} GB are free; "
+            "set TMPDIR to a folder with room, or give fewer events"
+        )
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.truncate(file.fileno(), size)
+        return np.memmap(file, dtype, "r+", shape=shape)
+
+
 def load(path: Path | str) -> LightCurves:
-    """A whole set in memory; InputError if missing, unfinished or not in the exchange format."""
-    shards = list(iterate(path))
-    if len(shards) == 1:
-        return shards[0]
-    meta = {**shards[0].meta, "num_events": sum(s.meta["num_events"] for s in shards)}
-    return replace(shards[0], **concatenate([s.per_row() for s in shards]), meta=meta)
+    """A whole set, its largest members as `large_array`; one shard in memory beside them.
+
+    InputError if missing, unfinished or not in the exchange format.
+    """
+    shards = iterate(path)
+    first = next(shards)
+    rows, num_epochs = num_rows(path)
+    if len(first) == rows:
+        return first
+    joined = {
+        name: large_array((rows, *part.shape[1:]), part.dtype)
+        for name, part in first.per_row().items()
+    }
+    num_events, place = 0, 0
+    for shard in itertools.chain([first], shards):
+        parts = shard.per_row()
+        if parts.keys() != joined.keys() or shard.X.shape[1] != num_epochs:
+            raise InputError(f"{path}: a shard of {len(shard)} rows has other members or epochs")
+        for name, part in parts.items():
+            joined[name][place : place + len(shard)] = part
+        num_events += shard.meta["num_events"]
+        place += len(shard)
+    meta = {**first.meta, "num_events": num_events}
+    return replace(first, **joined, meta=meta)
 
 
 def save(path: Path | str, curves: LightCurves) -> Path:
@@ -335,35 +363,3 @@ def reobserve(curves: LightCurves, survey: Survey, seed: int) -> LightCurves:
         parts.append(observe_pairs(*pairs, survey, curves.time))
     meta = {**curves.meta, "survey": survey.describe(), "observed_with_seed": seed}
     return replace(curves, **concatenate(parts), meta=meta)
-
-
-def spoil(curves: LightCurves, condition: str, seed: int) -> LightCurves:
-    """A set of unblended single lenses under one of `CONDITIONS`, added to the noise it has.
-
-    Only what is observed changes: new `X`, or `m_base` for a wrong baseline. A row is the same in a
-    set of any size, and effects of one kind differ in size only.
-    """
-    if condition not in CONDITIONS:
-        raise InputError(
-            f"`condition` is {condition!r}, but one of {', '.join(CONDITIONS)} was expected"
-        )
-    effect, size = CONDITIONS[condition]
-    generator, sigma = event_generator(seed, f"spoil_{effect}", 0), curves.sigmas()
-    meta = {**curves.meta, "condition": condition}
-    if effect == "baseline":
-        level = np.nanmedian(np.where(np.isfinite(curves.X), sigma, np.nan), axis=1)
-        off = size * level * generator.standard_normal(len(curves))
-        return replace(curves, m_base=(curves.m_base + off).astype(np.float32), meta=meta)
-    if effect == "blend":
-        params = curves.params.copy()
-        params[:, -1] = generator.uniform(size, 1.0, len(curves))
-        change = replace(curves, params=params).noise_free() - curves.noise_free()
-    elif effect == "red":
-        red = [ornstein_uhlenbeck(generator, t, np.ones(1)) for t in curves.times()]
-        change = size * sigma * np.concatenate(red)
-    elif effect == "outliers":
-        hit, white = generator.standard_normal((len(curves), 2, curves.X.shape[1])).swapaxes(0, 1)
-        change = np.where(hit < ndtri(size), np.sqrt(24) * sigma * white, 0.0)
-    else:
-        change = np.sqrt(size**2 - 1) * sigma * generator.standard_normal(curves.X.shape)
-    return replace(curves, X=(curves.X + change).astype(np.float32), meta=meta)

@@ -3,10 +3,6 @@
 Axes: P pairs, 2 P rows (single lens, then binary or contaminant), T epochs.
 """
 
-import math
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +18,7 @@ from lensml.simulation import (
     Survey,
     draw_numpy,
     iterate,
+    large_array,
     noise_free_delta_mag,
     num_rows,
     observe,
@@ -29,7 +26,6 @@ from lensml.simulation import (
 )
 from lensml.training.samples import Observation, Samples, cut_samples, joined, log_ratio_terms
 
-IN_MEMORY = 2e9  # bytes of values; more lie in a file
 UNKNOWN_MASS = 9  # in place of a class: a binary of unknown q
 
 
@@ -68,22 +64,6 @@ class TrainingData:
         return (0.5, 0.5 * planetary, 0.5 * (1 - planetary), 0.0, 0.0)
 
 
-def _room(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """An array of this shape; a large one lies in a file that goes with the process."""
-    size = 4 * math.prod(shape)
-    if size <= IN_MEMORY:
-        return np.empty(shape, dtype=np.float32)
-    folder = tempfile.gettempdir()
-    if size > (free := shutil.disk_usage(folder).free):
-        raise InputError(
-            f"{folder}: the sets take {size / 1e9:.0f} GB there, but {free / 1e9:.0f} GB are free; "
-            "set TMPDIR to a folder with room, or give fewer events"
-        )
-    with tempfile.TemporaryFile(dir=folder) as file:
-        os.truncate(file.fileno(), size)
-        return np.memmap(file, np.float32, "r+", shape=shape)
-
-
 def _in_pairs(shard: LightCurves, path: Path) -> LightCurves:
     """Rows ordered single, binary, single, binary, ... whatever their order in the file."""
     key = np.where(shard.pair >= 0, shard.pair, np.arange(len(shard)) // 2)
@@ -112,8 +92,8 @@ def load_training_data(paths: list[Path], validation_fraction: float) -> Trainin
 
     A set without any binary holds contaminants, each after the single lens that fits it best: only
     the contaminants enter the loss, with label 0, and none is kept for validation. All rows take 4
-    bytes an epoch (8 without magnifications), in memory or, above `IN_MEMORY` bytes, in a nameless
-    file of the system's folder for such; and one shard. InputError if sets do not share their
+    bytes an epoch (8 without magnifications), in memory or, above 2 GB, in a nameless file
+    of the system's folder for such; and one shard. InputError if sets do not share their
     epochs or are not made of pairs, or that folder has no room.
     """
     sizes = [num_rows(p) for p in paths]
@@ -121,7 +101,7 @@ def load_training_data(paths: list[Path], validation_fraction: float) -> Trainin
     if any(t != num_epochs for _, t in sizes):
         raise InputError(f"{paths}: all sets need the same epochs, but hold {sizes}")
     pairs = Pairs(
-        _room((total, 2, num_epochs)),
+        large_array((total, 2, num_epochs)),
         None,
         np.empty(total, dtype=np.uint8),
         np.zeros(total, dtype=bool),
@@ -140,7 +120,7 @@ def load_training_data(paths: list[Path], validation_fraction: float) -> Trainin
             if time is None:
                 time, survey = shard.time, survey_of(shard.meta)
                 if not clean:
-                    pairs = pairs._replace(sigma=_room(pairs.values.shape))
+                    pairs = pairs._replace(sigma=large_array(pairs.values.shape))
             if shard.time.shape != time.shape or clean != (pairs.sigma is None):
                 raise InputError(f"{path}: does not fit the set before it (epochs, magnification)")
             pairs.values[here] = _values(shard).reshape(-1, 2, num_epochs)

@@ -1,7 +1,7 @@
 """Evaluation end to end on small sets, with a network of random weights."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from lensml.experiments import (
     predictions,
     report_text,
 )
-from lensml.experiments.evaluation_run import code_digest
+from lensml.experiments.evaluation_run import code_digest, predict_in_parts
 from lensml.network import (
     Network,
     NetworkConfig,
@@ -214,6 +214,40 @@ def test_predictions_are_kept_until_a_curve_or_a_wish_changes(monkeypatch, tmp_p
     changed = replace(curves, X=curves.X + np.float32(1e-3))
     assert not np.array_equal(predictions(changed).p, first.p)
     assert len(calls) == 3
+
+
+def test_a_killed_evaluation_of_a_large_set_goes_on_from_its_parts(
+    run, curves, evaluated, monkeypatch, tmp_path
+):
+    done = []
+
+    def killed_at_the_third(network, rows, **options):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(len(rows))
+        return predict(network, rows, **options)
+
+    save(tmp_path / "set.npz", curves)
+    options = {"early_detection": True, "num_bootstrap": 50}
+    monkeypatch.setattr("lensml.experiments.evaluation_run.PART", 25)
+    monkeypatch.setattr("lensml.network.predict", killed_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tmp_path / "set.npz", tmp_path / "eval", run, **options)
+    parts = sorted((tmp_path / "eval" / ".parts").iterdir())
+    assert done == [25, 25] and len(parts) == 2
+    monkeypatch.setattr("lensml.network.predict", predict)
+    result = evaluate(tmp_path / "set.npz", tmp_path / "eval", run, **options)
+    assert result == evaluated[1] and not (tmp_path / "eval" / ".parts").exists()
+
+
+def test_parts_of_a_set_are_its_predictions(network, curves, monkeypatch, tmp_path):
+    monkeypatch.setattr("lensml.experiments.evaluation_run.PART", 25)
+    whole = predict(network, curves, season_rows=30)
+    for _ in range(2):  # made, then read
+        parts = predict_in_parts(network, curves, tmp_path, "cpu", 30)
+        for name, values in asdict(whole).items():
+            np.testing.assert_array_equal(getattr(parts, name), values, err_msg=name)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_the_end_alone_is_that_of_all_epochs_and_kept(monkeypatch, tmp_path):

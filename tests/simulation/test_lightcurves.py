@@ -9,9 +9,7 @@ import pytest
 from sets import toy_set
 
 from lensml.paths import InputError
-from lensml.simulation.contaminants import contaminant_set
 from lensml.simulation.lightcurves import (
-    CONDITIONS,
     FRACTIONS,
     PARAM_NAMES,
     LightCurves,
@@ -22,7 +20,6 @@ from lensml.simulation.lightcurves import (
     partner_rows,
     reobserve,
     save,
-    spoil,
     until_fraction,
 )
 from lensml.simulation.simulator import Simulation, simulate
@@ -68,6 +65,15 @@ def test_file_and_folder_hold_the_same_set(simulated):
     assert [len(part) for part in iterate(simulated["folder"])] == [16, 16, 8]
     assert one.events()[:2] == many.events()[:2] == ("baseline", 3)
     assert one.events()[2].tolist() == many.events()[2].tolist() == list(range(20))
+
+
+def test_a_large_set_lies_in_files_of_this_process_alone(simulated, monkeypatch, tmp_path):
+    whole = load(simulated["folder"])
+    monkeypatch.setattr("lensml.simulation.lightcurves.IN_MEMORY", 1000)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    mapped = load(simulated["folder"])
+    assert isinstance(mapped.X, np.memmap) and same(mapped, whole) and not list(tmp_path.iterdir())
+    assert mapped.meta == whole.meta
 
 
 def test_members_have_the_types_and_shapes_of_the_format(simulated):
@@ -232,84 +238,3 @@ def test_the_last_epoch_belongs_to_the_whole_window():
     times = np.array([0.1, 0.3, 0.7])  # 0.1 + (0.7 - 0.1) rounds to less than 0.7
     assert until_fraction(times, 1.0).all()
     assert until_fraction(times, 0.5).tolist() == [True, True, False]
-
-
-SINGLES = contaminant_set("point_source", 200, 4, Survey(num_epochs=400))
-
-
-def spoiled(condition):
-    """Change of each epoch in errors, (n, T), and the new set."""
-    curves = spoil(SINGLES, condition, 5)
-    return (curves.X - SINGLES.X) / SINGLES.sigmas(), curves
-
-
-@pytest.mark.parametrize("condition", CONDITIONS)
-def test_spoiling_changes_only_what_is_observed_and_not_by_the_size_of_the_set(condition):
-    change, curves = spoiled(condition)
-    np.testing.assert_array_equal(np.isfinite(curves.X), np.isfinite(SINGLES.X))
-    for name in ("y", "time", "sigma", "params", "magnification"):
-        assert getattr(curves, name) is getattr(SINGLES, name)
-    assert not curves.blended and curves.meta["condition"] == condition
-    few = spoil(SINGLES.rows(slice(7)), condition, 5)
-    np.testing.assert_array_equal(few.X, curves.X[:7])
-    np.testing.assert_array_equal(few.m_base, curves.m_base[:7])
-    if condition != "as quoted":
-        other = spoil(SINGLES, condition, 6)
-        assert not (
-            np.array_equal(other.X, curves.X, equal_nan=True)
-            and np.array_equal(other.m_base, curves.m_base)
-        )
-
-
-@pytest.mark.parametrize(("condition", "size"), [("0.3", 0.3), ("0.5", 0.5), ("1", 1.0)])
-def test_red_noise_has_its_size_and_a_time_scale_of_a_day(condition, size):
-    change, curves = spoiled(f"red noise, {condition} sigma")
-    assert abs(np.nanstd(change) / size - 1) < 0.03
-    step = curves.time[1] - curves.time[0]
-    for lag in (1, 2, 4):
-        product = np.nanmean(change[:, lag:] * change[:, :-lag])
-        assert abs(product / size**2 - np.exp(-lag * step)) < 0.05
-
-
-@pytest.mark.parametrize("factor", [1.0, 1.2])
-def test_white_noise_grows_by_its_factor(factor):
-    _, curves = spoiled("as quoted" if factor == 1 else "1.2 times as large")
-    residual = (curves.X - curves.noise_free()) / curves.sigmas()
-    assert abs(np.nanstd(residual) / factor - 1) < 0.01
-
-
-@pytest.mark.parametrize("percent", [1, 3])
-def test_outliers_are_so_many_and_have_five_times_the_noise(percent):
-    change, curves = spoiled(f"outliers, {percent} %")
-    hit = np.isfinite(change) & (change != 0)
-    assert abs(hit.sum() / np.isfinite(change).sum() / (percent / 100) - 1) < 0.12
-    residual = (curves.X - curves.noise_free()) / curves.sigmas()
-    assert abs(residual[hit].std() / 5 - 1) < 0.08
-
-
-@pytest.mark.parametrize("size", ["0.2", "1"])
-def test_a_wrong_baseline_changes_what_is_adopted_and_not_the_magnitudes(size):
-    _, curves = spoiled(f"baseline off by {size} sigma")
-    np.testing.assert_array_equal(curves.X, SINGLES.X)
-    off = (curves.m_base - SINGLES.m_base) / 0.1
-    assert abs(off.std() / float(size) - 1) < 0.2
-
-
-def test_an_undeclared_blend_flattens_the_event_and_leaves_the_baseline():
-    change, curves = spoiled("undeclared blend")
-    magnified = SINGLES.magnification
-    shift = change * SINGLES.sigmas()
-    assert np.nanmin(shift) > -1e-4  # fainter everywhere
-    far = np.isfinite(shift) & (magnified < 1.001)
-    assert np.abs(shift[far]).max() < 2e-3
-    peak = np.nanargmax(np.where(np.isfinite(shift), magnified, np.nan), axis=1)
-    rows = np.arange(len(curves))
-    bright = magnified[rows, peak]
-    flux = 10 ** (-0.4 * (shift[rows, peak] - 2.5 * np.log10(bright)))
-    f_s = ((flux - 1) / (bright - 1))[bright > 1.5]
-    assert f_s.min() > 0.09 and f_s.max() < 1.01 and abs(f_s.mean() - 0.55) < 0.08
-
-
-def test_an_unknown_condition_is_named_in_the_error():
-    with pytest.raises(InputError, match="`condition` is 'fog', but one of as quoted"):
-        spoil(SINGLES, "fog", 0)

@@ -16,7 +16,6 @@ from lensml.simulation import (
     save,
     simulate,
 )
-from lensml.training import data as data_module
 from lensml.training.data import UNKNOWN_MASS, Pairs, load_training_data, pair_samples
 
 EXACT = Survey(num_epochs=200, sigma=0.05)
@@ -82,7 +81,7 @@ def test_a_set_records_whether_its_blending_is_free(tmp_path):
 
 def test_large_sets_lie_in_a_file_of_this_process_alone(sets, tmp_path, monkeypatch):
     plain = load_training_data([sets / "shards"], 0.25)
-    monkeypatch.setattr(data_module, "IN_MEMORY", 1000)
+    monkeypatch.setattr("lensml.simulation.lightcurves.IN_MEMORY", 1000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     mapped = load_training_data([sets / "shards"], 0.25)
     assert isinstance(mapped.pairs.values, np.memmap) and not list(tmp_path.iterdir())
