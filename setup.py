@@ -10,8 +10,8 @@ from setuptools.command.build_py import build_py
 HERE = Path(__file__).resolve().parent
 # As `PROJECT_FILES` of lensml.experiments.book, which cannot be imported before it is installed.
 PROJECT = (
-    *("_config.yml", "_toc.yml", "notebooks", "book", "figures", "data/README.md"),
-    *("data/results", "README.md", "CITATION.cff"),
+    *("_config.yml", "_toc.yml", "notebooks", "book", "figures", "workflow"),
+    *("data/README.md", "data/results", "README.md", "CITATION.cff"),
 )
 NOT_COPIED = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "records")
 

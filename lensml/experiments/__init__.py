@@ -12,11 +12,11 @@ __getattr__, __dir__, __all__ = exports(
     presets="TEST_SEED",
     results=(
         "BENCHMARKS PERFORMANCE STUDIES benchmarks_by_device display load_benchmark load_results "
-        "png start write_json"
+        "png run_path set_path start write_json"
     ),
     evaluation_run=(
         "assess classical evaluate final_probability headline predictions report_text scored"
     ),
-    notebooks="EXECUTED LOGS RECORDS chapter_names find_chapter read_record run",
+    notebooks="EXECUTED LOGS RECORDS chapter_fingerprint chapter_names find_chapter read_record run",
     book="PROJECT_FILES book_code make_book make_project",
 )

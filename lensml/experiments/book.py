@@ -23,8 +23,8 @@ from lensml.paths import (
 
 # What a project has; setup.py puts the same into a wheel.
 PROJECT_FILES = (
-    *("_config.yml", "_toc.yml", "notebooks", "book", "figures", "data/README.md"),
-    *("data/results", "README.md", "CITATION.cff"),
+    *("_config.yml", "_toc.yml", "notebooks", "book", "figures", "workflow"),
+    *("data/README.md", "data/results", "README.md", "CITATION.cff"),
 )
 NOT_COPIED = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "records")
 

@@ -125,7 +125,7 @@ def run_chapter(
     check_parameters(name, parameters)
     final, log = EXECUTED / f"{name}.ipynb", LOGS / f"{name}.log"
     failed = LOGS / f"{name}.failed.ipynb"
-    started, key = time.time(), fingerprint(name, size, parameters)
+    started, key = time.time(), chapter_fingerprint(name, size, parameters)
     LOGS.mkdir(parents=True, exist_ok=True)
     changes = {"TQDM_DISABLE": "1"}  # of the kernel's own bars
     if parameters:
@@ -184,7 +184,7 @@ def logged(path: Path):
         handler.close()
 
 
-def fingerprint(name: str, size: str, parameters: Mapping[str, Any]) -> str:
+def chapter_fingerprint(name: str, size: str, parameters: Mapping[str, Any]) -> str:
     """Digest of all that decides what a chapter shows: itself, package, weights, book's code."""
     digest = hashlib.sha256(json.dumps([size, dict(parameters)], sort_keys=True).encode())
     digest.update((NOTEBOOKS / f"{name}.ipynb").read_bytes())
@@ -204,7 +204,9 @@ def read_record(name: str) -> dict[str, Any]:
 def is_current(name: str, size: str, parameters: Mapping[str, Any]) -> bool:
     """Whether the executed copy was made by exactly this chapter, package and arguments."""
     executed = EXECUTED / f"{name}.ipynb"
-    return executed.exists() and read_record(name).get("key") == fingerprint(name, size, parameters)
+    return executed.exists() and read_record(name).get("key") == chapter_fingerprint(
+        name, size, parameters
+    )
 
 
 def run_all(size: str, parameters: Mapping[str, Any], workers: int) -> None:

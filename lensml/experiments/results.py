@@ -41,7 +41,7 @@ from lensml.paths import (
     check_size,
 )
 from lensml.simulation import LightCurves, Simulation, load, reobserve, simulate
-from lensml.training import train
+from lensml.training import TrainingConfig, train
 
 BENCHMARKS = RESULTS / "benchmarks"  # one folder a device, one file a benchmark and date
 PERFORMANCE = ("simulation", "pspl_fit", "training", "inference", "stream", "memory")
@@ -137,18 +137,25 @@ def beside_committed(
     return ResultsTable(["quantity", f"computed here ({size})", committed], rows)
 
 
-def made(simulation: Simulation, path: Path) -> Path:
-    """The simulated set at `path`, made or found; small ones in this process alone."""
-    workers = 1 if simulation.num_pairs < 200 else None  # done before a second one would start
-    return simulate(path, simulation, workers=workers, wait=True)
-
-
-def one_file(simulation: Simulation) -> Path:
-    """A set as one file under `data/sets`."""
+def set_path(simulation: Simulation) -> Path:
+    """Folder of a chapter's set: below ``data/sets``, or in the cache of sets if it is there."""
     kind = "population" if simulation.population else "matched"
     stem = f"{simulation.preset}_{kind}_{simulation.num_pairs}_seed{simulation.seed}"
-    stem += "_blended" * bool(simulation.blending)
-    return made(simulation, cached_path("sets", f"{stem}.npz"))
+    return cached_path("sets", stem + "_blended" * bool(simulation.blending))
+
+
+def run_path(simulation: Simulation, config: TrainingConfig) -> Path:
+    """Run folder of a chapter's network; another recipe has another."""
+    start = weights_hash() if config.start_from else ""
+    recipe = zlib.crc32(f"{simulation}{config}{start}".encode())
+    stem = f"{simulation.preset}_{simulation.num_pairs}_seed{simulation.seed}"
+    return DATA / "runs" / f"{stem}_{recipe:08x}"
+
+
+def made(simulation: Simulation) -> Path:
+    """A chapter's set, made or found; small ones in this process alone."""
+    workers = 1 if simulation.num_pairs < 200 else None  # done before a second one would start
+    return simulate(set_path(simulation), simulation, workers=workers, wait=True)
 
 
 class Chapter:
@@ -214,7 +221,7 @@ class Chapter:
         Matched events are observed by `reobserve`: chapters of one condition share their rows.
         """
         simulation = self.experiment.tests[name]
-        curves = load(path := one_file(simulation))
+        curves = load(path := made(simulation))
         check_unseen(curves, load_network()[1], path)
         if simulation.population:
             return curves
@@ -224,13 +231,8 @@ class Chapter:
     def fine_tuned(self, name: str) -> Path:
         """Run folder of the network made for `name`; trained on first use, resumes."""
         simulation, config = self.experiment.fine_tuned[name]
-        stem = f"{simulation.preset}_{simulation.num_pairs}_seed{simulation.seed}"
-        data = made(simulation, cached_path("sets", f"train_{stem}"))
-        start = weights_hash() if config.start_from else ""
-        recipe = zlib.crc32(f"{simulation}{config}{start}".encode())  # another one, another folder
-        return train(
-            data, DATA / "runs" / f"{stem}_{recipe:08x}", config, name=name, resume=True, wait=True
-        )
+        run = run_path(simulation, config)
+        return train(made(simulation), run, config, name=name, resume=True, wait=True)
 
     def _figure_folder(self) -> Path:
         """Where figures of this run go: ``figures`` only if they are to replace what is there."""

@@ -139,9 +139,9 @@ def chapter(repository, monkeypatch):
 
 
 def test_a_test_set_is_made_once(chapter, repository):
-    path = results.one_file(chapter.experiment.tests["matched"])
+    path = results.made(chapter.experiment.tests["matched"]) / "manifest.json"
     made = path.stat().st_mtime_ns
-    assert results.one_file(chapter.experiment.tests["matched"]) == path
+    assert results.made(chapter.experiment.tests["matched"]) / "manifest.json" == path
     assert path.stat().st_mtime_ns == made and path.is_relative_to(repository)
     assert len(chapter.test_set("matched")) == 2 * chapter.experiment.tests["matched"].num_pairs
 
