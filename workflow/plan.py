@@ -23,8 +23,6 @@ from lensml.experiments import (
 from lensml.paths import ROOT, SIZES, InputError
 from lensml.simulation import Simulation, Survey
 
-PASSES_OF_A_CHAPTER = 2  # of the network over its test sets, where no record says how long
-
 
 def simulate_flags(simulation: Simulation) -> list[str]:
     """The flags of `lensml simulate` that make this set; InputError for a survey without flags."""
@@ -74,11 +72,11 @@ def make_plan(size: str, seed: int = 0) -> dict[str, dict]:
     return {"sets": sets, "runs": runs, "chapters": chapters}
 
 
-def cost(size: str, plan: dict[str, dict]) -> list[tuple[str, str, str, float]]:
+def cost(plan: dict[str, dict]) -> list[tuple[str, str, str, float]]:
     """Rows of part, amount, rate and hours on the device whose record is named.
 
     A part is left out on devices without a record of it. Of a chapter: the committed wall time at
-    desk, times how many more rows `size` tests.
+    desk, times how many more rows are tested.
     """
     rows, pairs = [], sum(made["pairs"] for made in plan["sets"].values())
     trained = sum(
@@ -94,7 +92,7 @@ def cost(size: str, plan: dict[str, dict]) -> list[tuple[str, str, str, float]]:
         passes = f"{trained:,} curve passes"
         rows.append((f"training, {device}", passes, f"{rate:,.0f} a second", trained / rate / 3600))
     desk = make_plan("desk")
-    for chapter, made in plan["chapters"].items():
+    for chapter in plan["chapters"]:
         record = load_results(chapter)
         if record is None:
             continue
@@ -121,7 +119,7 @@ def main() -> int:
         print(f"plan.py: {error}", file=sys.stderr)
         return 2
     if args.cost:
-        rows = cost(args.size, plan)
+        rows = cost(plan)
         for part, amount, rate, hours in rows:
             print(f"{part:44} {amount:>24} {rate:>34} {hours:9.2f} h")
         print(f"{'in all, if one follows the other':44} {'':24} {'':34} "

@@ -320,12 +320,10 @@ def simulate(
     output = Path(output)
     workers = workers or available_cores()
     single = output.suffix == ".npz"
-    if single and output.exists():
-        _same_set_or_refuse(output, simulation)
+    if _finished(output, simulation):  # perhaps where this process may not write
         return output
     with only_writer(output, wait=wait):
-        if single and output.exists():  # made meanwhile
-            _same_set_or_refuse(output, simulation)
+        if _finished(output, simulation):  # meanwhile
             return output
         folder = output.with_name(f".{output.name}.parts") if single else output
         _claim(folder, simulation)
@@ -403,7 +401,15 @@ def _meta(path: Path) -> dict:
         return json.loads(str(file["meta"]))
 
 
-def _same_set_or_refuse(output: Path, simulation: Simulation) -> None:
+def _finished(output: Path, simulation: Simulation) -> bool:
+    """Whether the set is whole; InputError if it is another one."""
+    if output.suffix != ".npz":
+        whole = (output / "manifest.json").exists()
+        if whole:
+            _claim(output, simulation)
+        return whole and all(path.exists() for path in _shard_paths(simulation, output))
+    if not output.exists():
+        return False
     try:
         found = _meta(output)
     except (OSError, ValueError, KeyError) as error:
@@ -413,3 +419,4 @@ def _same_set_or_refuse(output: Path, simulation: Simulation) -> None:
         raise InputError(
             f"{output}: holds a set made with other arguments; remove it or give another --output"
         )
+    return True
