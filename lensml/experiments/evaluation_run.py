@@ -181,7 +181,7 @@ def predict_in_parts(
     loaded: network.Network, curves: LightCurves, folder: Path, how: str,
     season_rows: int = network.SEASON_ROWS,
 ) -> network.Predictions:  # fmt: skip
-    """`predict`; of more than PART rows in files of `folder`, which are read if they are there.
+    """`predict`, in files of `folder` PART rows at a time; those there are read.
 
     A file's name is a digest of its rows, the code and `how`, which names weights and device.
     """

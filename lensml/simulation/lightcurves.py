@@ -187,7 +187,7 @@ def num_rows(path: Path | str) -> tuple[int, int]:
 
 
 def large_array(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray:
-    """An array of this shape; above 2 GB it lies in a nameless file that goes with the process.
+    """An array of this shape; above 2 GB it lies in a nameless file of the process.
 
     InputError if the system's folder for temporary files has no room for it.
     """

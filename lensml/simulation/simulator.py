@@ -404,19 +404,16 @@ def _meta(path: Path) -> dict:
 def _finished(output: Path, simulation: Simulation) -> bool:
     """Whether the set is whole; InputError if it is another one."""
     if output.suffix != ".npz":
-        whole = (output / "manifest.json").exists()
-        if whole:
-            _claim(output, simulation)
-        return whole and all(path.exists() for path in _shard_paths(simulation, output))
+        if not (output / "manifest.json").exists():
+            return False
+        _claim(output, simulation)
+        return all(path.exists() for path in _shard_paths(simulation, output))
     if not output.exists():
         return False
     try:
         found = _meta(output)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{output}: exists and is not a light-curve set ({error})") from None
-    wanted = simulation.describe().items()
-    if any(found.get(k) != v for k, v in wanted if k != "shard_size"):
-        raise InputError(
-            f"{output}: holds a set made with other arguments; remove it or give another --output"
-        )
+    if any(found.get(k) != v for k, v in simulation.describe().items() if k != "shard_size"):
+        raise InputError(f"{output}: is a set of other arguments; give another --output")
     return True
