@@ -1,4 +1,4 @@
-"""Alerts of ZTF, Rubin and Fink from Kafka into a stream of epochs, and answers to a topic.
+"""Alerts of ZTF, Rubin and Fink from Kafka into a stream, and answers to a topic.
 
 Answers are at the broker before a snapshot is taken, and the snapshot holds the offsets that it
 counts. After a kill the stream goes on from there: an answer can come twice, none is lost.
@@ -20,7 +20,7 @@ SECONDS = 30  # to wait for a server, and until answers are there [s]
 
 
 class Door:
-    """Consumer of `topics`, `name` or `name:0,2` for some partitions, and producer of `answers`.
+    """Consumer of `topics`, each `name` or `name:0,2` of partitions; producer of `answers`.
 
     `servers` is host:port,.. or a file of `name=value` lines for librdkafka, with credentials;
     `schema` a file, in the folder of those it names.
@@ -84,7 +84,7 @@ def serve_alerts(
     prevalence: float = 0.5,
     until_end: bool = False,
 ) -> int:
-    """Answer alerts as `serve` answers lines, until a signal or, if asked, the topics' end.
+    """Answer alerts as `serve` answers lines, until a signal or the end of the topics.
 
     A bad packet or epoch is one answer with `error`, one of `problems`, and exit code 2 at the end.
     """
@@ -150,7 +150,7 @@ def _replies(stream: StreamingClassifier, door: Door, messages: list, ledger) ->
 
 
 def new_lines(stream: StreamingClassifier, epochs: list[dict], known: dict) -> list[str]:
-    """Lines of epochs of alerts, and of earlier ones that are later than what was taken.
+    """Lines of epochs: of alerts, and of earlier ones not yet taken nor too late.
 
     `known` keeps last times by event and data set, of lines that `stream` has not taken yet.
     """

@@ -1,4 +1,4 @@
-"""Alert packets of ZTF, Rubin and Fink as epochs of a stream: Avro in, total magnitudes out."""
+"""Alert packets of ZTF, Rubin and Fink: Avro in, epochs of total magnitudes out."""
 
 import io
 import json

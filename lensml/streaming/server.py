@@ -189,7 +189,7 @@ def wake_on_signals() -> Iterator[tuple[int | None, list[int]]]:
 
 
 def shift_answers(replies: Iterable[tuple], prevalence: float) -> None:
-    """Shift P(binary) of answers to `prevalence`, and name it, where it is not that of training."""
+    """Shift P(binary) of answers to `prevalence`, and name it, unless it is that of training."""
     for answer in (a for a, _ in replies if prevalence != 0.5 and "p_binary" in a):
         answer["p_binary"] = float(prior_shift(answer["p_binary"], prevalence))
         answer["prevalence"] = prevalence
