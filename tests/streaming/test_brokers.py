@@ -355,13 +355,25 @@ def test_offsets_are_committed_after_the_snapshot(cluster, network, tmp_path, mo
     assert at.offset == 30
 
 
-def command(address, topic, state, *flags):
-    words = ["--kafka", address, "--topics", topic, "--answers", f"{topic}-answers"]
-    words = [sys.executable, "-m", "lensml", "stream", *words, "--state", str(state), *flags]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def command():
+    """Starts the command on a topic; what still runs after a test is killed."""
+    started = []
+
+    def start(address, topic, state, *flags):
+        words = ["--kafka", address, "--topics", topic, "--answers", f"{topic}-answers"]
+        words = [sys.executable, "-m", "lensml", "stream", *words, "--state", str(state), *flags]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
-def test_no_answer_is_lost_when_the_process_is_killed(cluster, tmp_path):
+def test_no_answer_is_lost_when_the_process_is_killed(cluster, command, tmp_path):
     """Twice, in the middle; answers that come again are the same."""
     address, write = cluster
     events = [ztf_packets(f"e{k}", 150, k) for k in range(16)]
@@ -392,7 +404,7 @@ def test_no_answer_is_lost_when_the_process_is_killed(cluster, tmp_path):
     assert {k: v[0] for k, v in found.items()} == pytest.approx(wanted, abs=1e-5)
 
 
-def test_a_signal_ends_it_with_its_state(cluster, tmp_path):
+def test_a_signal_ends_it_with_its_state(cluster, command, tmp_path):
     address, write = cluster
     write("signal", [(None, container(packet), 0) for packet in ztf_packets("a", 12)])
     process = command(address, "signal", tmp_path / "state")
