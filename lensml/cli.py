@@ -156,6 +156,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--survey", default="default", metavar="NAME", help=SURVEY_HELP)
     add("--prevalence", type=fraction, default=0.5, metavar="X", help=PREVALENCE_HELP)
     add("--max_events", type=int, default=100_000, help="kept, 50 kB each; new ones are refused")
+    add("--kafka", metavar="SERVERS", help="read alerts of ZTF, Rubin or Fink there: "
+        "host:port,.. or a file of librdkafka settings")  # fmt: skip
+    add("--topics", nargs="+", metavar="TOPIC", help="with alerts; TOPIC:0,1 if other processes "
+        "read the other partitions, keyed by event")  # fmt: skip
+    add("--answers", metavar="TOPIC", help="for answers, keyed by event")
+    add("--schema", type=Path, metavar="FILE", help="Avro schema of alerts that come without one")
+    add("--until_end", action="store_true", help="stop where the topics end")
 
     add = verb("init", "make a project: chapters, book and results to work on", "thesis")
     add("folder", type=Path, help="new, or empty")
@@ -271,6 +278,11 @@ def _classify(args: argparse.Namespace) -> None:
 
 
 def _stream(args: argparse.Namespace) -> int:
+    if args.kafka and not (args.topics and args.answers and args.state):
+        raise InputError("--kafka needs --topics, --answers and --state, which keeps the offsets")
+    if not args.kafka and (args.topics or args.answers or args.schema or args.until_end):
+        raise InputError("--topics, --answers, --schema and --until_end need --kafka")
+    from lensml import streaming
     from lensml.network import load_network
     from lensml.streaming import Ledger, StreamingClassifier, find_threshold, serve
 
@@ -285,6 +297,10 @@ def _stream(args: argparse.Namespace) -> int:
             raise InputError(f"--ledger {args.ledger}: {args.model} has no stored alert threshold")
         ledger = Ledger(args.ledger, threshold)
         print(f"lensml stream: alerts above {threshold.text()}", file=sys.stderr)
+    if args.kafka:
+        door = streaming.Door(args.kafka, args.topics, args.answers, args.schema)
+        rest = sys.stderr, args.state, ledger, args.prevalence, args.until_end
+        return streaming.serve_alerts(stream, door, *rest)
     files = sys.stdin, sys.stdout, sys.stderr
     return serve(stream, *files, args.state, ledger, args.prevalence)
 

@@ -9,5 +9,7 @@ __getattr__, __dir__, __all__ = exports(
     thresholds="LEVELS AlertThreshold find_threshold",
     ledger="OUTCOMES Ledger exact_interval",
     server="answer_lines serve",
+    packets="packet_epochs",
+    brokers="Door serve_alerts",
     classification="Classification classify_event classify_file",
 )

@@ -42,6 +42,7 @@ class StreamingClassifier:
         self.cache = EventCache(self.network, free=blended)
         self.events: dict[str, int] = {}  # name -> slot
         self.lines, self.max_events = 0, max_events  # `lines`: counted by the server, saved here
+        self.offsets: dict[str, int] = {}  # of a door to brokers, saved here
         self._streams: dict[str, int] = {}  # event SEPARATOR data set -> row of `_records`
         self._num_sets: dict[int, int] = {}  # of each slot
         self._records = np.empty((0, 5))  # slot, data set, last time, baseline given, zero point
@@ -160,8 +161,11 @@ class StreamingClassifier:
         self._num_sets[slot], self._streams[name] = dataset + 1, row
         return row
 
-    def last_time(self, event: str) -> float | None:
-        """Time of the last epoch of an event, of any data set [day]; None of a new event."""
+    def last_time(self, event: str, dataset: str | None = None) -> float | None:
+        """Time of the last epoch of an event, of one data set or any [day]; None of a new one."""
+        if dataset is not None:
+            row = self._streams.get(_joined(event, dataset))
+            return None if row is None else float(self._records[row, 2])
         slot = self.events.get(event)
         return None if slot is None else float(self.cache.histories.last[slot])
 
@@ -200,6 +204,7 @@ class StreamingClassifier:
             "name_lengths": torch.tensor([len(name) for name in names], dtype=torch.int64),
         }
         notes = {"version": STATE_VERSION, "lines": self.lines, "events": len(self.events)}
+        notes |= {"offsets": self.offsets} if self.offsets else {}
         net.write_snapshot(path, tensors, notes | {"network": net.fingerprint(self.network)})
 
     def restore(self, path: Path) -> None:
@@ -220,7 +225,7 @@ class StreamingClassifier:
         self._num_sets = dict(enumerate(np.bincount(slots).tolist()))
         events = dict(zip((name.partition(SEPARATOR)[0] for name in names), slots, strict=True))
         self.events = dict(sorted(events.items(), key=lambda item: item[1]))
-        self.lines = notes["lines"]
+        self.lines, self.offsets = notes["lines"], dict(notes.get("offsets", {}))
 
 
 def _joined(event: str, dataset: str) -> str:

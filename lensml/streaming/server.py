@@ -166,7 +166,7 @@ class SnapshotScheduler:
 
 
 @contextmanager
-def _wake_on_signals() -> Iterator[tuple[int | None, list[int]]]:
+def wake_on_signals() -> Iterator[tuple[int | None, list[int]]]:
     """A descriptor that is readable once SIGTERM or SIGINT has come, and the signals."""
     came: list[int] = []
     try:
@@ -188,6 +188,13 @@ def _wake_on_signals() -> Iterator[tuple[int | None, list[int]]]:
         os.close(writer)
 
 
+def shift_answers(replies: Iterable[tuple], prevalence: float) -> None:
+    """Shift P(binary) of answers to `prevalence`, and name it, unless it is that of training."""
+    for answer in (a for a, _ in replies if prevalence != 0.5 and "p_binary" in a):
+        answer["p_binary"] = float(prior_shift(answer["p_binary"], prevalence))
+        answer["prevalence"] = prevalence
+
+
 def serve(
     stream: StreamingClassifier,
     source: TextIO,
@@ -205,13 +212,11 @@ def serve(
     """
     keeper, code, number = SnapshotScheduler(stream, state), 0, 1
     keeper.save()  # a path that cannot be written is better known now than after a night
-    with _wake_on_signals() as (wake, signals):
+    with wake_on_signals() as (wake, signals):
         try:
             for lines in read_batches(source.fileno(), wake):
                 replies = answer_lines(stream, lines, number, ledger) if lines else []
-                for answer in (a for a, _ in replies if prevalence != 0.5 and "p_binary" in a):
-                    answer["p_binary"] = float(prior_shift(answer["p_binary"], prevalence))
-                    answer["prevalence"] = prevalence
+                shift_answers(replies, prevalence)
                 number += len(lines)
                 stream.lines += len(lines)
                 answers.write("".join(f"{json.dumps(answer)}\n" for answer, _ in replies))
