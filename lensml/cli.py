@@ -298,9 +298,9 @@ def _stream(args: argparse.Namespace) -> int:
         ledger = Ledger(args.ledger, threshold)
         print(f"lensml stream: alerts above {threshold.text()}", file=sys.stderr)
     if args.kafka:
-        door = streaming.Door(args.kafka, args.topics, args.answers, args.schema)
+        broker = streaming.Broker(args.kafka, args.topics, args.answers, args.schema)
         rest = sys.stderr, args.state, ledger, args.prevalence, args.until_end
-        return streaming.serve_alerts(stream, door, *rest)
+        return streaming.serve_alerts(stream, broker, *rest)
     files = sys.stdin, sys.stdout, sys.stderr
     return serve(stream, *files, args.state, ledger, args.prevalence)
 

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.record import save_record
 from lensml.network import Network, load_network
-from lensml.streaming import Door, StreamingClassifier, packet_epochs, serve, serve_alerts
+from lensml.streaming import Broker, StreamingClassifier, packet_epochs, serve, serve_alerts
 
 CLUSTER = """
 import sys
@@ -101,8 +101,8 @@ def alert_seconds(network: Network, packets: list[dict], address: str, folder: P
     assert writer.flush(60) == 0
     stream = StreamingClassifier(network)
     started = time.process_time()
-    door = Door(address, [topic], f"{topic}-answers")
-    code = serve_alerts(stream, door, sys.stderr, folder / f"{topic}.state", until_end=True)
+    broker = Broker(address, [topic], f"{topic}-answers")
+    code = serve_alerts(stream, broker, sys.stderr, folder / f"{topic}.state", until_end=True)
     seconds = time.process_time() - started
     assert code == 0 and stream.lines == len(packets)
     return seconds

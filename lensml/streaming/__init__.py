@@ -10,6 +10,6 @@ __getattr__, __dir__, __all__ = exports(
     ledger="OUTCOMES Ledger exact_interval",
     server="answer_lines serve",
     packets="packet_epochs",
-    brokers="Door serve_alerts",
+    brokers="Broker serve_alerts",
     classification="Classification classify_event classify_file",
 )

@@ -19,7 +19,7 @@ NEEDS = "alerts from Kafka need confluent-kafka and fastavro: pip install 'lensm
 SECONDS = 30  # to wait for a server, and until answers are there [s]
 
 
-class Door:
+class Broker:
     """Consumer of `topics`, each `name` or `name:0,2` of partitions; producer of `answers`.
 
     `servers` is host:port,.. or a file of `name=value` lines for librdkafka, with credentials;
@@ -77,7 +77,7 @@ class Door:
 
 def serve_alerts(
     stream: StreamingClassifier,
-    door: Door,
+    broker: Broker,
     problems: TextIO,
     state: Path,
     ledger: Ledger | None = None,
@@ -91,48 +91,51 @@ def serve_alerts(
     keeper, code, ended, done = server.SnapshotScheduler(stream, state), 0, set(), False
     with only_writer(state), server.wake_on_signals() as (_, signals):
         keeper.save()  # a path that cannot be written is better known now than after a night
-        door.consumer.assign(door.positions(stream.offsets))
+        broker.consumer.assign(broker.positions(stream.offsets))
         while not done:
-            first = door.consumer.poll(server.IDLE_SECONDS)
-            found, good = [first, *door.consumer.consume(server.BATCH - 1, 0)] if first else [], []
+            first = broker.consumer.poll(server.IDLE_SECONDS)
+            found, good = (
+                [first, *broker.consumer.consume(server.BATCH - 1, 0)] if first else [],
+                [],
+            )
             for message in found:
                 place, error = (message.topic(), message.partition()), message.error()
                 if not error:
                     good.append(message)
                     ended.discard(place)
-                elif error.code() == door.kafka.KafkaError._PARTITION_EOF:
+                elif error.code() == broker.kafka.KafkaError._PARTITION_EOF:
                     ended.add(place)
                 else:
                     print(f"lensml stream: {error}", file=problems)
-            for replies in _replies(stream, door, good, ledger):
+            for replies in _replies(stream, broker, good, ledger):
                 server.shift_answers(replies, prevalence)
-                door.answer(answer for answer, _ in replies)
+                broker.answer(answer for answer, _ in replies)
                 for problem in (problem for _, problem in replies if problem):
                     print(f"lensml stream: {problem}", file=problems)
                     code = 2
             stream.offsets |= {f"{x.topic()} {x.partition()}": x.offset() + 1 for x in good}
-            done = bool(signals or (until_end and len(ended) == len(door.places)))
+            done = bool(signals or (until_end and len(ended) == len(broker.places)))
             if done or keeper.due(quiet=not good):
                 keeper.save()
-                if known := [x for x in door.positions(stream.offsets) if x.offset >= 0]:
-                    door.consumer.commit(offsets=known)  # for who watches: the state decides
-        door.consumer.close()
+                if known := [x for x in broker.positions(stream.offsets) if x.offset >= 0]:
+                    broker.consumer.commit(offsets=known)  # for who watches: the state decides
+        broker.consumer.close()
     if ledger:
         print(f"lensml stream: {ledger.text(stream.events)}", file=problems)
     return 128 + signals[0] if signals else code
 
 
-def _replies(stream: StreamingClassifier, door: Door, messages: list, ledger) -> Iterator[list]:
+def _replies(stream: StreamingClassifier, broker: Broker, messages: list, ledger) -> Iterator[list]:
     """Answers and problems of messages, about BATCH or less together."""
     lines, places, replies, known = [], [], [], {}
     for count, message in enumerate(messages, 1):
         place, epochs = f"{message.topic()} [{message.partition()}] {message.offset()}", []
         try:
-            packets = read_packets(message.value(), message.key(), door.schema)
+            packets = read_packets(message.value(), message.key(), broker.schema)
             epochs = [epoch for packet in packets for epoch in packet_epochs(packet)]
         except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
             replies.append(({"event": None, "error": f"{place}: {error}"}, f"{place}: {error}"))
-        if door.split and any(message.key() != epoch["event"].encode() for epoch in epochs):
+        if broker.split and any(message.key() != epoch["event"].encode() for epoch in epochs):
             raise InputError(f"{place}: its key is not its event {quoted(epochs[0]['event'])}, so "
                              "alerts of it may lie in other partitions; read all")  # fmt: skip
         fresh = new_lines(stream, epochs, known)

@@ -42,7 +42,7 @@ class StreamingClassifier:
         self.cache = EventCache(self.network, free=blended)
         self.events: dict[str, int] = {}  # name -> slot
         self.lines, self.max_events = 0, max_events  # `lines`: counted by the server, saved here
-        self.offsets: dict[str, int] = {}  # of a door to brokers, saved here
+        self.offsets: dict[str, int] = {}  # of a broker to brokers, saved here
         self._streams: dict[str, int] = {}  # event SEPARATOR data set -> row of `_records`
         self._num_sets: dict[int, int] = {}  # of each slot
         self._records = np.empty((0, 5))  # slot, data set, last time, baseline given, zero point

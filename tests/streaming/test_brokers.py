@@ -12,7 +12,7 @@ import pytest
 from sets import photometry, random_network
 
 from lensml.paths import InputError
-from lensml.streaming import Door, StreamingClassifier, answer_lines, packet_epochs, serve_alerts
+from lensml.streaming import Broker, StreamingClassifier, answer_lines, packet_epochs, serve_alerts
 from lensml.streaming.brokers import new_lines
 from lensml.streaming.server import SnapshotScheduler
 
@@ -138,12 +138,12 @@ def read(address, topic, count=None, seconds=20):
 
 
 def serve(network, address, topic, state, *, part="", schema=None):
-    """Answers, problems and exit code of the door over what a topic holds."""
+    """Answers, problems and exit code of the broker over what a topic holds."""
     problems, stream = io.StringIO(), StreamingClassifier(network)
     if state.exists():
         stream.restore(state)
-    door = Door(address, [topic + part], f"{topic}-answers", schema)
-    code = serve_alerts(stream, door, problems, state, until_end=True)
+    broker = Broker(address, [topic + part], f"{topic}-answers", schema)
+    code = serve_alerts(stream, broker, problems, state, until_end=True)
     return read(address, f"{topic}-answers"), problems.getvalue().splitlines(), code
 
 
@@ -326,7 +326,7 @@ def test_offsets_are_committed_after_the_snapshot(cluster, network, tmp_path, mo
     address, write = cluster
     packets = ztf_packets("a", 30)
     write("offsets", [(None, container(packet), 0) for packet in packets])
-    monkeypatch.setattr(Door, "answer", lambda *_: (_ for _ in ()).throw(InputError("no")))
+    monkeypatch.setattr(Broker, "answer", lambda *_: (_ for _ in ()).throw(InputError("no")))
     with pytest.raises(InputError, match="no"):
         serve(network, address, "offsets", tmp_path / "state")
     monkeypatch.undo()
@@ -433,4 +433,4 @@ def test_wrong_flags_and_settings_are_one_line(tmp_path, flags, why):
 def test_without_the_packages_one_line_names_them(monkeypatch):
     monkeypatch.setitem(sys.modules, "confluent_kafka", None)
     with pytest.raises(InputError, match=r"pip install 'lensml\[kafka\]'"):
-        Door("127.0.0.1:9", ["a"], "b")
+        Broker("127.0.0.1:9", ["a"], "b")
