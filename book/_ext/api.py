@@ -97,7 +97,10 @@ def with_fields(app, what: str, name: str, thing: Any, options, lines: list[str]
 def read(app, docname: str, source: list[str]) -> None:
     """Put a room's modules after the sentences of its page."""
     if docname.startswith(ROOM):
-        source[0] += "\n\n" + room_text(docname.removeprefix(ROOM))
+        room = docname.removeprefix(ROOM)
+        source[0] += "\n\n" + room_text(room)
+        for path in [*(PACKAGE / room).glob("*.py"), Path(__file__)]:
+            app.env.note_dependency(str(path))  # sphinx reads the page again when it changes
 
 
 def settings(app, config) -> None:

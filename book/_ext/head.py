@@ -28,8 +28,10 @@ def describe(app, page: str, template: str, context: dict, doctree) -> None:
         return
     if page == app.config.root_doc:
         context["docstitle"] = ""
-    title = html.unescape(context["title"]) if page != app.config.root_doc else app.config.project
-    tags = {"og:type": "website", "og:title": title, "og:site_name": app.config.project}
+    title = (
+        html.unescape(context["title"]) if page != app.config.root_doc else app.config.html_title
+    )
+    tags = {"og:type": "website", "og:title": title, "og:site_name": app.config.html_title}
     if address := app.config.html_baseurl:
         tags["og:url"] = address + app.builder.get_target_uri(page)
     lines = [f'<meta property="{k}" content="{html.escape(v)}" />' for k, v in tags.items()]
