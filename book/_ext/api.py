@@ -96,7 +96,9 @@ def with_fields(app, what: str, name: str, thing: Any, options, lines: list[str]
 
 def read(app, docname: str, source: list[str]) -> None:
     """Put a room's modules after the sentences of its page."""
-    if docname.startswith(ROOM):
+    if docname.startswith(ROOM) and app.builder.format == "latex":
+        source[0] += "\n\nThe names are listed in the pages of the book, not in print.\n"
+    elif docname.startswith(ROOM):
         room = docname.removeprefix(ROOM)
         source[0] += "\n\n" + room_text(room)
         for path in [*(PACKAGE / room).glob("*.py"), Path(__file__)]:
