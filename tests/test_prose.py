@@ -27,7 +27,10 @@ SHARE = re.compile(  # the noun, also in identifiers; "fraction" is the word
 ALLOWED = {  # (file, word): why it stays
     ("lensml/simulation/contaminants.py", "impostor"): "names of random streams",
 }
-READMES = ("README.md", "data/README.md", "figures/README.md")
+READMES = (
+    *("README.md", "data/README.md", "figures/README.md", "lensml/weights/README.md"),
+    *("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"),
+)
 MAX_LINE = 140
 QUOTES = book_code("quotes")
 VALUES = QUOTES.quotable()
@@ -58,7 +61,10 @@ def cells(path: Path, kind: str) -> str:
 def texts() -> dict[str, str]:
     """What a reader sees, by file: modules, README, pages, chapters, and the names of tests."""
     found = {}
-    for pattern in ("lensml/**/*.py", "book/*.md", "book/scripts/*", *READMES):
+    for pattern in (
+        *("lensml/**/*.py", "book/*.md", "book/api/*.md", "book/scripts/*"),
+        *READMES,
+    ):
         found |= {str(p.relative_to(ROOT)): p.read_text() for p in sorted(ROOT.glob(pattern))}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         text = cells(path, "markdown") + "\n\n" + cells(path, "code")
@@ -75,7 +81,8 @@ def texts() -> dict[str, str]:
 def pages() -> dict[str, str]:
     """Markdown, by file: READMEs, pages, chapters."""
     found = {name: (ROOT / name).read_text() for name in READMES}
-    found |= {f"book/{p.name}": p.read_text() for p in sorted((ROOT / "book").glob("*.md"))}
+    for pattern in ("book/*.md", "book/api/*.md"):
+        found |= {str(p.relative_to(ROOT)): p.read_text() for p in sorted(ROOT.glob(pattern))}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         found[f"notebooks/{path.name}"] = cells(path, "markdown")
     return found
@@ -130,7 +137,7 @@ def test_a_line_of_prose_is_one_sentence_and_short(file, text):
     assert not found, f"{file}: {len(found)} lines\n" + "\n".join(found)
 
 
-@by_file({f: t for f, t in texts().items() if f.startswith("lensml/")})
+@by_file({f: t for f, t in texts().items() if f.startswith("lensml/") and f.endswith(".py")})
 def test_a_docstring_begins_with_one_short_line(file, text):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):

@@ -18,9 +18,10 @@ from lensml.experiments import (
     read_record,
     write_json,
 )
-from lensml.paths import BOOK, BUILD, FIGURES, ROOT, InputError
+from lensml.paths import BOOK, BUILD, DATA, FIGURES, ROOT, WEIGHTS, InputError
 
 STAGE = BUILD / "book"  # mirrors the repository, so that launch buttons point at committed sources
+CARDS = {"lensml/weights/README.md": WEIGHTS / "README.md", "data/README.md": DATA / "README.md"}
 PRINTING = {  # programs and modules that a PDF needs, and what brings them
     "latexmk": "apt-get install latexmk texlive-latex-extra texlive-fonts-extra",
     "xelatex": "apt-get install texlive-xetex fonts-freefont-otf",
@@ -104,7 +105,10 @@ def stage_book() -> None:
     (STAGE / "_config.yml").write_text(settings)
     prose = book_code("quotes")
     values = prose.quotable()
-    for page in (STAGE / "book").glob("*.md"):
+    for name, source in CARDS.items():
+        (STAGE / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, STAGE / name)
+    for page in [*(STAGE / "book").glob("*.md"), *(STAGE / name for name in CARDS)]:
         page.write_text(prose.fill(page.read_text(), values, page.name))
     for old in (STAGE / "notebooks").glob("*.ipynb"):
         if old.stem not in chapter_names():

@@ -206,7 +206,7 @@ class Book:
             if not chapter:
                 return f"{{ref}}`{shown} <{anchor(label)}>`"
             shown = shown.replace(number, str(int(number)))
-            return f"[{shown}](../notebooks/{chapter}.ipynb)"
+            return f"[{shown}]({'../' * page.count('/')}notebooks/{chapter}.ipynb)"
 
         def replace(found: re.Match) -> str:
             word, numbers = found.groups()

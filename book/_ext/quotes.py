@@ -9,6 +9,7 @@ from typing import Any
 from lensml.experiments import (
     PERFORMANCE,
     STUDIES,
+    book_code,
     chapter_names,
     flatten,
     format_number,
@@ -132,13 +133,16 @@ def cited(found: re.Match) -> str:
 
 
 def quote_everywhere() -> list[str]:
-    """`quote` README, pages and chapters of the repository; names of the files that changed."""
-    values, changed, refused = quotable(), [], []
-    for path in [ROOT / "README.md", *BOOK.glob("*.md"), *NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")]:
+    """Renew numbers in README, pages, cards and chapters; names of the files that changed."""
+    values, changed, refused, code = quotable(), [], [], book_code("cards")
+    cards = {path: made for path, made in code.cards().items() if path.is_relative_to(ROOT)}
+    pages = [ROOT / "README.md", *BOOK.glob("*.md"), *NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")]
+    for path in [*pages, *cards]:
         text, arguments = path.read_text(), (values, path.name)
         try:
             notebook = path.suffix == ".ipynb"
             new = edit_markdown(text, quote, *arguments) if notebook else quote(text, *arguments)
+            new = code.renew(new, cards.get(path, {}))
         except InputError as error:
             refused.append(str(error))
             continue

@@ -69,7 +69,7 @@ class LightCurves:
 
     @property
     def exact(self) -> bool:
-        """Whether baselines and quoted errors hold exactly, as `meta` says: no `spoil`ed set's."""
+        """Whether baselines and quoted errors hold exactly; after `spoil` they do not."""
         return "condition" not in self.meta and survey_of(self.meta).exact
 
     def times(self) -> NDArray:
