@@ -15,7 +15,7 @@ from lensml.experiments import (
     load_benchmark,
     load_results,
 )
-from lensml.paths import BOOK, NOTEBOOKS, ROOT, InputError, atomic_path
+from lensml.paths import BOOK, NOTEBOOKS, ROOT, InputError, atomic_path, check_installed
 
 NO_BREAK = "\u00a0"
 QUOTED = re.compile(r"\{\{ ([a-z]\w*) \}\}")  # with the blanks, which LaTeX does not have
@@ -133,6 +133,7 @@ def cited(found: re.Match) -> str:
 
 def quote_everywhere() -> list[str]:
     """`quote` README, pages and chapters of the repository; names of the files that changed."""
+    check_installed("notebooks", "pybtex")
     values, changed, refused = quotable(), [], []
     for path in [ROOT / "README.md", *BOOK.glob("*.md"), *NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")]:
         text, arguments = path.read_text(), (values, path.name)
