@@ -211,7 +211,7 @@ def progress_bar(items: Iterable | None, label: str, **options: Any) -> "tqdm":
 
     On standard error, or in JupyterLab, which would keep that in red, on standard output.
     """
-    from tqdm import tqdm  # late: two thirds of the time that `lensml --version` would take
+    from tqdm import tqdm  # late: a quarter of the time that `lensml --version` would take
 
     options = {"delay": 1, "leave": False} | options
     options["disable"] = options.get("disable", False) or "TQDM_DISABLE" in os.environ
