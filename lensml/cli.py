@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import lensml
-from lensml.paths import BUILD, ROOT, SIZES, InputError, atomic_path, git_commit
+from lensml.paths import BUILD, ROOT, SIZES, InputError, atomic_path, check_installed, git_commit
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
 SETS = ("baseline", "distinct", "planetary", "stellar", "null")
@@ -58,9 +58,26 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Completion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, _, shell: str, *__) -> NoReturn:
+        try:
+            check_installed("completion", "shtab")
+        except InputError as error:
+            parser.exit(BAD_INPUT, f"lensml --print-completion: {error}\n")
+        import shtab
+
+        verbs = next(action.choices for action in parser._actions if action.dest == "verb")
+        for action in (x for verb in verbs.values() for x in verb._actions if x.type is Path):
+            action.complete = shtab.FILE
+        print(shtab.complete(parser, shell))
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lensml", description="Single or binary lens, while the event unfolds.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print version and commit")
+    parser.add_argument("--print-completion", action=_Completion, choices=("bash", "zsh", "tcsh"),
+        help="print what a shell needs to complete verbs and flags")  # fmt: skip
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, what: str, *examples: str):

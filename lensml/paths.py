@@ -9,9 +9,12 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parent  # of the package, where it is not installed by itself
@@ -54,6 +57,13 @@ def check_project() -> None:
     """InputError where there is no project, with the way to one."""
     if not is_project(ROOT):
         raise InputError(f"{ROOT} is no project (notebooks/ and _toc.yml); {NEEDS_PROJECT}")
+
+
+def check_installed(extra: str, *modules: str) -> None:
+    """InputError where a module of an extra of the package is missing, with the way to it."""
+    if missing := [name for name in modules if find_spec(name) is None]:
+        way = f"`pip install 'lensml[{extra}]'` brings what this needs"
+        raise InputError(f"{', '.join(missing)} not installed; {way}")
 
 
 def cached_path(*parts: str) -> Path:
@@ -196,11 +206,13 @@ def git_commit() -> str:
     return found or (built.read_text().strip() if built.exists() else "unknown")
 
 
-def progress_bar(items: Iterable | None, label: str, **options) -> tqdm:
+def progress_bar(items: Iterable | None, label: str, **options: Any) -> "tqdm":
     """`items` with a bar from the first second on; none in the copies that `run` makes.
 
     On standard error, or in JupyterLab, which would keep that in red, on standard output.
     """
+    from tqdm import tqdm  # late: a quarter of the time that `lensml --version` would take
+
     options = {"delay": 1, "leave": False} | options
     options["disable"] = options.get("disable", False) or "TQDM_DISABLE" in os.environ
     stream = sys.stdout if "ipykernel" in sys.modules else sys.stderr

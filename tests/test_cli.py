@@ -262,7 +262,7 @@ def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
     assert code == 130 and "resumes" in err
 
 
-HEAVY = ("torch", "numpy", "scipy", "matplotlib", "VBMicrolensing", "sklearn", "IPython")
+HEAVY = "torch numpy scipy matplotlib VBMicrolensing sklearn IPython astropy tqdm".split()
 
 
 def imported_by(*arguments) -> set[str]:
@@ -276,7 +276,9 @@ def imported_by(*arguments) -> set[str]:
     return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["classify", "--help"], ["book", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["classify", "--help"], ["book", "--help"]]
+)
 def test_help_waits_for_no_heavy_library(arguments):
     assert not imported_by(*arguments) & {*HEAVY}
 

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import PackageNotFoundError, requires
+from itertools import chain
 from pathlib import Path
 
 import nbformat
@@ -29,17 +31,55 @@ def test_hub_environment_agrees_with_the_package():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *plain, pip = environment["dependencies"]
     wanted = {requirement(line) for line in pip["pip"] if not line.startswith("-")}
-    assert wanted == {requirement(line) for line in project["dependencies"]}
+    named = [*project["dependencies"], *project["optional-dependencies"]["notebooks"]]
+    assert wanted == {requirement(line) for line in named}
+    assert "--editable .[notebooks]" in pip["pip"]
     assert requirement(plain[0]) == ("python", project["requires-python"])
 
 
 def test_tested_versions_are_within_the_bounds_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = constraints()
-    for line in [*project["dependencies"], *project["optional-dependencies"]["test"]]:
+    extras = project["optional-dependencies"]
+    for line in [*project["dependencies"], *chain.from_iterable(extras.values())]:
         wanted = Requirement(line)
-        (pinned,) = pins[canonicalize_name(wanted.name)]
-        assert all(pin.version in wanted.specifier for pin in pinned.specifier), line
+        if wanted.name == project["name"]:
+            assert wanted.extras < set(extras)
+            continue
+        for pinned in pins[canonicalize_name(wanted.name)]:
+            assert all(pin.version in wanted.specifier for pin in pinned.specifier), line
+
+
+def test_all_that_an_installation_here_needs_is_pinned():
+    """What pip would take besides is CUDA's, which belongs to the build of torch."""
+    pins, todo, seen = constraints(), {"lensml": {"test"}}, set()
+    while todo:
+        name, extras = todo.popitem()
+        if (name, *sorted(extras)) in seen or name.startswith(("nvidia-", "cuda-")):
+            continue
+        seen.add((name, *sorted(extras)))
+        assert name in pins or name in ("lensml", "pip"), name
+        if name == "lensml":
+            project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+            needed = [*project["dependencies"]]
+            for extra in ("notebooks", "completion", "test"):
+                needed += project["optional-dependencies"][extra]
+        else:
+            try:
+                needed = requires(name) or []
+            except PackageNotFoundError:
+                continue  # of another extra; only its pin counts
+        for wanted in map(Requirement, needed):
+            held = [{"extra": extra} for extra in extras | {""}]
+            if not wanted.marker or any(map(wanted.marker.evaluate, held)):
+                found = todo.setdefault(canonicalize_name(wanted.name), set())
+                found |= wanted.extras
+
+
+def test_jupyter_is_no_requirement_of_the_base():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base = {requirement(line)[0] for line in project["dependencies"]}
+    assert not base & {"jupyterlab", "papermill", "jupyter-book", "ipykernel", "ipywidgets"}
 
 
 def constraints() -> dict[str, list]:
@@ -52,15 +92,27 @@ def constraints() -> dict[str, list]:
     return found
 
 
+@pytest.mark.parametrize("system", ["linux", "darwin"])
 @pytest.mark.parametrize("python", ["3.11.0", "3.11.2", "3.11.7", "3.12.1", "3.13.0", "3.14.0"])
-def test_one_version_of_each_package_is_pinned_for_every_python(python):
+def test_one_version_of_each_package_is_pinned_for_every_python(python, system):
     """Debian 12 has 3.11.2, which the newest of a package may refuse."""
     here = {"python_full_version": python, "python_version": python.rpartition(".")[0]}
+    here["sys_platform"] = system
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
     for name, pins in constraints().items():
         held = [pin for pin in pins if not pin.marker or pin.marker.evaluate(here)]
-        assert len(held) == 1 and str(held[0].specifier).startswith("=="), name
+        assert len(held) == 1 if name in base else len(held) <= 1, name
+        assert all(str(pin.specifier).startswith("==") for pin in held), name
     soup = [pin for pin in constraints()["soupsieve"] if pin.marker.evaluate(here)]
     assert ("4.1.2" in str(soup[0].specifier)) == (python not in ("3.11.0", "3.11.2"))
+
+
+def test_the_tested_set_keeps_the_tested_torch_and_is_made_by_one_command():
+    text = (ROOT / "constraints.txt").read_text()
+    assert "\ntorch==2.13.0\n" in text
+    assert "#    uv pip compile pyproject.toml\n" in text
+    assert "`uv pip compile pyproject.toml`" in (ROOT / "book/setup.md").read_text()
 
 
 def test_constraints_name_versions_and_nothing_of_one_machine():

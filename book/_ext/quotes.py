@@ -16,7 +16,7 @@ from lensml.experiments import (
     load_benchmark,
     load_results,
 )
-from lensml.paths import BOOK, NOTEBOOKS, ROOT, InputError, atomic_path
+from lensml.paths import BOOK, NOTEBOOKS, ROOT, InputError, atomic_path, check_installed
 
 NO_BREAK = "\u00a0"
 QUOTED = re.compile(r"\{\{ ([a-z]\w*) \}\}")  # with the blanks, which LaTeX does not have
@@ -134,6 +134,7 @@ def cited(found: re.Match) -> str:
 
 def quote_everywhere() -> list[str]:
     """Renew numbers in README, pages, cards and chapters; names of the files that changed."""
+    check_installed("notebooks", "pybtex")
     values, changed, refused, code = quotable(), [], [], book_code("cards")
     cards = {path: made for path, made in code.cards().items() if path.is_relative_to(ROOT)}
     pages = [ROOT / "README.md", *BOOK.glob("*.md"), *NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")]

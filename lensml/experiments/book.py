@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
 
-from lensml.experiments.notebooks import run_all
+from lensml.experiments.notebooks import JUPYTER, run_all
 from lensml.paths import (
     BOOK,
     CHECKOUT,
@@ -17,6 +17,7 @@ from lensml.paths import (
     PACKAGE,
     UMASK,
     InputError,
+    check_installed,
     check_size,
     is_project,
 )
@@ -51,6 +52,7 @@ def make_book(
     place of the pages, and InputError names each program that this needs and that is missing.
     """
     check_size(size)
+    check_installed("notebooks", *JUPYTER, "jupyter_book")
     code = book_code("build")
     if pdf and (missing := code.missing_programs()):
         raise InputError("\n".join(missing))

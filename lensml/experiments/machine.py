@@ -18,7 +18,7 @@ from lensml.paths import CHECKOUT, ROOT, WEIGHTS, available_cores, check_size, g
 OUTPUT_VARIABLE = "LENSML_OUTPUT"  # a folder that takes the repository's place for what is written
 
 NEEDED = ("torch", "VBMicrolensing", "numpy", "scipy", "matplotlib", "seaborn", "scikit-learn")
-NEEDED_FOR_THE_BOOK = ("jupyterlab", "papermill", "jupyter-book", "ipywidgets", "MulensModel")
+OF_NOTEBOOKS = ("jupyterlab", "papermill", "jupyter-book", "ipywidgets", "MulensModel")
 RECORDED = ("lensml", "torch", "numpy", "VBMicrolensing", "MulensModel", "scikit-learn")
 FULL_SET_GB = 25  # 500,000 pairs of 1500 epochs, observed and noise-free, in float32
 
@@ -107,7 +107,9 @@ def preflight(gpu: bool = False) -> dict[str, Any]:
     device = find_device()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     backend = "ROCm" if torch.version.hip else "CUDA" if torch.version.cuda else "CPU build"
-    versions = {p: installed(p) for p in (*NEEDED, *NEEDED_FOR_THE_BOOK)}
+    versions = {p: installed(p) for p in NEEDED}
+    shown = {p: v or "MISSING" for p, v in versions.items()}
+    shown |= {p: installed(p) or "none; of lensml[notebooks]" for p in OF_NOTEBOOKS}
     cores, memory = available_cores(), memory_limit()
     disk = shutil.disk_usage(".").free / 1e9
     facts = {
@@ -119,7 +121,7 @@ def preflight(gpu: bool = False) -> dict[str, Any]:
         "free disk [GB]": round(disk, 1),
         "bfloat16": "yes" if bf16_supported(device) else "emulated",
         "shipped weights": "yes" if (WEIGHTS / "model.safetensors").exists() else "none",
-    } | {p: v or "MISSING" for p, v in versions.items()}
+    } | shown
     minutes = f"simulating a million events takes {20 // cores} minutes or more"
     slow = {
         "no GPU: size `desk` takes hours here; `full` wants a GPU node, here weeks": not gpus,

@@ -29,6 +29,7 @@ from lensml.paths import (
     InputError,
     atomic_path,
     available_cores,
+    check_installed,
     check_project,
     check_size,
 )
@@ -36,6 +37,7 @@ from lensml.paths import (
 EXECUTED = BUILD / "notebooks"  # the chapters as papermill left them
 LOGS = BUILD / "logs"
 RECORDS = BUILD / "records"  # one JSON a chapter: what the status page shows
+JUPYTER = ("papermill", "ipykernel", "IPython", "ipywidgets")  # what a chapter needs to run
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -70,6 +72,7 @@ def run(
     chapters run at a time, 0 for two. Chapters that fail end in SystemExit, one line each.
     """
     check_size(size)
+    check_installed("notebooks", *JUPYTER)
     values = {name: literal(value) for name, value in (parameters or {}).items()}
     if chapter == "all":
         run_all(size, values, workers)

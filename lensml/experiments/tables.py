@@ -123,7 +123,11 @@ class ResultsTable:
     """Headings, rows of text, a note below and a caption; as HTML, Markdown and plain text."""
 
     def __init__(
-        self, headings: Sequence[str], rows: Sequence[Sequence[str]], note: str = "", caption=""
+        self,
+        headings: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        note: str = "",
+        caption: str = "",
     ) -> None:
         self.headings, self.rows = list(headings), [list(row) for row in rows]
         self.note, self.caption = note, caption
@@ -153,7 +157,10 @@ def _inline_html(text: str) -> str:
 
 
 def results_table(
-    rows: Mapping[str, Mapping], columns: Sequence | Mapping[str, str], note: str = "", caption=""
+    rows: Mapping[str, Mapping],
+    columns: Sequence | Mapping[str, str],
+    note: str = "",
+    caption: str = "",
 ) -> ResultsTable:
     """One row a name, a column a number; a dash where a row has no such number.
 

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from lensml.paths import InputError
+from lensml.paths import InputError, check_installed
 from lensml.photometry.readers import Photometry, read_photometry
 
 INSTALLED = (
@@ -27,6 +27,7 @@ class InstalledEvent(NamedTuple):
 
 def installed_events() -> dict[str, InstalledEvent]:
     """Real events on this machine, by name."""
+    check_installed("notebooks", "MulensModel")
     # Found, not imported: the import is slow, and changes matplotlib's style for every figure.
     folder = Path(find_spec("MulensModel").origin).parent / "data" / "photometry_files"
     events = {}

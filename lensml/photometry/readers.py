@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import log
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -71,7 +71,7 @@ class Event:
         return "; ".join([f"{self.name}: {total} usable epochs, {rows}", *remarks])
 
 
-def read_event(paths: Path | str | Sequence[Path | str], **settings) -> Event:
+def read_event(paths: Path | str | Sequence[Path | str], **settings: Any) -> Event:
     """Read one event: a file, several, or a folder of them; each holds one or more data sets.
 
     A file, plain or packed, is text with a header whose names are unambiguous; a FITS, VOTable,
@@ -102,13 +102,15 @@ def read_event(paths: Path | str | Sequence[Path | str], **settings) -> Event:
     return Event(re.sub(SUFFIX, "", paths[0].resolve().name), tuple(datasets))
 
 
-def read_photometry(path: Path | str, *, m_base: float | None = None, **settings) -> Photometry:
+def read_photometry(
+    path: Path | str, *, m_base: float | None = None, **settings: Any
+) -> Photometry:
     """Read a file of one data set by the rules of `read_event`; `m_base` [mag] is passed on."""
     curve = _only(_datasets(Path(path), str(path), **settings), str(path))
     return replace(curve, name=re.sub(SUFFIX, "", Path(path).name), m_base=m_base)
 
 
-def from_table(table: "Table", *, name: str = "table", **settings) -> Photometry:
+def from_table(table: "Table", *, name: str = "table", **settings: Any) -> Photometry:
     """Read an astropy `Table` of one data set by the rules of `read_event`, units and all.
 
     Masked values are not usable, `Quantity` columns have their unit, `Time` columns are JD.

@@ -1,6 +1,7 @@
 """Figures of alerts and of calibration."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -84,7 +85,7 @@ def purity_by_prevalence(prevalence: Sequence[float], by_name: Mapping[str, Sequ
     return figure
 
 
-def reliability_line(axes: Axes, bins: Mapping, **look) -> None:
+def reliability_line(axes: Axes, bins: Mapping, **look: Any) -> None:
     """Observed over predicted frequency (`evaluation.reliability`), joined where n >= FEWEST."""
     bins = {key: np.asarray(x, dtype=float) for key, x in bins.items()}
     x, y, many = bins["predicted"], bins["observed"], bins["count"] >= style.FEWEST

@@ -18,7 +18,12 @@ TWIN = {"color": style.SINGLE, "linestyle": (0, (5, 1.2))}
 
 @style.styled
 def gallery(
-    times: NDArray, X: NDArray, clean: NDArray, sigma: NDArray, titles: Sequence = (), rows=()
+    times: NDArray,
+    X: NDArray,
+    clean: NDArray,
+    sigma: NDArray,
+    titles: Sequence[str] = (),
+    rows: Sequence[str] = (),
 ) -> Figure:
     """Pairs of curves; below, the noise-free binary minus its twin, with a band of one sigma.
 

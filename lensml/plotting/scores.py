@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -90,7 +91,9 @@ def dchi2_axis(axes: Axes, thresholds: Mapping[str, float], rate: float) -> None
     axes.set(ylabel=f"recall at {100 * rate:g} % false positives")
 
 
-def recall_points(axes: Axes, rows: Sequence[Mapping], rate: float, label: str, **look) -> None:
+def recall_points(
+    axes: Axes, rows: Sequence[Mapping], rate: float, label: str, **look: Any
+) -> None:
     """Recall of each filled bin at the median delta-chi2 of its binaries.
 
     The bin from zero spans decades: it stands alone, where the closed form is its mean `ideal`.

@@ -60,7 +60,9 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return wrapper
 
 
-def canvas(height: float, *shape: int, width: float = WIDTH, **options) -> tuple[Figure, NDArray]:
+def canvas(
+    height: float, *shape: int, width: float = WIDTH, **options: Any
+) -> tuple[Figure, NDArray]:
     """A figure and its grid of axes, always an array (rows, columns)."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=200)  # of rastered parts
     return figure, figure.subplots(*(shape or (1, 1)), squeeze=False, **options)
@@ -98,7 +100,7 @@ def lengths(value: NDArray, low_high: NDArray) -> NDArray:
     return np.maximum([value - low_high[0], low_high[1] - value], 0)
 
 
-def wilson_points(axes: Axes, x: ArrayLike, value: ArrayLike, n: ArrayLike, **look) -> None:
+def wilson_points(axes: Axes, x: ArrayLike, value: ArrayLike, n: ArrayLike, **look: Any) -> None:
     """Fractions of `n` over `x` with 95 % Wilson bars; hollow and without bar below `FEWEST`."""
     x, value, n = (np.asarray(column, dtype=float) for column in (x, value, n))
     bars = lengths(value, np.array(evaluation.wilson_interval(value, n)))
@@ -108,7 +110,7 @@ def wilson_points(axes: Axes, x: ArrayLike, value: ArrayLike, n: ArrayLike, **lo
     axes.plot(x[few], value[few], **(look | {"linestyle": "", "mfc": "white", "label": None}))
 
 
-def line_with_band(axes: Axes, x: ArrayLike, values: Sequence, **look) -> None:
+def line_with_band(axes: Axes, x: ArrayLike, values: Sequence, **look: Any) -> None:
     """Numbers or intervals over `x`, with a band between the ends of intervals."""
     axes.plot(x, numbers(values), **look)
     if np.isfinite(band := ends(values)).any():

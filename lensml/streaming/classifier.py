@@ -94,7 +94,13 @@ class StreamingClassifier:
         return found, problems
 
     def logits_many(
-        self, events, times, mags, mag_errs, m_bases=None, datasets=None
+        self,
+        events: Sequence[str],
+        times: Sequence[float],
+        mags: Sequence[float],
+        mag_errs: Sequence[float],
+        m_bases: Sequence[float | None] | None = None,
+        datasets: Sequence[str] | None = None,
     ) -> tuple[torch.Tensor, dict[int, str]]:
         """As `update_many`, but logits (n, 5) of the classes; NaN where there is no answer yet."""
         names = events if datasets is None else list(map(_joined, events, datasets))

@@ -28,10 +28,11 @@ def test_a_missing_package_ends_with_exit_code_1_and_the_way_to_install_it(monke
 
 def test_with_everything_there_it_ends_well(monkeypatch, capsys):
     monkeypatch.setattr(machine, "NEEDED", ("torch",))
-    monkeypatch.setattr(machine, "NEEDED_FOR_THE_BOOK", ())
+    monkeypatch.setattr(machine, "OF_NOTEBOOKS", ("no-such-package",))
     assert main(["preflight"]) == 0
     out = capsys.readouterr()
     assert "device" in out.out and not out.err
+    assert "no-such-package  none; of lensml[notebooks]" in out.out
 
 
 def test_little_disk_and_few_cores_are_reported_as_slow(monkeypatch):
