@@ -178,7 +178,7 @@ class _Makers:
             self.pending.append(self.pool.apply_async(make, (self.next,)))
             self.next += 1
         done = [x for x in self.pending if x.ready()]
-        self.pending = [x for x in self.pending if not x.ready()]
+        self.pending = [x for x in self.pending if x not in done]  # asked once: it may end now
         made = [x.get() for x in done]
         return self._fitted(made) if self.device else made
 

@@ -213,6 +213,28 @@ def test_a_call_that_stops_early_leaves_the_rest_to_another(places, tmp_path):
     assert load_network(tmp_path)[1]["state"] == state
 
 
+def test_a_block_that_ends_while_others_are_collected_is_not_lost():
+    class Block:
+        """A worker's answer, which ends just after it was first asked for."""
+
+        asked = 0
+
+        def ready(self) -> bool:
+            self.asked += 1
+            return self.asked > 1
+
+        def get(self) -> str:
+            return "samples"
+
+    class Pool:
+        def apply_async(self, make, arguments) -> Block:
+            return Block()
+
+    makers = _Makers(Pool(), 1, EventTrainingConfig(per_curve=3), 0)
+    assert makers.ready() == [] and len(makers.pending) == 2
+    assert makers.ready() == ["samples", "samples"]
+
+
 def test_blocks_wait_until_they_fill_a_device(monkeypatch):
     """Kernels fit the events of several blocks together; those of too many epochs come along."""
     pytest.importorskip("triton")
