@@ -16,7 +16,7 @@ ASIDE = {"training", "streaming", "evaluation"}  # none of these three knows ano
 GROUND_FLOOR = ["__init__", "__main__", "_exports", "cli", "paths", "seeds"]
 # Three modules are longer than the 400 lines of all others: the compiled joint fits, their GPU
 # kernels, and the simulator with its shards.
-MAX_PACKAGE, MAX_ROOM, MAX_MODULE, MAX_MODULES = 15_250, 2_300, 400, 9
+MAX_PACKAGE, MAX_ROOM, MAX_MODULE, MAX_MODULES = 15_400, 2_300, 400, 9
 LONGER = {"lensing.joint_fits": 460, "lensing._triton_fits": 660, "simulation.simulator": 420}
 KERNELS = {"_triton_fits", "_triton_inputs"}  # called by those of rooms above, and compiled alone
 ONLY = {  # library -> where it may be imported
