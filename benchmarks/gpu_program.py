@@ -281,7 +281,7 @@ def training(program: Program) -> dict:
     minutes = 5.0 if program.dry else program.minutes
     config = EventTrainingConfig(minutes=minutes, seed=program.seed + 100, **settings)
     run.mkdir(parents=True, exist_ok=True)
-    here = 20.0 if program.dry else program.left * program.share  # with start and validation
+    here = 0.0 if program.dry else program.left * program.share  # with start and validation
     train_events(run, config, program.workers, here)
     notes = json.loads((run / "config.json").read_text())
     return {"of_minutes": minutes, "state": notes["state"], "validation": notes["validation"]}

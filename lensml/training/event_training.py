@@ -207,7 +207,8 @@ def train_events(
 ) -> Path:
     """Train into a run folder; one that was interrupted goes on with its weights and its time.
 
-    `stop_after` [s]: of this call; what is then left of the time is for another one.
+    `stop_after` [s]: of this call, which makes a step in any case; the rest of the time is for
+    another one.
 
     Writes weights every minute, `training_history.csv` and, at the end, `config.json`; of each
     variant in its own folder. Returns the folder.
@@ -282,7 +283,9 @@ def _loop(learners, buffer, checked, makers, config, output, state, ends) -> Non
     total, earlier = 60 * config.minutes, state["samples"]
     saved, first_step = time.monotonic(), state["step"]
     bar = tqdm(total=round(total), desc="train", unit="s", initial=round(state["seconds"]))
-    while (elapsed := time.monotonic() - begun) < total and begun + elapsed < ends:
+    while (elapsed := time.monotonic() - begun) < total and (
+        begun + elapsed < ends or state["step"] == first_step
+    ):
         for samples in makers.ready():
             buffer.add(samples)
         steps = state["step"] - first_step
