@@ -1,9 +1,9 @@
-"""JupyterHub on one machine, or with servers as jobs of SLURM: one environment, a project for everyone.
+"""JupyterHub on one machine, or with servers as jobs of SLURM; one environment for all users.
 
     LENSML_PREFIX=/opt/lensml jupyterhub -f hub/jupyterhub_config.py
 
-Who may log in, addresses and certificates are the site's own: load this file from a configuration of
-yours by `load_subconfig("/srv/lensml/hub/jupyterhub_config.py")` and set the rest after it.
+Who may log in, addresses and certificates are the site's own: load this file from a configuration
+of yours, `load_subconfig("/srv/lensml/hub/jupyterhub_config.py")`, and set the rest after it.
 """
 
 import os

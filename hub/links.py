@@ -1,4 +1,4 @@
-"""Links that open a chapter on a hub or on Binder: the clone is made, or brought up to date, by nbgitpuller.
+"""Links that open a chapter on a hub, where nbgitpuller makes or updates a clone, or on Binder.
 
 python hub/links.py --hub https://hub.example.org [--repository URL] [--branch main] [CHAPTER ...]
 

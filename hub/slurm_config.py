@@ -4,8 +4,8 @@ import batchspawner  # noqa: F401  (it adds the address at which a job says wher
 
 c = get_config()  # noqa: F821
 
-# What each asks of SLURM. Memory is that of the table in README.md, with room for `desk`; partitions
-# and the names of `gres` are the site's.
+# What each asks of SLURM; README.md has the memory that was measured. Partitions and the names of
+# `gres` are the site's.
 PROFILES = {
     "cpu": ("CPU: 2 cores", {"nprocs": "2", "memory": "4G", "partition": "", "gres": ""}),
     "gpu": ("1 GPU", {"nprocs": "8", "memory": "32G", "partition": "gpu", "gres": "gpu:1"}),
