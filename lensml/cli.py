@@ -2,16 +2,23 @@
 
 import argparse
 import json
-import logging
 import os
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 import lensml
-from lensml.paths import BUILD, ROOT, SIZES, InputError, atomic_path, git_commit
+from lensml.exits import BAD_INPUT, FAILED, OK, guarded
+from lensml.paths import (
+    BUILD,
+    ROOT,
+    SIZES,
+    InputError,
+    atomic_path,
+    git_commit,
+    printable,
+)
 
-OK, FAILED, BAD_INPUT = 0, 1, 2
 SETS = ("baseline", "distinct", "planetary", "stellar", "null")
 PREVALENCE_HELP = "fraction of binaries to expect, which shifts P; as in training"
 SURVEY_HELP = "whose alert threshold, of those stored with the weights"
@@ -41,7 +48,8 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=_Help, **settings)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: {message}; `{self.prog} --help` shows what it takes\n")
+        way = f"`{self.prog} --help` shows what it takes"
+        self.exit(BAD_INPUT, f"{self.prog}: {printable(message)}; {way}\n")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -54,8 +62,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_) -> NoReturn:
         commit = git_commit()
         where = "" if commit == "unknown" else f" (commit {commit[:12]})"
-        print(f"lensml {lensml.__version__}{where}")
-        parser.exit()
+        shown = f"lensml {lensml.__version__}{where}"
+        parser.exit(guarded("--version", lambda: print(shown)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -324,12 +332,4 @@ VERBS = {function.__name__[1:]: function for function in _FUNCTIONS}
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; bad input is one line on standard error and exit code 2."""
     args = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        return VERBS[args.verb](args) or OK  # most verbs return nothing
-    except InputError as error:
-        print(f"lensml {args.verb}: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print(f"lensml {args.verb}: interrupted; the same command resumes", file=sys.stderr)
-        return 130
+    return guarded(args.verb, lambda: VERBS[args.verb](args))

@@ -13,10 +13,10 @@ ROOMS = (
     "photometry lensing simulation network training streaming evaluation plotting experiments"
 ).split()
 ASIDE = {"training", "streaming", "evaluation"}  # none of these three knows another
-GROUND_FLOOR = ["__init__", "__main__", "_exports", "cli", "paths", "seeds"]
+GROUND_FLOOR = ["__init__", "__main__", "_exports", "cli", "exits", "limits", "paths", "seeds"]
 # Three modules are longer than the 400 lines of all others: the compiled joint fits, their GPU
 # kernels, and the simulator with its shards.
-MAX_PACKAGE, MAX_ROOM, MAX_MODULE, MAX_MODULES = 15_000, 2_300, 400, 9
+MAX_PACKAGE, MAX_ROOM, MAX_MODULE, MAX_MODULES = 15_350, 2_300, 400, 9
 LONGER = {"lensing.joint_fits": 460, "lensing._triton_fits": 660, "simulation.simulator": 420}
 KERNELS = {"_triton_fits", "_triton_inputs"}  # called by those of rooms above, and compiled alone
 ONLY = {  # library -> where it may be imported
@@ -103,7 +103,7 @@ def test_imports_go_one_way(module):
         if other == room:
             assert part in earlier, f"{module} imports {part}, which does not come before it"
         else:
-            assert other in above | {"paths", "seeds", "_exports"}, f"{module} imports {other}"
+            assert other in above | {"limits", "paths", "seeds", "_exports"}, f"{module} imports {other}"
 
 
 def outsiders() -> list[tuple[str, str]]:

@@ -147,7 +147,7 @@ def quote_everywhere() -> list[str]:
                 temporary.write_text(new)
             changed.append(path.name)
     if refused:
-        raise InputError("\n".join(refused))
+        raise InputError("; ".join(refused))
     return sorted(changed)
 
 

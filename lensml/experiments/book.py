@@ -53,7 +53,7 @@ def make_book(
     check_size(size)
     code = book_code("build")
     if pdf and (missing := code.missing_programs()):
-        raise InputError("\n".join(missing))
+        raise InputError("; ".join(missing))
     if run:
         run_all(size, {}, workers)
     print(f"the book is at {code.compile_book(pdf=pdf).as_uri()}")

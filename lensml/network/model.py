@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lensml.limits import MAX_WIDTH
 from lensml.network.residuals import (
     NUM_CHANNELS,
     NUM_INPUTS,
@@ -21,6 +22,7 @@ from lensml.network.residuals import (
     NUM_SUMMARY,
     PHASE_BINS,
 )
+from lensml.paths import InputError
 
 CLASSES = ("single", "planetary", "stellar", "binary_source", "other")
 PLANETARY_Q = 0.03  # mass ratio below which a binary is planetary
@@ -37,6 +39,18 @@ class NetworkConfig:
     state_channels: int = 32
     head_channels: tuple[int, int] = (128, 64)
     class_fractions: tuple[float, ...] = (0.2,) * len(CLASSES)  # of CLASSES in training
+
+    def __post_init__(self) -> None:
+        sizes = self.channels, self.embedding_channels, self.state_channels, *self.head_channels
+        if len(sizes) != 5 or not all(type(n) is int and 0 < n <= MAX_WIDTH for n in sizes):
+            raise InputError(f"layers of {sizes} channels, but 5 of 1 to {MAX_WIDTH} were expected")
+        fractions = self.class_fractions
+        if len(fractions) != len(CLASSES) or not all(
+            isinstance(x, float | int) and 0 <= x <= 1 for x in fractions
+        ):
+            raise InputError(f"`class_fractions` is {fractions}, but {len(CLASSES)} were expected")
+        if not (fractions[0] > 0 and 0 < sum(fractions[1:3]) < 1):
+            raise InputError(f"`class_fractions` is {fractions}, but single and binary lenses lack")
 
     def describe(self) -> dict:
         """Plain values for JSON."""

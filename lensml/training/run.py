@@ -19,7 +19,9 @@ from lensml.paths import (
     available_cores,
     git_commit,
     only_writer,
+    read_json,
     tune_allocator,
+    writing,
 )
 from lensml.simulation import worker_pool
 from lensml.training.data import TrainingData, load_training_data
@@ -108,14 +110,13 @@ def _check_folder(run: Path, described: dict, resume: bool) -> None:
             f"{run}: holds a training run; --resume takes it up, another --output starts anew"
         )
     if (run / CONFIG).exists() and resume:
-        found = json.loads((run / CONFIG).read_text())
+        found = read_json(run / CONFIG, {"training": dict})
         earlier, now = found["training"], described["training"]
         if other := sorted(k for k in now if earlier.get(k) != now[k]):
             raise InputError(
                 f"{run}: was begun with other settings ({', '.join(other)}); give the same to "
                 "resume it, or another --output"
             )
-    run.mkdir(parents=True, exist_ok=True)
 
 
 def _worker(rank: int, world: int, paths, run, config, described) -> None:
@@ -138,13 +139,15 @@ def _process(paths: list[Path], run: Path, config: TrainingConfig, described: di
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(device)
-    handler = logging.FileHandler(run / "training.log")
+    started = time.perf_counter()
+    data = load_training_data(paths, config.validation_fraction)  # no run folder before it fits
+    with writing(run):
+        run.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(run / "training.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    started = time.perf_counter()
     try:
-        data = load_training_data(paths, config.validation_fraction)
         with _makers(config, data) as (pool, workers):
             state = Trainer(config, data, run, device, pool, workers)
             first = state.restore() if (run / LAST).exists() else 0
