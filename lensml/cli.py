@@ -4,11 +4,13 @@ import argparse
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
 import lensml
 from lensml.exits import BAD_INPUT, FAILED, OK, guarded
+from lensml.limits import MAX_EVENTS
 from lensml.paths import (
     BUILD,
     ROOT,
@@ -16,6 +18,7 @@ from lensml.paths import (
     InputError,
     atomic_path,
     git_commit,
+    only_writer,
     printable,
 )
 
@@ -163,7 +166,9 @@ def _parser() -> argparse.ArgumentParser:
         "lenses that alert, which chooses the threshold: 0.01 or 0.001")  # fmt: skip
     add("--survey", default="default", metavar="NAME", help=SURVEY_HELP)
     add("--prevalence", type=fraction, default=0.5, metavar="X", help=PREVALENCE_HELP)
-    add("--max_events", type=int, default=100_000, help="kept, 50 kB each; new ones are refused")
+    add("--max_events", type=int, default=MAX_EVENTS, help="in memory, 50 kB each; beyond, the one "
+        "seen least recently goes to FILE.events beside --state, else to a file that ends with the "
+        "process, and comes back with its next epoch")  # fmt: skip
 
     add = verb("init", "make a project: chapters, book and results to work on", "thesis")
     add("folder", type=Path, help="new, or empty")
@@ -279,12 +284,18 @@ def _classify(args: argparse.Namespace) -> None:
 
 
 def _stream(args: argparse.Namespace) -> int:
+    if args.max_events < 1:
+        raise InputError(f"--max_events {args.max_events}: at least 1 was expected")
+    with only_writer(args.state) if args.state else nullcontext():
+        return _served(args)
+
+
+def _served(args: argparse.Namespace) -> int:
     from lensml.network import load_network
     from lensml.streaming import Ledger, StreamingClassifier, find_threshold, serve
 
-    if args.max_events < 1:
-        raise InputError(f"--max_events {args.max_events}: at least 1 was expected")
-    stream = StreamingClassifier(load_network(args.model)[0], max_events=args.max_events)
+    options = {"max_events": args.max_events, "store": args.state and Path(f"{args.state}.events")}
+    stream = StreamingClassifier(load_network(args.model)[0], **options)
     if args.state and args.state.exists():
         stream.restore(args.state)
     ledger = None

@@ -13,7 +13,7 @@ import json
 import re
 from pathlib import Path
 
-from lensml.experiments import flatten, is_interval
+from lensml.experiments import book_code, flatten, is_interval
 from lensml.network import weights_hash
 from lensml.paths import git_commit
 
@@ -23,6 +23,9 @@ REFERENCE = re.compile(
     r"`[^`]*`|\[[^\]]*\]\([^)]*\)|\$[^$]*\$|"
     r"\b(Figure|Table|[Cc]hapter)s? ((?:(?:, | and | or | to )?(?:\d\d?\.\d+|\d\d)\b(?!\.\d))+)"
 )
+
+
+safe = book_code("quotes").safe
 
 
 class ChapterError(Exception):
@@ -67,7 +70,7 @@ class Book:
         """The notebook of a chapter, figures and tables in their places."""
         notebook = json.loads((self.root / "notebooks" / f"{name}.ipynb").read_text())
         path = self.root / "records" / f"{name}.json"
-        record = json.loads(path.read_text()) if path.exists() else {}
+        record = safe(json.loads(path.read_text())) if path.exists() else {}
         if record:
             write_csv(record["numbers"], path.with_suffix(".csv"))
         waiting, cells = [], []  # stems of figures without a caption yet
@@ -131,7 +134,7 @@ class Book:
 
     def _table(self, shown: dict, name: str, record: dict) -> str:
         """The committed table of that key, or this copy's, as a numbered directive."""
-        kept = record.get("tables", {}).get(shown["key"], shown)
+        kept = record.get("tables", {}).get(shown["key"], safe(shown))
         label = self._number("Table", name)
         self.numbered[label] = kept["caption"] or "No caption."
         table = markdown_table(kept["headings"], kept["rows"])
@@ -142,7 +145,7 @@ class Book:
 
     def _origin(self, output: dict, name: str, record: dict) -> str:
         """Where the committed result comes from, and its record to download."""
-        line = "".join(output["data"]["text/markdown"])
+        line = safe("".join(output["data"]["text/markdown"]))
         if not record or self.latex:
             return line
         return f"{line}\nThe full record: {links(name)}."
@@ -150,7 +153,7 @@ class Book:
     def _read(self, folder: str) -> dict[str, dict]:
         """JSON of all chapters in a folder of the tree, by chapter."""
         paths = {name: self.root / folder / f"{name}.json" for name in self.chapters.values()}
-        return {n: json.loads(p.read_text()) for n, p in paths.items() if p.exists()}
+        return {n: safe(json.loads(p.read_text())) for n, p in paths.items() if p.exists()}
 
     def _records(self) -> str:
         """Table of the committed records: size, code, machine, time, and their files."""

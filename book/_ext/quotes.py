@@ -28,6 +28,21 @@ BENCHMARKED = PERFORMANCE + STUDIES
 SOURCE = re.compile(rf"(r\d\d|b_(?:{'|'.join(BENCHMARKED)}))_")
 
 
+def safe(value: Any) -> Any:
+    """What a record holds, its text on one line and without what a page would run as code.
+
+    That is tags, and commands of maths that make links or styles; all else is shown as it stands.
+    """
+    if isinstance(value, Mapping):
+        return {safe(key): safe(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [safe(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", re.sub(r"[\r\n]+", " ", value))
+    return re.sub(r"\\(?=(?:href|url|class|cssId|style|data|require|include)\b)", "", text)
+
+
 def quotable() -> dict[str, str]:
     """What prose may quote as ``{{ name }}``.
 
@@ -47,7 +62,7 @@ def quotable() -> dict[str, str]:
             values[f"b_{name}_device"] = record["provenance"]["device"]
             for key, value in record["numbers"].items():
                 values[f"b_{name}_{key}"] = format_number(value)
-    return values
+    return safe(values)
 
 
 def fill(text: str, values: Mapping[str, str], page: str) -> str:
