@@ -9,18 +9,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import lensml
-from lensml.exits import BAD_INPUT, FAILED, OK, guarded
+from lensml.exits import BAD_INPUT, FAILED, OK, guarded, printable
 from lensml.limits import MAX_EVENTS
-from lensml.paths import (
-    BUILD,
-    ROOT,
-    SIZES,
-    InputError,
-    atomic_path,
-    git_commit,
-    only_writer,
-    printable,
-)
+from lensml.paths import BUILD, ROOT, SIZES, InputError, atomic_path, git_commit, only_writer
 
 SETS = ("baseline", "distinct", "planetary", "stellar", "null")
 PREVALENCE_HELP = "fraction of binaries to expect, which shifts P; as in training"

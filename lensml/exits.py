@@ -25,11 +25,7 @@ RESUMES = {  # what is true after a verb was ended
 
 
 class Ended(BaseException):
-    """A signal came; `number` says which."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+    """A signal came, whose number is the argument."""
 
 
 def say(verb: str, text: object, code: int) -> int:
@@ -113,7 +109,7 @@ def guarded(verb: str, function: Callable[[], int | None]) -> int:
             return code
     except (Ended, KeyboardInterrupt) as ended:
         _mute()
-        return _interrupted(verb, getattr(ended, "number", signal.SIGINT))
+        return _interrupted(verb, (*ended.args, signal.SIGINT)[0])
     except BrokenPipeError:
         _mute()
         return say(verb, "nobody reads its output any more", 128 + signal.SIGPIPE)

@@ -13,9 +13,10 @@ import json
 import re
 from pathlib import Path
 
-from lensml.experiments import book_code, flatten, is_interval
+from lensml import limits
+from lensml.experiments import book_code, flatten, format_number, is_interval
 from lensml.network import weights_hash
-from lensml.paths import git_commit
+from lensml.paths import PACKAGE, RESULTS, git_commit
 
 CAPTION = re.compile(r"\*\*(Figure \d+\.\d+)\.\*\*")
 # Code, links, roles and maths come first, to be left alone.
@@ -54,6 +55,8 @@ class Book:
                 "list_of_tables": lambda: self._list_of("Table"),
                 "status_table": self._runs,
                 "provenance_table": self._records,
+                "limits_table": limits_table,
+                "campaigns_table": campaigns_table,
             }
             text = re.sub(r"\{\{ ([a-z]\w*) \}\}", lambda m: made[m[1]](), text)
             return self.with_links(text, name)
@@ -227,6 +230,27 @@ class Book:
                 line = REFERENCE.sub(replace, line)
             lines.append(line)
         return "\n".join(lines)
+
+
+def limits_table() -> str:
+    """Every limit of `lensml.limits`, its value and what it is of."""
+    rows = []
+    for line in (PACKAGE / "limits.py").read_text().splitlines():
+        if found := re.match(r"([A-Z_, ]+) = .*?#\s*(.*)", line):
+            for name in found[1].split(", "):
+                rows.append([f"`{name}`", format_number(getattr(limits, name)), found[2]])
+    return markdown_table(["limit", "value", "of what"], rows)
+
+
+def campaigns_table() -> str:
+    """What campaigns have tried, when and with which outcome."""
+    path = RESULTS / "campaigns.json"
+    rows, kept = [], safe(json.loads(path.read_text())) if path.exists() else {}
+    for name, found in kept.items():
+        counts = [format_number(found[k]) for k in ("tried", "answered", "refused", "faults")]
+        rows.append([name.replace("_", " "), *counts, found["date"], found["commit"]])
+    heads = ["campaign", "tried", "answered", "refused", "with a fault", "date", "commit"]
+    return markdown_table(heads, rows)
 
 
 def write_csv(numbers: dict, path: Path) -> None:

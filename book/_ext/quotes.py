@@ -24,6 +24,7 @@ SHOWN = re.compile(r"\[[^\]\n]*\]\(\.\./book/bibliography\.md\)<!-- cite:(\w) ([
 # The other form, ``0.75<!-- r02_roc_auc -->``: a value has no blank but no-break ones.
 WRITTEN = re.compile(r"(?:>\u00a0)?[\w.,:/+-]+(?:\u00a0[\w.,:/+()-]+)*<!-- ([a-z]\w*) -->")
 MADE = ("status_table", "provenance_table", "list_of_figures", "list_of_tables")  # by sphinx
+MADE += ("limits_table", "campaigns_table")
 BENCHMARKED = PERFORMANCE + STUDIES
 SOURCE = re.compile(rf"(r\d\d|b_(?:{'|'.join(BENCHMARKED)}))_")
 

@@ -42,15 +42,12 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         sizes = self.channels, self.embedding_channels, self.state_channels, *self.head_channels
-        if len(sizes) != 5 or not all(type(n) is int and 0 < n <= MAX_WIDTH for n in sizes):
-            raise InputError(f"layers of {sizes} channels, but 5 of 1 to {MAX_WIDTH} were expected")
         fractions = self.class_fractions
-        if len(fractions) != len(CLASSES) or not all(
-            isinstance(x, float | int) and 0 <= x <= 1 for x in fractions
-        ):
-            raise InputError(f"`class_fractions` is {fractions}, but {len(CLASSES)} were expected")
-        if not (fractions[0] > 0 and 0 < sum(fractions[1:3]) < 1):
-            raise InputError(f"`class_fractions` is {fractions}, but single and binary lenses lack")
+        good = len(sizes) == 5 and all(type(n) is int and 0 < n <= MAX_WIDTH for n in sizes)
+        good &= len(fractions) == len(CLASSES) and all(0 <= x <= 1 for x in fractions)
+        if not (good and fractions[0] > 0 and 0 < sum(fractions[1:3]) < 1):
+            raise InputError(f"{self}: layers of 1 to {MAX_WIDTH} and {len(CLASSES)} fractions, of "
+                             "single and binary lenses among them, were expected")  # fmt: skip
 
     def describe(self) -> dict:
         """Plain values for JSON."""
