@@ -55,7 +55,8 @@ def _on_signals(verb: str) -> Iterator[None]:
         raise Ended(number)
 
     try:
-        before = {s: signal.signal(s, handle) for s in SIGNALS if signal.getsignal(s)}
+        heard = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+        before = {s: signal.signal(s, handle) for s in heard}
     except ValueError:  # only the main thread may ask for signals
         before = {}
     try:

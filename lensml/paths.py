@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,8 @@ def only_writer(target: Path, *, wait: bool = False, among: bool = False) -> Ite
 @contextmanager
 def deaf() -> Iterator[None]:
     """Processes begun here get no signal of a terminal: who began them ends them."""
+    sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")  # its children's
+    resource_tracker.ensure_running()  # which would undo the mask if it began below
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield

@@ -105,14 +105,8 @@ def _from_astropy(raw: bytes, kind: str, path: Path) -> RawTable:
     from astropy.table import Table
 
     try:
-        if (
-            len(raw) > MAX_ASTROPY
-            or kind == "votable"
-            and re.search(rb"<STREAM[^>]*href", raw)
-        ):
-            raise ValueError(
-                f"over {MAX_ASTROPY / 1e6:.0f} MB, or with rows in another file"
-            )
+        if len(raw) > MAX_ASTROPY or kind == "votable" and re.search(rb"<STREAM[^>]*href", raw):
+            raise ValueError(f"over {MAX_ASTROPY / 1e6:.0f} MB, or with rows in another file")
         source = io.BytesIO(raw)
         if kind.startswith("ascii"):
             source = raw.decode().splitlines()
@@ -167,11 +161,7 @@ def _number(token: str) -> float:
 def _split(line: str, mark: str | None) -> list[str]:
     """Cells of a line; quotes hold a cell together, bars around a row are no cells."""
     if mark is None:
-        found = (
-            re.findall(r'"[^"]*"|\S+', line)
-            if '"' in line
-            else line.split(None, MAX_COLUMNS)
-        )
+        found = re.findall(r'"[^"]*"|\S+', line) if '"' in line else line.split(None, MAX_COLUMNS)
     elif '"' in line:
         found = next(csv.reader([line], delimiter=mark, skipinitialspace=True), [])
     else:
@@ -194,9 +184,7 @@ def _parse(text: str, label: str, wanted: Collection[str]) -> RawTable:
     cells = [_split(line, mark) for line in sample]
     width = Counter(map(len, cells)).most_common(1)[0][0] if cells else 0
     if width > MAX_COLUMNS or width * len(lines) > MAX_VALUES:
-        most = (
-            f"at most {MAX_COLUMNS} columns and {MAX_VALUES / 1e6:.0f} million values"
-        )
+        most = f"at most {MAX_COLUMNS} columns and {MAX_VALUES / 1e6:.0f} million values"
         raise InputError(f"{label} has {len(lines)} rows of {width} columns, but {most} are read")
     numbers = [c for row in cells for c in row if re.fullmatch(r"[-+]?\d+[.,]\d+", c)]
     decimal = mark not in (",", None) and bool(numbers) and all("," in c for c in numbers)
@@ -252,9 +240,7 @@ def _heading(above: list[str], mark: str | None, width: int, label: str, wanted)
     units = None
     for line in reversed(above):
         text = line[COMMENT.match(line).end() :] if COMMENT.match(line) else line
-        if (
-            mark is None and len(text) < MAX_HEADER
-        ):  # `HJD - 2450000` and `time [d]` are one name
+        if mark is None and len(text) < MAX_HEADER:  # `HJD - 2450000` and `time [d]` are one name
             text = re.sub(r"\s*-\s*(?=24\d{5})", "-", text)
             text = re.sub(r"\s*[\[(][^\])]*[\])]", lambda m: m[0].replace(" ", ""), text)
         cells = _split(text.rstrip(), mark) if len(text) < MAX_HEADER else [text]
