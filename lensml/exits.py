@@ -29,7 +29,7 @@ class Ended(BaseException):
 
 
 def say(verb: str, text: object, code: int) -> int:
-    """Print one line on standard error, as far as anybody reads it; the code."""
+    """Print one line on standard error, if it is still read; the code."""
     with suppress(OSError, ValueError):
         print(f"lensml {verb}: {printable(text)}", file=sys.stderr, flush=True)
     return code
@@ -55,8 +55,8 @@ def _on_signals(verb: str) -> Iterator[None]:
         raise Ended(number)
 
     try:
-        heard = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
-        before = {s: signal.signal(s, handle) for s in heard}
+        kinds = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+        before = {s: signal.signal(s, handle) for s in kinds}
     except ValueError:  # only the main thread may ask for signals
         before = {}
     try:
@@ -93,7 +93,7 @@ def _unforeseen(verb: str, error: BaseException) -> int:
         with open(number, "w", errors="backslashreplace") as log:
             traceback.print_exception(error, file=log)
     what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return say(verb, f"{what}; this was not foreseen, please report it with {where}", FAILED)
+    return say(verb, f"{what}; an error of the program, please report it with {where}", FAILED)
 
 
 def guarded(verb: str, function: Callable[[], int | None]) -> int:
@@ -113,7 +113,7 @@ def guarded(verb: str, function: Callable[[], int | None]) -> int:
         return _interrupted(verb, (*ended.args, signal.SIGINT)[0])
     except BrokenPipeError:
         _mute()
-        return say(verb, "nobody reads its output any more", 128 + signal.SIGPIPE)
+        return say(verb, "its output was closed by the reader", 128 + signal.SIGPIPE)
     except InputError as error:
         return say(verb, error, BAD_INPUT)
     except OSError as error:

@@ -112,7 +112,7 @@ def read_json(path: Path, wanted: Mapping[str, type | tuple]) -> dict:
 
 @contextmanager
 def writing(final: Path | str) -> Iterator[None]:
-    """InputError in one line where `final` cannot be written: a full disk, no right, no folder."""
+    """InputError in one line where `final` cannot be written, as on a full disk."""
     if not Path(final).name:
         raise InputError(f"{str(final)!r} names no file or folder to write; give a name")
     try:

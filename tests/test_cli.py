@@ -264,7 +264,7 @@ def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
         assert code == 130 and way in err and err.count("\n") == 1
 
 
-def test_what_nobody_foresaw_is_one_line_and_a_log(capsys, monkeypatch):
+def test_an_error_of_the_program_is_one_line_and_a_log(capsys, monkeypatch):
     from lensml import cli as module
 
     def fail(_):

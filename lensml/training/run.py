@@ -140,7 +140,10 @@ def _process(paths: list[Path], run: Path, config: TrainingConfig, described: di
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(device)
     started = time.perf_counter()
-    data = load_training_data(paths, config.validation_fraction)  # no run folder before it fits
+    try:
+        data = load_training_data(paths, config.validation_fraction)  # no run folder before it fits
+    except torch.OutOfMemoryError:
+        raise _too_large(config, device) from None
     with writing(run):
         run.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(run / "training.log")
@@ -161,16 +164,19 @@ def _process(paths: list[Path], run: Path, config: TrainingConfig, described: di
             if state.rank == 0:
                 _write_metrics(run, state, time.perf_counter() - started)
     except torch.OutOfMemoryError:
-        raise InputError(
-            f"--batch_size {config.batch_size} does not fit into the memory of {device}; "
-            f"try --batch_size {max(2, config.batch_size // 2)}"
-        ) from None
+        raise _too_large(config, device) from None
     finally:
         torch.set_flush_denormal(False)
         log.removeHandler(handler)
         handler.close()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _too_large(config: TrainingConfig, device: torch.device) -> InputError:
+    way = f"try --batch_size {max(2, config.batch_size // 2)}"
+    what = f"--batch_size {config.batch_size} does not fit into the memory of {device}"
+    return InputError(f"{what}; {way}")
 
 
 @contextmanager

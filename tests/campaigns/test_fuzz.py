@@ -79,7 +79,13 @@ EPOCH = st.fixed_dictionaries(
 
 
 def test_stream_lines(tried):
-    line = EPOCH.map(json.dumps) | JSON.map(json.dumps) | st.text(max_size=30)
+    good = st.fixed_dictionaries(
+        {"event": st.sampled_from(["a", "b", "c", "d", 1, "1"]), "time": st.floats(0, 1000),
+         "mag": st.floats(14, 20), "mag_err": st.floats(0.01, 0.5)}
+    )  # fmt: skip
+    line = (
+        good.map(json.dumps) | EPOCH.map(json.dumps) | JSON.map(json.dumps) | st.text(max_size=30)
+    )
 
     @given(st.lists(line, max_size=20))
     def run(lines):
