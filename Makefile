@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 NOTED := codemirror_mode file_extension mimetype nbconvert_exporter pygments_lexer version
 STRIP := $(RUN) -m nbstripout --keep-id --extra-keys '$(NOTED:%=metadata.language_info.%)'
 
-.PHONY: book test bench clean notebook-filter
+.PHONY: book test campaign bench clean notebook-filter
 .DELETE_ON_ERROR:
 
 book: $(INSTALLED)
@@ -19,6 +19,10 @@ book: $(INSTALLED)
 # Files of tests side by side, one process a core; `.venv/bin/python -m pytest tests/ROOM` runs a few.
 test: $(INSTALLED)
 	$(RUN) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+# Hostile inputs in great number, about an hour; what was tried goes to data/results/campaigns.json.
+campaign: $(INSTALLED)
+	LENSML_CAMPAIGN=$(or $(INPUTS),20000) $(RUN) -m pytest tests/campaigns
 
 # Some minutes; `make bench FULL=1` takes longer and keeps its numbers under data/results/benchmarks.
 bench: $(INSTALLED)

@@ -2,16 +2,26 @@
 
 import argparse
 import json
-import logging
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
 import lensml
-from lensml.paths import BUILD, ROOT, SIZES, InputError, atomic_path, check_installed, git_commit
+from lensml.exits import BAD_INPUT, FAILED, OK, guarded, printable
+from lensml.limits import MAX_EVENTS
+from lensml.paths import (
+    BUILD,
+    ROOT,
+    SIZES,
+    InputError,
+    atomic_path,
+    check_installed,
+    git_commit,
+    only_writer,
+)
 
-OK, FAILED, BAD_INPUT = 0, 1, 2
 SETS = ("baseline", "distinct", "planetary", "stellar", "null")
 PREVALENCE_HELP = "fraction of binaries to expect, which shifts P; as in training"
 SURVEY_HELP = "whose alert threshold, of those stored with the weights"
@@ -41,7 +51,8 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=_Help, **settings)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: {message}; `{self.prog} --help` shows what it takes\n")
+        way = f"`{self.prog} --help` shows what it takes"
+        self.exit(BAD_INPUT, f"{self.prog}: {printable(message)}; {way}\n")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -54,8 +65,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_) -> NoReturn:
         commit = git_commit()
         where = "" if commit == "unknown" else f" (commit {commit[:12]})"
-        print(f"lensml {lensml.__version__}{where}")
-        parser.exit()
+        shown = f"lensml {lensml.__version__}{where}"
+        parser.exit(guarded("--version", lambda: print(shown)))
 
 
 class _Completion(argparse.Action):
@@ -172,7 +183,9 @@ def _parser() -> argparse.ArgumentParser:
         "lenses that alert, which chooses the threshold: 0.01 or 0.001")  # fmt: skip
     add("--survey", default="default", metavar="NAME", help=SURVEY_HELP)
     add("--prevalence", type=fraction, default=0.5, metavar="X", help=PREVALENCE_HELP)
-    add("--max_events", type=int, default=100_000, help="kept, 50 kB each; new ones are refused")
+    add("--max_events", type=int, default=MAX_EVENTS, help="in memory, 50 kB each; beyond, the one "
+        "seen least recently goes to FILE.events beside --state, else to a file that ends with the "
+        "process, and comes back with its next epoch")  # fmt: skip
     add("--kafka", metavar="SERVERS", help="read alerts of ZTF, Rubin or Fink there: "
         "host:port,.. or a file of librdkafka settings")  # fmt: skip
     add("--topics", nargs="+", metavar="TOPIC", help="with alerts; TOPIC:0,1 if other processes "
@@ -299,13 +312,19 @@ def _stream(args: argparse.Namespace) -> int:
         raise InputError("--kafka needs --topics, --answers and --state, which keeps the offsets")
     if not args.kafka and (args.topics or args.answers or args.schema or args.until_end):
         raise InputError("--topics, --answers, --schema and --until_end need --kafka")
+    if args.max_events < 1:
+        raise InputError(f"--max_events {args.max_events}: at least 1 was expected")
+    with only_writer(args.state) if args.state else nullcontext():
+        return _served(args)
+
+
+def _served(args: argparse.Namespace) -> int:
     from lensml import streaming
     from lensml.network import load_network
     from lensml.streaming import Ledger, StreamingClassifier, find_threshold, serve
 
-    if args.max_events < 1:
-        raise InputError(f"--max_events {args.max_events}: at least 1 was expected")
-    stream = StreamingClassifier(load_network(args.model)[0], max_events=args.max_events)
+    options = {"max_events": args.max_events, "store": args.state and Path(f"{args.state}.events")}
+    stream = StreamingClassifier(load_network(args.model)[0], **options)
     if args.state and args.state.exists():
         stream.restore(args.state)
     ledger = None
@@ -357,12 +376,4 @@ VERBS = {function.__name__[1:]: function for function in _FUNCTIONS}
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; bad input is one line on standard error and exit code 2."""
     args = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        return VERBS[args.verb](args) or OK  # most verbs return nothing
-    except InputError as error:
-        print(f"lensml {args.verb}: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print(f"lensml {args.verb}: interrupted; the same command resumes", file=sys.stderr)
-        return 130
+    return guarded(args.verb, lambda: VERBS[args.verb](args))

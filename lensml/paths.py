@@ -2,19 +2,24 @@
 
 import ctypes
 import fcntl
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+from lensml.limits import MAX_JSON
 
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parent  # of the package, where it is not installed by itself
@@ -51,6 +56,76 @@ SIZES = ("smoke", "desk", "full")  # in rising order of what a number is worth
 
 class InputError(ValueError):
     """Something the user gave is wrong; the message is one line with the way out."""
+
+
+def printable(text: object) -> str:
+    """A text on one line: line ends and what a terminal would act on, escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def regular_file(path: Path) -> Path:
+    """The path of a file, or of nothing; InputError where a pipe or device would be opened."""
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "a pipe or device"
+        raise InputError(f"{path} is {what}; a file was expected")
+    return path
+
+
+def check_keys(value: Any, wanted: Mapping[str, type | tuple], label: object) -> dict:
+    """`value`, an object that has each key of `wanted` with a value of that type.
+
+    A type or several, by key; one whose name ends in `?` may be missing. InputError otherwise.
+    """
+    if not isinstance(value, dict):
+        raise InputError(f"{label}: {type(value).__name__} came, a JSON object was expected")
+    for key, kind in wanted.items():
+        name, kinds = key.removesuffix("?"), kind if isinstance(kind, tuple) else (kind,)
+        if name not in value and key != name:
+            continue
+        found = value.get(name)
+        # bool is a kind of int for Python, but no number.
+        if not isinstance(found, kinds) or isinstance(found, bool) and bool not in kinds:
+            expected = " or ".join(x.__name__ for x in kinds)
+            shown = "nothing" if name not in value else repr(found)[:60]
+            raise InputError(f"{label}: `{name}` is {shown}, but {expected} was expected")
+    return value
+
+
+def parse_json(text: str | bytes, wanted: Mapping[str, type | tuple], label: object) -> dict:
+    """A JSON object in the way of `check_keys`; InputError where the text is none."""
+    try:
+        if len(text) > MAX_JSON:
+            raise ValueError(f"{len(text)} characters, {MAX_JSON} at most")
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{label}: no JSON that can be read ({error})") from None
+    return check_keys(found, wanted, label)
+
+
+def read_json(path: Path, wanted: Mapping[str, type | tuple]) -> dict:
+    """The JSON object in a file, in the way of `parse_json`."""
+    try:
+        with regular_file(path).open("rb") as file:
+            text = file.read(MAX_JSON + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    return parse_json(text, wanted, path)
+
+
+@contextmanager
+def writing(final: Path | str) -> Iterator[None]:
+    """InputError in one line where `final` cannot be written, as on a full disk."""
+    if not Path(final).name:
+        raise InputError(f"{str(final)!r} names no file or folder to write; give a name")
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        why = error.strerror or error
+        raise InputError(
+            f"{final}: cannot be written ({why}); make room, or name another place"
+        ) from None
 
 
 def check_project() -> None:
@@ -92,17 +167,20 @@ def atomic_path(final: Path | str) -> Iterator[Path]:
     machine that loses power the same. The file may be read by whom the umask allows.
     """
     final = Path(final)
-    final.parent.mkdir(parents=True, exist_ok=True)
     own = f"{socket.gethostname()}.{os.getpid()}"  # others may write to the same disk
-    temporary = final.with_name(f".{final.name}.{own}.tmp{final.suffix}")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~UMASK)
-        os.replace(temporary, final)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(final):
+        temporary = final.with_name(f".{final.name}.{own}.tmp{final.suffix}")
+        regular_file(final)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~UMASK)
+            os.replace(temporary, final)
+        finally:
+            with suppress(OSError):  # where it could not be made, it cannot be removed either
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -112,11 +190,15 @@ def only_writer(target: Path, *, wait: bool = False, among: bool = False) -> Ite
     `wait`: until that one is done. `among`: beside others that hold it so. What a killed process
     held is free, for the lock is the system's (`flock`), not the file's.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    path = target.with_name(f".{target.name}.lock")
+    with writing(target):
+        path = target.with_name(f".{target.name}.lock")
+        made = [x for x in target.parents if not x.exists()]
+        target.parent.mkdir(parents=True, exist_ok=True)
     kind = (fcntl.LOCK_SH if among else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     while True:
-        with path.open("a+") as file:
+        with writing(target):
+            file = path.open("a+")
+        with file:
             try:
                 fcntl.flock(file, kind)
             except BlockingIOError:
@@ -138,7 +220,22 @@ def only_writer(target: Path, *, wait: bool = False, among: bool = False) -> Ite
             finally:
                 if not among:
                     path.unlink(missing_ok=True)
+                for folder in made:  # that nothing was written to
+                    with suppress(OSError):
+                        folder.rmdir()
             return
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Processes begun here get no signal of a terminal: who began them ends them."""
+    sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")  # its children's
+    resource_tracker.ensure_running()  # which would undo the mask if it began below
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def available_cores() -> int:

@@ -13,11 +13,12 @@ ROOMS = (
     "photometry lensing simulation network training streaming evaluation plotting experiments"
 ).split()
 ASIDE = {"training", "streaming", "evaluation"}  # none of these three knows another
-GROUND_FLOOR = ["__init__", "__main__", "_exports", "cli", "paths", "seeds"]
-# Three modules are longer than the 400 lines of all others: the compiled joint fits, their GPU
-# kernels, and the simulator with its shards.
-MAX_PACKAGE, MAX_ROOM, MAX_MODULE, MAX_MODULES = 15_400, 2_300, 400, 9
-LONGER = {"lensing.joint_fits": 460, "lensing._triton_fits": 660, "simulation.simulator": 420}
+GROUND_FLOOR = ["__init__", "__main__", "_exports", "cli", "exits", "limits", "paths", "seeds"]
+# Four modules are longer than the 400 lines of all others: the compiled joint fits, their GPU
+# kernels, the simulator with its shards, and the reader of sets.
+MAX_PACKAGE, MAX_ROOM, MAX_MODULE, MAX_MODULES = 15_900, 2_300, 400, 9
+LONGER = {"lensing.joint_fits": 460, "lensing._triton_fits": 660, "simulation.simulator": 430}
+LONGER |= {"simulation.lightcurves": 450}
 KERNELS = {"_triton_fits", "_triton_inputs"}  # called by those of rooms above, and compiled alone
 ONLY = {  # library -> where it may be imported
     "VBMicrolensing": {"lensing.magnification"},
@@ -105,7 +106,8 @@ def test_imports_go_one_way(module):
         if other == room:
             assert part in earlier, f"{module} imports {part}, which does not come before it"
         else:
-            assert other in above | {"paths", "seeds", "_exports"}, f"{module} imports {other}"
+            ground = {"exits", "limits", "paths", "seeds", "_exports"}
+            assert other in above | ground, f"{module} imports {other}"
 
 
 def outsiders() -> list[tuple[str, str]]:

@@ -257,9 +257,69 @@ def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(module.VERBS, "preflight", interrupted)
+    for verb, way in (("preflight", "nothing is kept"), ("train", "with --resume goes on")):
+        monkeypatch.setitem(module.VERBS, verb, interrupted)
+        more = ["--data", "a", "--output", "b"] if verb == "train" else []
+        code, _, err = run(capsys, verb, *more)
+        assert code == 130 and way in err and err.count("\n") == 1
+
+
+def test_an_error_of_the_program_is_one_line_and_a_log(capsys, monkeypatch):
+    from lensml import cli as module
+
+    def fail(_):
+        raise ZeroDivisionError("a\nb\x1b[31m")
+
+    monkeypatch.setitem(module.VERBS, "preflight", fail)
     code, _, err = run(capsys, "preflight")
-    assert code == 130 and "resumes" in err
+    assert code == 1 and err.count("\n") == 1 and "\x1b" not in err
+    log = Path(err.strip().rsplit(" ", 1)[1])
+    assert "Traceback" in log.read_text() and "ZeroDivisionError" in log.read_text()
+    log.unlink()
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code"), [(">&-", 2), ("> /dev/full", 2), ("| head -c 0", 141)]
+)
+def test_an_output_that_takes_nothing_is_one_line(tmp_path, redirection, code):
+    (tmp_path / "phot.dat").write_text(PHOT)
+    for verb in ("--version", f"classify {tmp_path}/phot.dat --json"):
+        call = (
+            f"sleep 0.2 | {sys.executable} -m lensml {verb} {redirection}; exit ${{PIPESTATUS[1]}}"
+        )
+        done = subprocess.run(["bash", "-c", call], capture_output=True, text=True)
+        lines = [x for x in done.stderr.splitlines() if "usable epochs" not in x]
+        assert done.returncode == code and len(lines) == 1, (verb, done)
+
+
+OUTPUTS = {
+    "simulate": ["--n_pspl", 2, "--n_binary", 2, "--workers", 1, "--output"],
+    "train": ["--data", "SET", "--epochs", 1, "--output"],
+    "evaluate": ["--data", "SET", "--output_dir"],
+    "classify": ["PHOT", "--plot"],
+    "stream": ["--state"],
+    "init": [],
+}
+
+
+@pytest.mark.parametrize("place", ["file/below", "n" * 300, "/proc/no/where", ""])
+@pytest.mark.parametrize("verb", OUTPUTS)
+def test_an_output_that_cannot_be_written_is_named(capsys, tmp_path, small, verb, place):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "phot.dat").write_text(PHOT)
+    if verb == "evaluate" and not place:
+        pytest.skip("the working folder, which is meant")
+    known = {"SET": small, "PHOT": tmp_path / "phot.dat"}
+    flags = [known.get(x, x) for x in OUTPUTS[verb]]
+    path = f"{tmp_path / place}.svg" if verb == "classify" else str(tmp_path / place) * bool(place)
+    before = files(tmp_path)
+    code, _, err = run(capsys, verb, *flags, path)
+    lines = [x for x in err.splitlines() if "usable epochs" not in x]
+    if verb == "classify" and not place:
+        assert code == 0  # a figure of that name
+    else:
+        assert code == 2 and len(lines) == 1 and "Traceback" not in err, err
+        assert files(tmp_path) == before
 
 
 HEAVY = "torch numpy scipy matplotlib VBMicrolensing sklearn IPython astropy tqdm".split()

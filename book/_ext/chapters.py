@@ -13,9 +13,10 @@ import json
 import re
 from pathlib import Path
 
-from lensml.experiments import flatten, is_interval
+from lensml import limits
+from lensml.experiments import book_code, flatten, format_number, is_interval
 from lensml.network import weights_hash
-from lensml.paths import git_commit
+from lensml.paths import PACKAGE, RESULTS, git_commit
 
 CAPTION = re.compile(r"\*\*(Figure \d+\.\d+)\.\*\*")
 # Code, links, roles and maths come first, to be left alone.
@@ -23,6 +24,9 @@ REFERENCE = re.compile(
     r"`[^`]*`|\[[^\]]*\]\([^)]*\)|\$[^$]*\$|"
     r"\b(Figure|Table|[Cc]hapter)s? ((?:(?:, | and | or | to )?(?:\d\d?\.\d+|\d\d)\b(?!\.\d))+)"
 )
+
+
+safe = book_code("quotes").safe
 
 
 class ChapterError(Exception):
@@ -51,6 +55,8 @@ class Book:
                 "list_of_tables": lambda: self._list_of("Table"),
                 "status_table": self._runs,
                 "provenance_table": self._records,
+                "limits_table": limits_table,
+                "campaigns_table": campaigns_table,
             }
             text = re.sub(r"\{\{ ([a-z]\w*) \}\}", lambda m: made[m[1]](), text)
             return self.with_links(text, name)
@@ -67,7 +73,7 @@ class Book:
         """The notebook of a chapter, figures and tables in their places."""
         notebook = json.loads((self.root / "notebooks" / f"{name}.ipynb").read_text())
         path = self.root / "records" / f"{name}.json"
-        record = json.loads(path.read_text()) if path.exists() else {}
+        record = safe(json.loads(path.read_text())) if path.exists() else {}
         if record:
             write_csv(record["numbers"], path.with_suffix(".csv"))
         waiting, cells = [], []  # stems of figures without a caption yet
@@ -131,7 +137,7 @@ class Book:
 
     def _table(self, shown: dict, name: str, record: dict) -> str:
         """The committed table of that key, or this copy's, as a numbered directive."""
-        kept = record.get("tables", {}).get(shown["key"], shown)
+        kept = record.get("tables", {}).get(shown["key"], safe(shown))
         label = self._number("Table", name)
         self.numbered[label] = kept["caption"] or "No caption."
         table = markdown_table(kept["headings"], kept["rows"])
@@ -142,7 +148,7 @@ class Book:
 
     def _origin(self, output: dict, name: str, record: dict) -> str:
         """Where the committed result comes from, and its record to download."""
-        line = "".join(output["data"]["text/markdown"])
+        line = safe("".join(output["data"]["text/markdown"]))
         if not record or self.latex:
             return line
         return f"{line}\nThe full record: {links(name)}."
@@ -150,7 +156,7 @@ class Book:
     def _read(self, folder: str) -> dict[str, dict]:
         """JSON of all chapters in a folder of the tree, by chapter."""
         paths = {name: self.root / folder / f"{name}.json" for name in self.chapters.values()}
-        return {n: json.loads(p.read_text()) for n, p in paths.items() if p.exists()}
+        return {n: safe(json.loads(p.read_text())) for n, p in paths.items() if p.exists()}
 
     def _records(self) -> str:
         """Table of the committed records: size, code, machine, time, and their files."""
@@ -224,6 +230,27 @@ class Book:
                 line = REFERENCE.sub(replace, line)
             lines.append(line)
         return "\n".join(lines)
+
+
+def limits_table() -> str:
+    """Every limit of `lensml.limits`, its value and what it is of."""
+    rows = []
+    for line in (PACKAGE / "limits.py").read_text().splitlines():
+        if found := re.match(r"([A-Z_, ]+) = .*?#\s*(.*)", line):
+            for name in found[1].split(", "):
+                rows.append([f"`{name}`", format_number(getattr(limits, name)), found[2]])
+    return markdown_table(["limit", "value", "of what"], rows)
+
+
+def campaigns_table() -> str:
+    """What campaigns have tried, when and with which outcome."""
+    path = RESULTS / "campaigns.json"
+    rows, kept = [], safe(json.loads(path.read_text())) if path.exists() else {}
+    for name, found in kept.items():
+        counts = [format_number(found[k]) for k in ("tried", "answered", "refused", "faults")]
+        rows.append([name.replace("_", " "), *counts, found["date"], found["commit"]])
+    heads = ["campaign", "tried", "answered", "refused", "with a fault", "date", "commit"]
+    return markdown_table(heads, rows)
 
 
 def write_csv(numbers: dict, path: Path) -> None:

@@ -25,8 +25,24 @@ SHOWN = re.compile(r"\[[^\]\n]*\]\(\.\./book/bibliography\.md\)<!-- cite:(\w) ([
 # The other form, ``0.75<!-- r02_roc_auc -->``: a value has no blank but no-break ones.
 WRITTEN = re.compile(r"(?:>\u00a0)?[\w.,:/+-]+(?:\u00a0[\w.,:/+()-]+)*<!-- ([a-z]\w*) -->")
 MADE = ("status_table", "provenance_table", "list_of_figures", "list_of_tables")  # by sphinx
+MADE += ("limits_table", "campaigns_table")
 BENCHMARKED = PERFORMANCE + STUDIES
 SOURCE = re.compile(rf"(r\d\d|b_(?:{'|'.join(BENCHMARKED)}))_")
+
+
+def safe(value: Any) -> Any:
+    """What a record holds, its text on one line and without what a page would run as code.
+
+    That is tags, and commands of maths that make links or styles; all else is shown as it stands.
+    """
+    if isinstance(value, Mapping):
+        return {safe(key): safe(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [safe(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", re.sub(r"[\r\n]+", " ", value))
+    return re.sub(r"\\(?=(?:href|url|class|cssId|style|data|require|include)\b)", "", text)
 
 
 def quotable() -> dict[str, str]:
@@ -48,7 +64,7 @@ def quotable() -> dict[str, str]:
             values[f"b_{name}_device"] = record["provenance"]["device"]
             for key, value in record["numbers"].items():
                 values[f"b_{name}_{key}"] = format_number(value)
-    return values
+    return safe(values)
 
 
 def fill(text: str, values: Mapping[str, str], page: str) -> str:
@@ -152,7 +168,7 @@ def quote_everywhere() -> list[str]:
                 temporary.write_text(new)
             changed.append(path.name)
     if refused:
-        raise InputError("\n".join(refused))
+        raise InputError("; ".join(refused))
     return sorted(changed)
 
 

@@ -18,7 +18,8 @@ __getattr__, __dir__, __all__ = exports(
         "assess classical evaluate final_probability headline predictions report_text scored"
     ),
     notebooks=(
-        "EXECUTED LOGS RECORDS chapter_fingerprint chapter_names find_chapter read_record run"
+        "EXECUTED LOGS RECORDS chapter_fingerprint chapter_names find_chapter literal "
+        "read_record run"
     ),
     book="PROJECT_FILES book_code make_book make_project",
 )

@@ -55,7 +55,7 @@ def make_book(
     check_installed("notebooks", *JUPYTER, "jupyter_book")
     code = book_code("build")
     if pdf and (missing := code.missing_programs()):
-        raise InputError("\n".join(missing))
+        raise InputError("; ".join(missing))
     if run:
         run_all(size, {}, workers)
     print(f"the book is at {code.compile_book(pdf=pdf).as_uri()}")

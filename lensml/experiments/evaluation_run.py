@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lensml import evaluation, network, plotting
 from lensml.experiments.results import write_json, write_svg
 from lensml.experiments.tables import OBSERVER_COLUMNS, format_number, plain
-from lensml.paths import PACKAGE, InputError, atomic_path, cached_path, progress_bar
+from lensml.paths import PACKAGE, InputError, atomic_path, cached_path, only_writer, progress_bar
 from lensml.simulation import LightCurves, Survey, concatenate, load
 
 SEARCHES = ("evaluation/anomaly_finder.py", "evaluation/baselines.py", "lensing/*.py")
@@ -37,41 +37,42 @@ def evaluate(
     what a killed one has predicted of a large set. Returns what `metrics.json` holds. InputError if
     the set cannot be scored or has been seen.
     """
-    data, output_dir, device = Path(data), Path(output_dir), str(network.find_device())
-    loaded, config = network.load_network(run, device)
-    curves = load(data)
-    check_fresh(curves, config, data)
-    singles, binaries = (int((curves.y == label).sum()) for label in (0, 1))
-    if not (singles and binaries and singles + binaries == len(curves)):
-        raise InputError(
-            f"{data}: `y` holds {singles} single lenses (0) and {binaries} binaries (1) in "
-            f"{len(curves)} rows, but both classes and nothing else were expected; "
-            "`lensml classify` calls curves of unknown class"
-        )
-    how, parts = f"{device} {network.weights_hash(run)}", output_dir / ".parts"
-    predictions = predict_in_parts(loaded, curves, parts, how)
-    options = {"early_detection": early_detection, "num_bootstrap": num_bootstrap, "seed": seed}
-    result, ideal = evaluation.full_report(curves, predictions, **options)
-    p = predictions.p[:, -1]
-    result["at_prevalence"] = evaluation.at_prevalence(curves.y, p, prevalence)
-    preset, set_seed, _ = curves.events()
-    result["provenance"] = {
-        "weights_sha256": network.weights_hash(run),
-        "data": data.name,
-        "rows": len(curves),
-        "set": {"preset": preset, "seed": set_seed, "survey": curves.meta.get("survey")},
-        "bootstrap": {"resamples": num_bootstrap, "seed": seed},
-        "device": device,
-    }
-    result = plain(result)
-    drawn = figures(curves, p, result, ideal)
-    with atomic_path(output_dir / "predictions.npz") as path:
-        np.savez(path, p=predictions.p, y=curves.y, pair=curves.pair, dchi2=curves.dchi2)
-    for name, figure in drawn.items():
-        write_svg(figure, output_dir / f"{name}.svg")
-    write_json(result, output_dir / "metrics.json")  # last: where it is, all is there
-    shutil.rmtree(parts, ignore_errors=True)
-    return result
+    data, output_dir, device = Path(data), Path(output_dir).absolute(), str(network.find_device())
+    with only_writer(output_dir):
+        loaded, config = network.load_network(run, device)
+        curves = load(data)
+        check_fresh(curves, config, data)
+        singles, binaries = (int((curves.y == label).sum()) for label in (0, 1))
+        if not (singles and binaries and singles + binaries == len(curves)):
+            raise InputError(
+                f"{data}: `y` holds {singles} single lenses (0) and {binaries} binaries (1) in "
+                f"{len(curves)} rows, but both classes and nothing else were expected; "
+                "`lensml classify` calls curves of unknown class"
+            )
+        how, parts = f"{device} {network.weights_hash(run)}", output_dir / ".parts"
+        predictions = predict_in_parts(loaded, curves, parts, how)
+        options = {"early_detection": early_detection, "num_bootstrap": num_bootstrap, "seed": seed}
+        result, ideal = evaluation.full_report(curves, predictions, **options)
+        p = predictions.p[:, -1]
+        result["at_prevalence"] = evaluation.at_prevalence(curves.y, p, prevalence)
+        preset, set_seed, _ = curves.events()
+        result["provenance"] = {
+            "weights_sha256": network.weights_hash(run),
+            "data": data.name,
+            "rows": len(curves),
+            "set": {"preset": preset, "seed": set_seed, "survey": curves.meta.get("survey")},
+            "bootstrap": {"resamples": num_bootstrap, "seed": seed},
+            "device": device,
+        }
+        result = plain(result)
+        drawn = figures(curves, p, result, ideal)
+        with atomic_path(output_dir / "predictions.npz") as path:
+            np.savez(path, p=predictions.p, y=curves.y, pair=curves.pair, dchi2=curves.dchi2)
+        for name, figure in drawn.items():
+            write_svg(figure, output_dir / f"{name}.svg")
+        write_json(result, output_dir / "metrics.json")  # last: where it is, all is there
+        shutil.rmtree(parts, ignore_errors=True)
+        return result
 
 
 def check_fresh(curves: LightCurves, config: Mapping[str, Any], path: Path) -> None:

@@ -32,6 +32,7 @@ from lensml.paths import (
     check_installed,
     check_project,
     check_size,
+    deaf,
 )
 
 EXECUTED = BUILD / "notebooks"  # the chapters as papermill left them
@@ -90,8 +91,10 @@ def literal(value: Any) -> Any:
     """
     try:
         value = ast.literal_eval(value) if isinstance(value, str) else value
-        return json.loads(json.dumps(value))
+        return json.loads(json.dumps(value, allow_nan=False))
     except (ValueError, SyntaxError):
+        if not isinstance(value, str):
+            raise InputError(f"a parameter is {value!r}; a finite number was expected") from None
         return value
     except (RecursionError, MemoryError):
         raise InputError("a parameter is nested too deeply; give a number, text or list") from None
@@ -228,12 +231,19 @@ def run_all(size: str, parameters: Mapping[str, Any], workers: int) -> None:
     failures = []
     # A spawned worker has imported nothing yet, so the thread limits reach all libraries.
     with patch.dict(os.environ, limits), ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        jobs = {pool.submit(run_chapter, name, size, parameters): name for name in todo}
-        for job in (bar := tqdm(as_completed(jobs), total=len(jobs), desc=f"chapters, {size}")):
-            try:
-                bar.write(f"{jobs[job]:24s} {job.result():7.0f} s")
-            except ChapterError as error:
-                failures.append(str(error))
-                bar.write(str(error))
+        with deaf():
+            jobs = {pool.submit(run_chapter, name, size, parameters): name for name in todo}
+        try:
+            for job in (bar := tqdm(as_completed(jobs), total=len(jobs), desc=f"chapters, {size}")):
+                try:
+                    bar.write(f"{jobs[job]:24s} {job.result():7.0f} s")
+                except ChapterError as error:
+                    failures.append(str(error))
+                    bar.write(str(error))
+        except BaseException:  # no chapter is waited for; a kernel ends with who began it
+            for process in list(pool._processes.values()):
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     if failures:
         raise SystemExit(f"{len(failures)} of {len(jobs)} chapters failed\n" + "\n".join(failures))

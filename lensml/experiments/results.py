@@ -309,9 +309,9 @@ class Chapter:
         head += f"; {self.mark.partition(': ')[2]}" * bool(self.mark)
         images = "".join(
             '<figure style="display: inline-block; margin: 4px"><img width="320" '
-            f'alt="{stem.replace("_", " ")}, size {self.size}" '
+            f'alt="{html.escape(stem.replace("_", " "))}, size {self.size}" '
             f'src="data:image/png;base64,{base64.b64encode(image).decode()}">'
-            f"<figcaption>{stem}</figcaption></figure>"
+            f"<figcaption>{html.escape(stem)}</figcaption></figure>"
             for stem, image in self._images.items()
         )
         tables = [numbered_table(self.name, i, t) for i, t in enumerate(self.tables.values(), 1)]

@@ -16,19 +16,32 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lensml.network.model import Network, NetworkConfig
-from lensml.paths import WEIGHTS, InputError, atomic_path
+from lensml.paths import (
+    WEIGHTS,
+    InputError,
+    atomic_path,
+    check_keys,
+    parse_json,
+    read_json,
+    regular_file,
+)
 from lensml.simulation import LightCurves
 
 MODEL = "model.safetensors"
 CONFIG = "config.json"
 CHECKSUM = "sha256"
+RUN = {"trained_on?": list, "validated_on?": list}  # of a run's configuration
+RANGE = {"preset": str, "seed": int, "first": int, "stop": int}  # of events
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], notes: dict) -> None:
     """Write tensors and JSON notes into one file, atomically: they can never disagree."""
     flat = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(flat, temporary, metadata={"notes": json.dumps(notes)})
+        try:
+            save_file(flat, temporary, metadata={"notes": json.dumps(notes)})
+        except SafetensorError as error:  # a full disk, for one
+            raise OSError(str(error)) from None
 
 
 def open_tensors(path: Path) -> safe_open:
@@ -36,6 +49,7 @@ def open_tensors(path: Path) -> safe_open:
 
     The library opens a file twice, for its header and for its tensors; one of each file is neither.
     """
+    regular_file(path)
     while True:
         before = path.stat()
         opened = safe_open(path, framework="pt")
@@ -47,7 +61,7 @@ def open_tensors(path: Path) -> safe_open:
 def _mapped_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors, whose memory is the mapped file until they are copied, and notes."""
     with open_tensors(path) as file:
-        notes = json.loads((file.metadata() or {}).get("notes", "{}"))
+        notes = parse_json((file.metadata() or {}).get("notes", "{}"), {}, f"{path}: notes")
         return {name: file.get_tensor(name) for name in file.keys()}, notes
 
 
@@ -55,6 +69,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors and notes of `save_tensors`."""
     try:
         return _mapped_tensors(path)
+    except InputError:
+        raise
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path}: not a readable weights file ({error})") from None
 
@@ -85,16 +101,38 @@ def load_network(
             "and without --model the shipped weights are used"
         )
     tensors, notes = load_tensors(folder / MODEL)
-    if "class_fractions" not in notes.get("network", {}):
+    if "class_fractions" not in check_keys(notes.get("network", {}), {}, f"{folder}: network"):
         raise InputError(
             f"{folder}: weights of a network of version 0.1 before its joint fits, which this "
             "version does not read; train anew, or take the commit in its config.json"
         )
-    shape = {k: tuple(v) if isinstance(v, list) else v for k, v in notes["network"].items()}
-    network = Network(NetworkConfig(**shape))
-    network.load_state_dict({name: x.float() for name, x in tensors.items()})
+    network = _network_of(notes["network"], tensors, folder / MODEL)
     config = folder / CONFIG
-    return network.to(device).eval(), json.loads(config.read_text()) if config.exists() else notes
+    config = read_json(config, RUN) if config.exists() else check_keys(notes, RUN, folder)
+    for ranges in (config.get(name, []) for name in ("trained_on", "validated_on")):
+        for each in ranges:
+            check_keys(each, RANGE, folder / CONFIG)
+    return network.to(device).eval(), config
+
+
+def _network_of(shape: dict, tensors: dict[str, Tensor], path: Path) -> Network:
+    """A network of such a shape with these weights; no memory is taken before they fit it."""
+    shape = {k: tuple(v) if isinstance(v, list) else v for k, v in shape.items()}
+    try:
+        with torch.device("meta"):
+            network = Network(NetworkConfig(**shape))
+        wrong = [
+            k for k, x in tensors.items() if not (x.is_floating_point() and x.isfinite().all())
+        ]
+        if wrong:
+            raise ValueError(f"{wrong[0]} holds what is no finite number")
+        # A copy of the mapped file, which another process may write anew.
+        copies = {name: x.to(torch.float32, copy=True) for name, x in tensors.items()}
+        network.load_state_dict(copies, assign=True)
+    except (TypeError, ValueError, RuntimeError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: no weights of this version's network ({why})") from None
+    return network.requires_grad_(True)
 
 
 def weights_hash(run: Path | str | None = None) -> str:
@@ -129,10 +167,12 @@ def read_snapshot(path: Path, version: int) -> tuple[dict[str, Tensor], dict]:
     """Mapped tensors and notes of a snapshot; InputError if damaged or of another version."""
     try:
         tensors, notes = _mapped_tensors(path)
+    except InputError as error:
+        raise InputError(f"{error}; move it away") from None
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path}: not a readable state file ({error}); move it away") from None
-    if not isinstance(notes, dict) or notes.get("version") != version:
-        found = notes.get("version", "none") if isinstance(notes, dict) else "none"
+    if notes.get("version") != version:
+        found = notes.get("version", "none")
         raise InputError(
             f"{path}: a state of version {found}, but version {version} was expected; "
             "move it away and feed the epochs again"

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lensml.limits import MAX_WIDTH
 from lensml.network.residuals import (
     NUM_CHANNELS,
     NUM_INPUTS,
@@ -21,6 +22,7 @@ from lensml.network.residuals import (
     NUM_SUMMARY,
     PHASE_BINS,
 )
+from lensml.paths import InputError
 
 CLASSES = ("single", "planetary", "stellar", "binary_source", "other")
 PLANETARY_Q = 0.03  # mass ratio below which a binary is planetary
@@ -37,6 +39,15 @@ class NetworkConfig:
     state_channels: int = 32
     head_channels: tuple[int, int] = (128, 64)
     class_fractions: tuple[float, ...] = (0.2,) * len(CLASSES)  # of CLASSES in training
+
+    def __post_init__(self) -> None:
+        sizes = self.channels, self.embedding_channels, self.state_channels, *self.head_channels
+        fractions = self.class_fractions
+        good = len(sizes) == 5 and all(type(n) is int and 0 < n <= MAX_WIDTH for n in sizes)
+        good &= len(fractions) == len(CLASSES) and all(0 <= x <= 1 for x in fractions)
+        if not (good and fractions[0] > 0 and 0 < sum(fractions[1:3]) < 1):
+            raise InputError(f"{self}: layers of 1 to {MAX_WIDTH} and {len(CLASSES)} fractions, of "
+                             "single and binary lenses among them, were expected")  # fmt: skip
 
     def describe(self) -> dict:
         """Plain values for JSON."""

@@ -8,6 +8,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from lensml.limits import LONGEST_NAME
 from lensml.paths import InputError
 
 WAY_OUT = "say which, as in --columns time=NAME,mag=NAME,err=NAME (names or numbers from 1)"
@@ -19,7 +20,6 @@ OTHERS = {"adu", "count", "ct", "electron", "e-", "deg", "arcsec", "pixel", "pix
 JULIAN = r"(?:[bh]?m?jd|bm?jd|mjd|rjd|bt?jd|bkjd)"
 ZEROS = {"btjd": 2457000.0, "bkjd": 2454833.0, "rjd": 2400000.0, "mjd": 2400000.5}  # by name [day]
 LAST_TIME, LONGEST = 3e6, 40_000  # a later time, or a longer span, are no days
-LONGEST_NAME = 200  # of a column [characters]
 FIRST_JD, LAST_JD = 2.43e6, 2.48e6  # from 1941 to 2077
 FLUX = r"flux(?:es)?|[munµμ]?jy(?![a-z])|counts?(?![a-z])"
 MAGNITUDE = r"(?:milli|m)?mag(?:nitudes?)?"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lensml.paths import InputError
+from lensml.paths import InputError, printable
 from lensml.photometry import columns as roles
 from lensml.photometry.tables import WANTED, RawTable, from_columns, read_table
 
@@ -96,10 +96,11 @@ def read_event(paths: Path | str | Sequence[Path | str], **settings: Any) -> Eve
     for file in files:
         for label, curve in _datasets(file, str(file), **settings):
             stem = [re.sub(SUFFIX, "", file.name)] if len(files) > 1 or not label else []
-            datasets.append(replace(curve, name="/".join([*stem, *[label] * bool(label)])))
+            name = "/".join([*stem, *[label] * bool(label)])
+            datasets.append(replace(curve, name=printable(name)))
     if len({d.name for d in datasets}) < len(datasets):
         datasets = [replace(d, name=f"{d.name} ({k})") for k, d in enumerate(datasets, 1)]
-    return Event(re.sub(SUFFIX, "", paths[0].resolve().name), tuple(datasets))
+    return Event(printable(re.sub(SUFFIX, "", paths[0].resolve().name)), tuple(datasets))
 
 
 def read_photometry(

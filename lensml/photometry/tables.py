@@ -18,15 +18,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from lensml.limits import (
+    MAX_ASTROPY,
+    MAX_BYTES,
+    MAX_COLUMNS,
+    MAX_HEADER,
+    MAX_LINE,
+    MAX_LINES,
+    MAX_VALUES,
+)
 from lensml.paths import InputError
 from lensml.photometry.columns import divides, is_header, is_unit, split_unit
 
 if TYPE_CHECKING:
     from astropy.table import Table
 
-MAX_BYTES, MAX_LINES, MAX_LINE = 256_000_000, 2_000_000, 1_000_000  # of the text, unpacked
-MAX_COLUMNS, MAX_VALUES = 256, 30_000_000  # a value: one column of one row
-MAX_ASTROPY, MAX_HEADER = 32_000_000, 10_000  # bytes of a table that astropy reads; of a header
 SAMPLE, UNEVEN = 500, 0.2  # rows that decide on the delimiter; fraction that may have other widths
 WANTED = "expected a header time,mag,mag_err (or flux,flux_err) or an OGLE, MOA or KMTNet table"
 NULLS = {"", "-", "--", "---", "...", "null", "none", "na", "n/a", "masked", "<na>"}

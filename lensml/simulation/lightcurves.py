@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,15 @@ import torch
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
-from lensml.paths import InputError, atomic_path
+from lensml.limits import MAX_PACKED, MAX_UNPACKED
+from lensml.paths import (
+    InputError,
+    atomic_path,
+    parse_json,
+    printable,
+    read_json,
+    regular_file,
+)
 from lensml.seeds import event_generator
 from lensml.simulation.survey import (
     Survey,
@@ -32,6 +40,9 @@ SHARED = ("time", "param_names", "meta")  # members that belong to the set, not 
 REQUIRED = ("X", "y", "time", "sigma", "m_base", "pair", "dchi2", "params")
 OPTIONAL = ("magnification", "dchi2_at")
 IN_MEMORY = 2e9  # bytes of an array of rows; a larger one lies in a file
+META = dict.fromkeys(("num_events?", "first_event?", "num_rows?", "redrawn?", "seed?"), int)
+META |= {"preset?": str, "survey?": (dict, type(None)), "blending?": (list, type(None))}
+META |= {"population?": bool, "condition?": (str, dict, list)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +136,7 @@ def shard_paths(path: Path | str) -> list[Path]:
     shards = sorted(path.glob("part-*.npz"))
     if not manifest.exists() or not shards:
         raise InputError(f"{path}: a folder of part-*.npz and manifest.json was expected")
-    expected = json.loads(manifest.read_text())["num_shards"]
+    expected = read_json(manifest, {"num_shards": int})["num_shards"]
     if len(shards) != expected:
         raise InputError(
             f"{path}: {len(shards)} of {expected} shards are there; "
@@ -134,19 +145,85 @@ def shard_paths(path: Path | str) -> list[Path]:
     return shards
 
 
-def _read(path: Path) -> LightCurves:
+def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array in an archive, which is as large as they say or refused."""
+    with archive.open(f"{name}.npy") as member:
+        version = npy.read_magic(member)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(member)
+        size = math.prod(shape) * dtype.itemsize + member.tell()
+    if dtype.hasobject or size != (found := archive.getinfo(f"{name}.npy").file_size):
+        raise ValueError(f"{name} {shape} {dtype} takes {size} bytes, not {found}")
+    return shape, dtype
+
+
+def read_members(
+    path: Path, names: Iterable[str], *, shapes: bool = False
+) -> dict[str, NDArray | tuple[int, ...]]:
+    """Those of some arrays that an `.npz` has, or their `shapes` alone, read without pickle.
+
+    InputError where a member is damaged, or unpacks to far more than the file holds.
+    """
+    found = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
-            members = {k: file[k] for k in (*REQUIRED, *OPTIONAL) if k in file.files}
-            meta = json.loads(str(file["meta"])) if "meta" in file.files else {}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError(f"{path}: not a readable .npz light-curve set ({error})") from None
+        with zipfile.ZipFile(regular_file(path)) as archive:
+            total = sum(info.file_size for info in archive.infolist())
+            if total > max(MAX_UNPACKED, MAX_PACKED * path.stat().st_size):
+                raise ValueError(f"{path.stat().st_size} bytes that unpack to {total}")
+            for name in names:
+                if f"{name}.npy" in archive.namelist():
+                    shape, _ = _header(archive, name)
+                    with archive.open(f"{name}.npy") as member:
+                        found[name] = shape if shapes else npy.read_array(member)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a damaged or protected archive makes its reader raise
+        why = printable(error)[:200] or type(error).__name__
+        raise InputError(f"{path}: not a readable .npz light-curve set ({why})") from None
+    return found
+
+
+def _read(path: Path) -> LightCurves:
+    members = read_members(path, (*REQUIRED, *OPTIONAL, "meta"))
+    meta = members.pop("meta", None)
+    meta = {} if meta is None else parse_json(str(meta), META, f"{path}: meta")
     if missing := [key for key in REQUIRED if key not in members]:
         raise InputError(
             f"{path}: members {', '.join(missing)} are missing; a set needs {', '.join(REQUIRED)}"
         )
+    try:
+        survey_of(meta)
+    except InputError as error:
+        raise InputError(f"{path}: survey of meta: {error}") from None
     _check_shapes(path, members)
+    _check_values(path, members)
     return LightCurves(**members, meta=meta)
+
+
+def _check_values(path: Path, members: dict[str, NDArray]) -> None:
+    """Refuse what no survey measures and no simulation gives."""
+    kinds = dict.fromkeys(("y", "pair"), "biu") | {"time": "fiu"}
+    for name, values in members.items():
+        if values.dtype.kind not in kinds.get(name, "f"):
+            raise InputError(f"{path}: {name} is of type {values.dtype}, numbers were expected")
+    X, time, sigma, base = (members[k] for k in ("X", "time", "sigma", "m_base"))
+    f_s = members["params"][:, PARAM_NAMES.index("f_s")]
+    # Each is written so that NaN fails it, but where NaN means that nothing is known.
+    holds = {
+        "at least a row and an epoch": X.size > 0,
+        "`time` finite and rising": np.isfinite(time).all() and (np.diff(time) > 0).all(),
+        "`X` without infinite values": not np.isinf(X).any(),
+        "`X` with a measured epoch in each row": (~np.isnan(X)).any(-1).all(),
+        "`sigma` positive and finite": ((sigma > 0) & (sigma < np.inf)).all(),
+        "`m_base` finite": np.isfinite(base).all(),
+        "`params` without infinite values": not np.isinf(members["params"]).any(),
+        "f_s of `params` above 0, at most 1": (np.isnan(f_s) | (f_s > 0) & (f_s <= 1)).all(),
+    }
+    if "magnification" in members:
+        clean = members["magnification"]
+        holds["`magnification` positive and finite"] = ((clean > 0) & (clean < np.inf)).all()
+    if broken := [what for what, good in holds.items() if not good]:
+        raise InputError(f"{path}: expected {broken[0]}; look at what made the set")
 
 
 def _check_shapes(path: Path, members: dict[str, NDArray]) -> None:
@@ -176,13 +253,10 @@ def num_rows(path: Path | str) -> tuple[int, int]:
     """`(n, T)` of a set, read from the headers alone."""
     shapes = []
     for shard in shard_paths(path):
-        try:
-            with zipfile.ZipFile(shard) as archive, archive.open("X.npy") as member:
-                version = npy.read_magic(member)
-                read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-                shapes.append(read(member)[0])
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise InputError(f"{shard}: not a readable .npz light-curve set ({error})") from None
+        shape = read_members(shard, ("X",), shapes=True).get("X", ())
+        if len(shape) != 2:
+            raise InputError(f"{shard}: X of shape {shape}, but (curves, epochs) was expected")
+        shapes.append(shape)
     return sum(s[0] for s in shapes), shapes[0][1]
 
 
@@ -223,10 +297,10 @@ def load(path: Path | str) -> LightCurves:
     for shard in itertools.chain([first], shards):
         parts = shard.per_row()
         if parts.keys() != joined.keys() or shard.X.shape[1] != num_epochs:
-            raise InputError(f"{path}: a shard of {len(shard)} rows has other members or epochs")
+            raise InputError(f"{path}: its shards have other members or numbers of epochs")
         for name, part in parts.items():
             joined[name][place : place + len(shard)] = part
-        num_events += shard.meta["num_events"]
+        num_events += shard.meta.get("num_events", 0)
         place += len(shard)
     meta = {**first.meta, "num_events": num_events}
     return replace(first, **joined, meta=meta)
@@ -244,13 +318,13 @@ def save(path: Path | str, curves: LightCurves) -> Path:
 
 def merge_shards(shards: list[Path], output: Path, meta: dict) -> None:
     """One `.npz` from consecutive shards, member by member, one shard in memory at a time."""
-    with np.load(shards[0], allow_pickle=False) as first:
-        names = [k for k in first.files if k not in SHARED]
-        shared = {k: first[k] for k in SHARED}
+    shared = read_members(shards[0], SHARED)
+    names = read_members(shards[0], (*REQUIRED, *OPTIONAL), shapes=True).keys() - shared.keys()
+    names = [k for k in (*REQUIRED, *OPTIONAL) if k in names]
     shared["meta"] = np.array(json.dumps(meta, sort_keys=True))
     with atomic_path(output) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name in names:
-            parts = (np.load(s, allow_pickle=False)[name] for s in shards)
+            parts = (read_members(s, (name,))[name] for s in shards)
             _append_member(archive, name, parts, meta["num_rows"])
         for name, value in shared.items():
             _append_member(archive, name, iter([value]), None)

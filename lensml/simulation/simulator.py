@@ -26,22 +26,29 @@ from lensml.lensing import (
     fit_pspl,
     point_lens_magnification,
 )
+from lensml.limits import MAX_PAIRS, MAX_SHARDS, MAX_WORKERS
 from lensml.paths import (
     InputError,
     atomic_path,
     available_cores,
+    deaf,
     git_commit,
     only_writer,
+    parse_json,
     progress_bar,
+    read_json,
     tune_allocator,
+    writing,
 )
 from lensml.seeds import check_seed, event_generator
 from lensml.simulation.lightcurves import (
+    META,
     PARAM_NAMES,
     LightCurves,
     concatenate,
     merge_shards,
     observe_pairs,
+    read_members,
     save,
 )
 from lensml.simulation.priors import draw_binary, draw_single, parameter_set
@@ -70,8 +77,12 @@ class Simulation:
         parameter_set(self.preset)
         check_seed(self.seed)
         for name in ("num_pairs", "shard_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"`{name}` is {getattr(self, name)}, but at least 1 was expected")
+            if not 1 <= getattr(self, name) <= MAX_PAIRS:
+                what = f"`{name}` is {getattr(self, name)}"
+                raise InputError(f"{what}, but 1 to {MAX_PAIRS} was expected")
+        if self.num_pairs > MAX_SHARDS * self.shard_size:
+            what = f"{self.num_pairs} events in shards of {self.shard_size} (`shard_size`)"
+            raise InputError(f"{what} are more than {MAX_SHARDS} shards; make them larger")
         if self.blending is not None and not 0 < self.blending[0] <= self.blending[1] <= 1:
             raise InputError(f"`blending` is {self.blending}, but 0 < LO <= HI <= 1 was expected")
 
@@ -202,7 +213,8 @@ def worker_pool(workers: int) -> Pool:
     context = multiprocessing.get_context("spawn")  # safe beside CUDA and its threads
     script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
     try:
-        return context.Pool(workers, initializer=_start_worker)
+        with deaf():
+            return context.Pool(workers, initializer=_start_worker)
     finally:
         sys.modules["__main__"] = script
 
@@ -288,7 +300,7 @@ def _claim(folder: Path, sim: Simulation) -> None:
     begun = folder / "simulation.json"
     wanted = sim.describe()
     if begun.exists():
-        found = json.loads(begun.read_text())
+        found = read_json(begun, {})
         if different := [k for k in wanted if found.get(k) != wanted[k]]:
             was = ", ".join(f"{k} = {found.get(k)}" for k in different)
             raise InputError(
@@ -296,9 +308,10 @@ def _claim(folder: Path, sim: Simulation) -> None:
                 "give the same arguments to finish it, or another --output"
             )
         return
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not a light-curve set; give another --output")
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(begun) as temporary:
         temporary.write_text(json.dumps(wanted, indent=1))
 
@@ -318,7 +331,7 @@ def simulate(
     that makes it is an InputError, or with `wait` waited for.
     """
     output = Path(output)
-    workers = workers or available_cores()
+    workers = min(workers or available_cores(), MAX_WORKERS)
     single = output.suffix == ".npz"
     if _finished(output, simulation):  # perhaps where this process may not write
         return output
@@ -339,7 +352,7 @@ def simulate(
 
 def _finish(output: Path, simulation: Simulation, paths: list[Path], parts: Path | None) -> None:
     """Merge shards that lie in `parts` into one file, or write the manifest of their folder."""
-    redrawn = sum(_meta(p)["redrawn"] for p in paths)
+    redrawn = sum(_meta(p).get("redrawn", 0) for p in paths)
     meta = _meta(paths[0]) | {"num_events": simulation.num_pairs, "redrawn": redrawn}
     meta["num_rows"] = 2 * simulation.num_pairs
     if parts:
@@ -397,8 +410,8 @@ def finish_shards(output: Path | str, simulation: Simulation) -> Path:
 
 
 def _meta(path: Path) -> dict:
-    with np.load(path, allow_pickle=False) as file:
-        return json.loads(str(file["meta"]))
+    text = read_members(path, ("meta",))["meta"]
+    return parse_json(str(text), META, f"{path}: meta")
 
 
 def _finished(output: Path, simulation: Simulation) -> bool:
@@ -412,7 +425,7 @@ def _finished(output: Path, simulation: Simulation) -> bool:
         return False
     try:
         found = _meta(output)
-    except (OSError, ValueError, KeyError) as error:
+    except (InputError, KeyError) as error:
         raise InputError(f"{output}: exists and is not a light-curve set ({error})") from None
     if any(found.get(k) != v for k, v in simulation.describe().items() if k != "shard_size"):
         raise InputError(f"{output}: is a set of other arguments; give another --output")

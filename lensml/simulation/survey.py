@@ -9,18 +9,23 @@ and gaps are drawn for each row on its own, and never depend on the class.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lensml.limits import MAX_EPOCHS
 from lensml.paths import InputError
 
 Range = float | tuple[float, float]
 NUM_PAIR_DRAWS = 8
 ALLOWED = {"missing_fraction": (0, 0.999), "sigma": (1e-5, 10), "night": (0.01, 1)}
-ALLOWED |= {"season_gap": (0, 1e4), "outlier_fraction": (0, 0.5)}
+ALLOWED |= {"season_gap": (0, 1e4), "outlier_fraction": (0, 0.5), "window": (-1e5, 1e5)}
+ALLOWED |= {"num_epochs": (1, MAX_EPOCHS), "keep_every": (1, MAX_EPOCHS)}
+ALLOWED |= {"error_scale": (0.01, 100), "baseline_error": (0, 100)}
+PAIRED = ("window", "keep_every")  # low and high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +46,14 @@ class Survey:
 
     def __post_init__(self) -> None:
         for name, (low, high) in ALLOWED.items():
-            for value in np.atleast_1d(getattr(self, name)):
-                if not low <= value <= high:
-                    raise InputError(f"`{name}` is {value:g}, but {low:g} to {high:g} was expected")
+            given = getattr(self, name)
+            values = given if isinstance(given, tuple | list) else (given,)
+            if len(values) > 2 or name in PAIRED and (len(values) < 2 or values[0] > values[1]):
+                raise InputError(f"`{name}` is {given!r}, but low and high were expected")
+            for value in values:
+                number = isinstance(value, Real) and not isinstance(value, bool)
+                if not (number and low <= value <= high):
+                    raise InputError(f"`{name}` is {value!r}, but {low:g} to {high:g} was expected")
 
     @property
     def times(self) -> np.ndarray:

@@ -5,6 +5,7 @@ from lensml._exports import exports
 __getattr__, __dir__, __all__ = exports(
     __name__,
     cache="",
+    store="EventStore",
     classifier="StreamingClassifier",
     thresholds="LEVELS AlertThreshold find_threshold",
     ledger="OUTCOMES Ledger exact_interval",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from lensml.paths import InputError, only_writer
+from lensml.paths import InputError, printable
 from lensml.streaming import server
 from lensml.streaming.classifier import StreamingClassifier, quoted
 from lensml.streaming.ledger import Ledger
@@ -89,7 +89,7 @@ def serve_alerts(
     A bad packet or epoch is one answer with `error`, one of `problems`, and exit code 2 at the end.
     """
     keeper, code, ended, done = server.SnapshotScheduler(stream, state), 0, set(), False
-    with only_writer(state), server.wake_on_signals() as (_, signals):
+    with server.wake_on_signals() as (_, signals):
         keeper.save()  # a path that cannot be written is better known now than after a night
         broker.consumer.assign(broker.positions(stream.offsets))
         while not done:
@@ -106,12 +106,12 @@ def serve_alerts(
                 elif error.code() == broker.kafka.KafkaError._PARTITION_EOF:
                     ended.add(place)
                 else:
-                    print(f"lensml stream: {error}", file=problems)
+                    print(f"lensml stream: {printable(error)}", file=problems)
             for replies in _replies(stream, broker, good, ledger):
                 server.shift_answers(replies, prevalence)
                 broker.answer(answer for answer, _ in replies)
                 for problem in (problem for _, problem in replies if problem):
-                    print(f"lensml stream: {problem}", file=problems)
+                    print(f"lensml stream: {printable(problem)}", file=problems)
                     code = 2
             stream.offsets |= {f"{x.topic()} {x.partition()}": x.offset() + 1 for x in good}
             done = bool(signals or (until_end and len(ended) == len(broker.places)))
@@ -121,7 +121,7 @@ def serve_alerts(
                     broker.consumer.commit(offsets=known)  # for who watches: the state decides
         broker.consumer.close()
     if ledger:
-        print(f"lensml stream: {ledger.text(stream.events)}", file=problems)
+        print(f"lensml stream: {ledger.text(stream.followed)}", file=problems)
     return 128 + signals[0] if signals else code
 
 

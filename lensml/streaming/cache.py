@@ -2,7 +2,7 @@
 
 An event lives in a slot, a row of each array. It keeps its history for the next refit (`Histories`
 of `network.inputs`), the tokens that the dilated blocks of the temporal branch look back at,
-and the embedding of its last refit. Slots are taken in order and never given back.
+and the embedding of its last refit. A slot that an event leaves is cleared for the next one.
 
 Axes: n entries of a call, S slots, K data sets at most, C channels, E of an embedding.
 """
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lensml.lensing import QUICK
+from lensml.limits import MOST_SETS
 from lensml.network import (
     NUM_CHANNELS,
     NUM_INPUTS,
@@ -32,7 +33,6 @@ from lensml.network import (
 from lensml.paths import available_cores, renew_compiled
 
 renew_compiled(__file__, take_epoch.py_func.__code__.co_filename)
-MOST_SETS = 64  # data sets of an event
 FEWEST_ENTRIES = 64  # of a call, for each thread
 RAGGED = ("times", "bright", "weight", "owner")  # arrays of a history that are used in part
 
@@ -147,17 +147,24 @@ class EventCache:
         embedding = self.embedding.index_select(0, torch.from_numpy(slots))
         return self.network.join(x, embedding, held)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All that is kept, for a snapshot; histories one behind the other."""
-        n = self.num_slots
-        used = self.histories.used[:n]
+    def tensors(self, slot: int | None = None) -> dict[str, Tensor]:
+        """All that is kept, or that of a slot; histories one behind the other."""
+        part = slice(0, self.num_slots) if slot is None else slice(slot, slot + 1)
+        used = self.histories.used[part]
         kept = np.arange(self.histories.times.shape[1]) < used[:, None]
         found = {}
         for name in Histories._fields:
-            values = getattr(self.histories, name)[:n]
+            values = getattr(self.histories, name)[part]
             found[name] = torch.from_numpy(values[kept] if name in RAGGED else values.copy())
-        more = {"tokens": self.tokens[:n], "embedding": self.embedding[:n]}
-        return found | more | {"fitted": torch.from_numpy(self.fitted[:n].copy())}
+        more = {"tokens": self.tokens[part], "embedding": self.embedding[part]}
+        return found | more | {"fitted": torch.from_numpy(self.fitted[part].copy())}
+
+    def clear(self, slot: int) -> None:
+        """Make a slot that of an event without epochs."""
+        blank = new_histories(1, self.histories.width.shape[1])
+        for name in set(Histories._fields) - set(RAGGED):
+            getattr(self.histories, name)[slot] = getattr(blank, name)[0]
+        self.tokens[slot], self.embedding[slot], self.fitted[slot] = self._idle, 0, 0
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up what `tensors` gave in place of all that is kept."""
@@ -167,16 +174,22 @@ class EventCache:
         self.fitted = self.fitted[:0]
         self._grow(max(8, n), sets)
         self.num_slots = n
+        self.put(slice(0, n), tensors)
+
+    def put(self, part: slice, tensors: Mapping[str, Tensor]) -> None:
+        """Take up in cleared slots what `tensors` gave, perhaps with fewer data sets."""
+        if (sets := tensors["width"].shape[1]) > self.histories.width.shape[1]:
+            self._grow(len(self.fitted), sets)
         used = tensors["used"].numpy()
         kept = np.arange(self.histories.times.shape[1]) < used[:, None]
         for name in Histories._fields:
-            into, values = getattr(self.histories, name), tensors[name].numpy()
+            into, values = getattr(self.histories, name)[part], tensors[name].numpy()
             if name in RAGGED:
-                into[:n][kept] = values
+                into[kept] = values
             else:
-                into[:n] = values
-        self.tokens[:n], self.embedding[:n] = tensors["tokens"], tensors["embedding"]
-        self.fitted[:n] = tensors["fitted"].numpy()
+                into[tuple(slice(n) for n in values.shape)] = values
+        self.tokens[part], self.embedding[part] = tensors["tokens"], tensors["embedding"]
+        self.fitted[part] = tensors["fitted"].numpy()
 
 
 @torch.no_grad()

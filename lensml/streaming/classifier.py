@@ -13,23 +13,22 @@ import torch
 from numpy.typing import NDArray
 
 from lensml import network as net
+from lensml.limits import MAX_EVENTS, MAX_NAME, MAX_QUOTED, MOST_SETS
 from lensml.network import GIVEN, STEP, UNKNOWN, Network, is_finite, rounded_epochs
 from lensml.paths import InputError
-from lensml.streaming.cache import MOST_SETS, EventCache
+from lensml.streaming.cache import EventCache
+from lensml.streaming.store import EventStore
 
-STATE_VERSION = 5  # of what `save` writes; older states are refused
-MAX_EVENTS = 100_000  # kept by default: 6 GB
-MAX_NAME = 4096  # characters of the name of an event or a data set
-MAX_QUOTED = 80  # characters of an input that a message repeats
+STATE_VERSION = 6  # of what `save` writes; older states are refused
 SEPARATOR = "\x1f"  # between the names of an event and of its data set: no name has it
 
 
 class StreamingClassifier:
     """Live classification of any number of events, each of any number of data sets.
 
-    `network` is the classifier, None = the shipped one; `blended` whether f_s may be less than 1. A
-    new event beyond `max_events` is refused: an old one, dropped, would begin again unnoticed with
-    its next epoch.
+    `network` is the classifier, None = the shipped one; `blended` whether f_s may be less than 1.
+    Beyond `max_events` the event that was seen least recently goes to a file, `store`, and comes
+    back with its next epoch, answers unchanged; None = a nameless file for this process alone.
     """
 
     def __init__(
@@ -37,14 +36,17 @@ class StreamingClassifier:
         network: Network | None = None,
         blended: bool = True,
         max_events: int = MAX_EVENTS,
+        store: Path | None = None,
     ) -> None:
         self.network = (network or net.load_network()[0]).eval()
         self.cache = EventCache(self.network, free=blended)
-        self.events: dict[str, int] = {}  # name -> slot
+        self.events: dict[str, int] = {}  # in memory: name -> slot, the last seen at the end
+        self.stored = EventStore(store)  # the others
         self.lines, self.max_events = 0, max_events  # `lines`: counted by the server, saved here
-        self.offsets: dict[str, int] = {}  # of a broker to brokers, saved here
+        self.offsets: dict[str, int] = {}  # of topics that were read, saved here
         self._streams: dict[str, int] = {}  # event SEPARATOR data set -> row of `_records`
-        self._num_sets: dict[int, int] = {}  # of each slot
+        self._names: dict[int, list[str]] = {}  # of each slot, in the order of its data sets
+        self._free_slots, self._free_rows = [], []
         self._records = np.empty((0, 5))  # slot, data set, last time, baseline given, zero point
 
     @property
@@ -108,6 +110,9 @@ class StreamingClassifier:
         if any(len(column) != len(events) for column in columns):
             lengths = ", ".join(str(len(column)) for column in (events, *columns))
             raise InputError(f"`update_many` got columns of {lengths} entries; one each is needed")
+        if len(events) > self.max_events:  # in pieces, whose events fit into memory together
+            return self._in_pieces(events, times, mags, mag_errs, m_bases, datasets)
+        self._bring(events)
         values = np.stack([_numbers(x) for x in (times, mags, mag_errs)])
         bases = np.full(len(events), nan) if m_bases is None else _numbers(m_bases)
         good = np.isfinite(values).all(0) & (values[2] > 0)
@@ -143,6 +148,61 @@ class StreamingClassifier:
             left = np.delete(left, first)
         return logits, problems
 
+    def _in_pieces(self, events, *columns) -> tuple[torch.Tensor, dict[int, str]]:
+        found, problems = [], {}
+        for first in range(0, len(events), self.max_events):
+            part = slice(first, first + self.max_events)
+            mine = [column if column is None else column[part] for column in columns]
+            logits, wrong = self.logits_many(events[part], *mine)
+            found.append(logits)
+            problems |= {first + i: problem for i, problem in wrong.items()}
+        return torch.cat(found), problems
+
+    def _bring(self, events: Sequence[str]) -> None:
+        """Make those of some events that are known the last seen ones, and bring them to memory."""
+        names = dict.fromkeys(events)
+        for event in names:
+            if event in self.events:
+                self.events[event] = self.events.pop(event)
+        for event in names:
+            if event in self.stored.index:
+                slot = self._slot()
+                tensors, streams = self.stored.take(event)
+                records = tensors.pop("records").numpy().copy()
+                records[:, 0] = slot
+                self.cache.put(slice(slot, slot + 1), tensors)
+                self.events[event], self._names[slot] = slot, streams
+                for name, record in zip(streams, records, strict=True):
+                    row = self._row()
+                    self._records[row], self._streams[name] = record, row
+
+    def _slot(self) -> int:
+        """A cleared slot; the event that was seen least recently makes room, if need be."""
+        if len(self.events) >= self.max_events:
+            self._store_oldest()
+        slot = self._free_slots.pop() if self._free_slots else self.cache.new_slot()
+        self.cache.clear(slot)
+        return slot
+
+    def _store_oldest(self) -> None:
+        event, slot = next(iter(self.events.items()))
+        names, last = self._names[slot], self.last_time(event)
+        rows = [self._streams[name] for name in names]
+        tensors = self.cache.tensors(slot) | {"records": torch.from_numpy(self._records[rows])}
+        self.stored.put(event, tensors, names, last)
+        del self.events[event], self._names[slot]
+        self._free_slots.append(slot)
+        self._free_rows += [self._streams.pop(name) for name in names]
+
+    def _row(self) -> int:
+        """A row of the records that no data set has."""
+        if self._free_rows:
+            return self._free_rows.pop()
+        if (row := len(self._streams)) >= len(self._records):
+            room = np.full((max(8, row), self._records.shape[1]), nan)
+            self._records = np.concatenate([self._records, room])
+        return row
+
     def _advance(self, rows: NDArray, times: NDArray, mags: NDArray, errors: NDArray):
         """Logits after one epoch of each row; all have been checked, no event comes twice."""
         slots, sets, _, _, zero = self._records[rows].T
@@ -156,34 +216,37 @@ class StreamingClassifier:
     def _add(self, event: str, name: str, mag: float, m_base: float) -> int:
         """A row for a new data set, of a new event or not."""
         if (slot := self.events.get(event)) is None:
-            slot = self.events[event] = self.cache.new_slot()
-        row, dataset = len(self._streams), self._num_sets.get(slot, 0)
-        if row >= len(self._records):
-            room = np.full((max(8, row), self._records.shape[1]), nan)
-            self._records = np.concatenate([self._records, room])
+            slot = self._slot()
+            self.events[event], self._names[slot] = slot, []
+        row, dataset = self._row(), len(self._names[slot])
         zero = mag if np.isnan(m_base) else m_base
         self._records[row] = slot, dataset, -np.inf, m_base, zero
         self.cache.set_width(slot, dataset, UNKNOWN if np.isnan(m_base) else GIVEN)
-        self._num_sets[slot], self._streams[name] = dataset + 1, row
+        self._names[slot].append(name)
+        self._streams[name] = row
         return row
 
     def last_time(self, event: str, dataset: str | None = None) -> float | None:
         """Time of the last epoch of an event, of one data set or any [day]; None of a new one."""
         if dataset is not None:
+            self._bring([event])
             row = self._streams.get(_joined(event, dataset))
             return None if row is None else float(self._records[row, 2])
+        if event in self.stored.index:
+            return self.stored.index[event][3]
         slot = self.events.get(event)
         return None if slot is None else float(self.cache.histories.last[slot])
+
+    @property
+    def followed(self) -> list[str]:
+        """Names of all events, in memory and on disk."""
+        return [*self.events, *self.stored.index]
 
     def _room_error(self, event: str, name: str) -> str | None:
         """Why no data set of this name is added; None if it can be."""
         if len(name) > MAX_NAME:
             return f"event {quoted(name)}: a name of {len(name)} characters; {MAX_NAME} at most"
-        if event not in self.events:
-            if len(self.events) >= self.max_events:
-                full = f"{len(self.events)} events are kept, no new one is taken"
-                return f"event {quoted(event)}: {full}; give a larger --max_events"
-        elif self._num_sets[self.events[event]] >= MOST_SETS:
+        if event in self.events and len(self._names[self.events[event]]) >= MOST_SETS:
             return (
                 f"event {quoted(name)}: a data set more than {MOST_SETS}, which an event may have"
             )
@@ -203,15 +266,19 @@ class StreamingClassifier:
 
     def save(self, path: Path) -> None:
         """Snapshot of all events, atomically."""
-        names = [name.encode("utf-8", "surrogatepass") for name in self._streams]
+        self.stored.flush()
+        names = [x.encode("utf-8", "surrogatepass") for x in (*self._streams, *self.stored.index)]
         tensors = self.cache.tensors() | {
-            "records": torch.from_numpy(self._records[: len(names)].copy()),
+            "records": torch.from_numpy(self._records[list(self._streams.values())]),
             "names": torch.from_numpy(np.frombuffer(bytearray(b"".join(names)), np.uint8)),
             "name_lengths": torch.tensor([len(name) for name in names], dtype=torch.int64),
+            "seen": torch.tensor([*self.events.values()], dtype=torch.int64),
+            "stored": torch.from_numpy(self.stored.table()),
         }
-        notes = {"version": STATE_VERSION, "lines": self.lines, "events": len(self.events)}
+        notes = {"version": STATE_VERSION, "lines": self.lines, "events": len(self.followed)}
         notes |= {"offsets": self.offsets} if self.offsets else {}
         net.write_snapshot(path, tensors, notes | {"network": net.fingerprint(self.network)})
+        self.stored.settle()
 
     def restore(self, path: Path) -> None:
         """Take up a snapshot of `save`; the answers go on as if nothing had happened.
@@ -221,17 +288,22 @@ class StreamingClassifier:
         tensors, notes = net.read_snapshot(path, STATE_VERSION)
         if notes["network"] != net.fingerprint(self.network):
             raise InputError(f"{path}: the state of another network; start without --state")
-        self.cache.restore(tensors)
         text, ends = tensors["names"].numpy().tobytes(), tensors["name_lengths"].cumsum(0).tolist()
         parts = (text[a:b] for a, b in zip([0, *ends], ends, strict=False))
         names = [part.decode("utf-8", "surrogatepass") for part in parts]
-        self._records = tensors["records"].numpy().copy()
-        self._streams = {name: row for row, name in enumerate(names)}
-        slots = self._records[:, 0].astype(int).tolist()
-        self._num_sets = dict(enumerate(np.bincount(slots).tolist()))
-        events = dict(zip((name.partition(SEPARATOR)[0] for name in names), slots, strict=True))
-        self.events = dict(sorted(events.items(), key=lambda item: item[1]))
+        records = tensors["records"].numpy().copy()
+        self.stored.restore(names[len(records) :], tensors["stored"].numpy())
+        self.cache.restore(tensors)
+        self._records, self._free_rows, self._names = records, [], {}
+        self._streams = {name: row for row, name in enumerate(names[: len(records)])}
+        for name, slot in zip(self._streams, records[:, 0].astype(int).tolist(), strict=True):
+            self._names.setdefault(slot, []).append(name)
+        seen = tensors["seen"].tolist()
+        self.events = {self._names[slot][0].partition(SEPARATOR)[0]: slot for slot in seen}
+        self._free_slots = sorted(set(range(self.cache.num_slots)) - set(seen))
         self.lines, self.offsets = notes["lines"], dict(notes.get("offsets", {}))
+        while len(self.events) > self.max_events:
+            self._store_oldest()
 
 
 def _joined(event: str, dataset: str) -> str:

@@ -17,6 +17,12 @@ from lensml.streaming.thresholds import AlertThreshold
 OUTCOMES = ("single", "binary", "other")  # all but a binary make a false alarm
 
 
+def event_name(event: object) -> str:
+    """Name of an event or data set of JSON: the number 1 and the text "1" are two events."""
+    number = not isinstance(event, str) or event[:1] == '"' or event.lstrip("-").isdecimal()
+    return json.dumps(event) if number else event
+
+
 def exact_interval(hits: int, num: int) -> dict[str, float | None]:
     """Fraction `hits` of `num` with its exact 95 % interval (Clopper & Pearson 1934)."""
     from scipy.special import betaincinv  # late: no answer needs it
@@ -58,12 +64,12 @@ class Ledger:
 
     def _take(self, line: Mapping[str, Any]) -> None:
         if "event" in line and "time" in line:
-            self.alerts.add(str(line["event"]))
+            self.alerts.add(event_name(line["event"]))
         if "outcome" in line:
             if "event" not in line or line["outcome"] not in OUTCOMES:
                 wanted = f"an outcome is of an event and one of {', '.join(OUTCOMES)}"
                 raise InputError(f"{wanted}, but {line} came")
-            self.outcomes[str(line["event"])] = line["outcome"]
+            self.outcomes[event_name(line["event"])] = line["outcome"]
 
     def _write(self, lines: Iterable[Mapping[str, Any]]) -> None:
         if text := "".join(f"{json.dumps(line)}\n" for line in lines):
@@ -77,7 +83,7 @@ class Ledger:
     def settle(self, line: Mapping[str, Any]) -> dict[str, Any]:
         """Take the outcome `{"event", "outcome"}` of an event; the same as an answer."""
         kept = {key: line[key] for key in ("event", "outcome") if key in line}
-        before = self.outcomes.get(str(kept.get("event")))
+        before = self.outcomes.get(event_name(kept.get("event")))
         self._take(kept)
         self._write([kept] * (kept["outcome"] != before))  # not again when fed again
         return kept
@@ -86,7 +92,7 @@ class Ledger:
         """Write the first alert of each event among answers of the stream."""
         level, lines = {"threshold": self.threshold.value, "level": self.threshold.level}, []
         for answer in answers:
-            p, event = answer.get("p_binary", 0.5), str(answer.get("event"))
+            p, event = answer.get("p_binary", 0.5), event_name(answer.get("event"))
             if p > self.threshold.value and p != 0.5 and event not in self.alerts:  # 0.5: no answer
                 self.alerts.add(event)
                 lines.append({k: answer[k] for k in ("event", "time", "p_binary")} | level)

@@ -17,16 +17,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from lensml.exits import SIGNALS
+from lensml.limits import BATCH, MAX_LINE_BYTES
 from lensml.network import is_finite, prior_shift
-from lensml.paths import InputError
+from lensml.paths import InputError, printable
 from lensml.streaming.classifier import SEPARATOR, StreamingClassifier, quoted
-from lensml.streaming.ledger import Ledger
+from lensml.streaming.ledger import Ledger, event_name
 
-BATCH = 1000  # lines that are answered together at most
-MAX_LINE_BYTES = 1 << 20  # of a line, what is longer is cut and so becomes a bad one; of a batch
 IDLE_SECONDS = 1.0  # silence after which a snapshot is due [s]
 LONGEST_PAUSE = 40_000  # between epochs of an event; a longer one is another time zero [day]
 MIN_PAUSE = 20  # time between snapshots, in units of what the last one took
+UNMEASURED = 90.0  # an error so large is a mark, as for light curve files [mag]
 NEEDED = ("event", "time", "mag", "mag_err")
 
 
@@ -77,7 +78,7 @@ def answer_lines(
     if ledger:
         ledger.record(answer for answer, problem in replies if not problem)
         for answer in (answer for answer, _ in replies if not answer):  # once all are answered
-            answer.update(ledger.rate(stream.events))
+            answer.update(ledger.rate(stream.followed))
     return replies
 
 
@@ -89,7 +90,11 @@ def _check(stream: StreamingClassifier, epoch: dict, latest: dict) -> tuple[str,
         raise InputError(f"event or dataset {quoted(names)}; expected a name or a number")
     if any(SEPARATOR in str(name) for name in names):
         raise InputError(f"event or dataset {quoted(names)}; expected a name of plain characters")
-    key, found = SEPARATOR.join(map(str, names)), (*map(str, names), "")[:2]
+    names = [event_name(name) for name in names]
+    key, found = SEPARATOR.join(names), (*names, "")[:2]
+    if isinstance(epoch["mag_err"], float | int) and epoch["mag_err"] >= UNMEASURED:
+        mark = f"`mag_err` {quoted(epoch['mag_err'])} means not measured"
+        raise InputError(f"event {quoted(key)}: {mark}; leave it out")
     if isinstance(mag, float | int) and (abs(mag) >= 50 or mag in (0, -9.99, -9.999)):
         mark = f"`mag` {quoted(mag)} means not measured"
         raise InputError(f"event {quoted(key)}: {mark}; leave it out")
@@ -157,21 +162,17 @@ class SnapshotScheduler:
         if self.path is None:
             return
         started = time.monotonic()
-        try:
-            self.stream.save(self.path)
-        except OSError as error:
-            raise InputError(f"{self.path}: the state cannot be written ({error})") from None
+        self.stream.save(self.path)
         self.kept, self.last = self.stream.lines, time.monotonic()
         self.cost = self.last - started
 
 
 @contextmanager
 def wake_on_signals() -> Iterator[tuple[int | None, list[int]]]:
-    """A descriptor that is readable once SIGTERM or SIGINT has come, and the signals."""
+    """A descriptor that is readable once a signal to end has come, and the signals."""
     came: list[int] = []
     try:
-        kinds = (signal.SIGTERM, signal.SIGINT)
-        before = {s: signal.signal(s, lambda number, _: came.append(number)) for s in kinds}
+        before = {s: signal.signal(s, lambda number, _: came.append(number)) for s in SIGNALS}
     except ValueError:  # only the main thread may ask for signals
         yield None, came
         return
@@ -222,7 +223,7 @@ def serve(
                 answers.write("".join(f"{json.dumps(answer)}\n" for answer, _ in replies))
                 answers.flush()
                 for problem in (problem for _, problem in replies if problem):
-                    print(f"lensml stream: {problem}", file=problems)
+                    print(f"lensml stream: {printable(problem)}", file=problems)
                     code = 2
                 if keeper.due(quiet=not lines):
                     keeper.save()
@@ -232,7 +233,7 @@ def serve(
             # their lines can be fed again. Python would complain once more at the end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
         if ledger:
-            print(f"lensml stream: {ledger.text(stream.events)}", file=problems)
+            print(f"lensml stream: {ledger.text(stream.followed)}", file=problems)
         if signals:
             where = f"; the state after {stream.lines} lines is in {state}" if state else ""
             print(f"lensml stream: ended by a signal{where}", file=problems)

@@ -1,15 +1,16 @@
 """Alert thresholds by survey that ship with a network: `alerts.json` of its run folder."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lensml import network
-from lensml.paths import InputError
+from lensml.paths import InputError, check_keys, read_json
 
 FILE = "alerts.json"  # of a run folder
 LEVELS = {0.01: "1pct", 0.001: "0_1pct"}  # fraction of single lenses -> name in that file
+ALERT = {"threshold": (int, float), "singles?": (int, type(None))}
+ALERT |= {"true_rate?": (dict, type(None))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +41,18 @@ def find_threshold(
     path = network.run_folder(run) / FILE
     if not path.exists():
         return None
-    stored = json.loads(path.read_text())["thresholds"]
+    stored = read_json(path, {"thresholds": dict})["thresholds"]
     if not any(isinstance(value, dict) for value in stored.values()):  # before there were surveys
         stored = {"default": {name: {"threshold": value} for name, value in stored.items()}}
-    found = stored.get(survey, {}).get(LEVELS.get(level))
+    by_survey = {name: check_keys(value, {}, path) for name, value in stored.items()}
+    found = by_survey.get(survey, {}).get(LEVELS.get(level))
     if found is None:
         known = "; ".join(f"{k} at {', '.join(v)}" for k, v in stored.items())
         raise InputError(f"no threshold of survey {survey} at level {level:g}; known are {known}")
+    check_keys(found, ALERT, path)
+    if not 0 <= found["threshold"] <= 1:
+        raise InputError(f"{path}: a threshold of {found['threshold']}; 0 to 1 was expected")
+    if rate := found.get("true_rate"):
+        check_keys(rate, {"low": (int, float), "high": (int, float)}, path)
     more = {key: found.get(key) for key in ("singles", "true_rate")}
     return AlertThreshold(value=found["threshold"], level=level, survey=survey, **more)

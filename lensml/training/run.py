@@ -19,7 +19,9 @@ from lensml.paths import (
     available_cores,
     git_commit,
     only_writer,
+    read_json,
     tune_allocator,
+    writing,
 )
 from lensml.simulation import worker_pool
 from lensml.training.data import TrainingData, load_training_data
@@ -108,14 +110,13 @@ def _check_folder(run: Path, described: dict, resume: bool) -> None:
             f"{run}: holds a training run; --resume takes it up, another --output starts anew"
         )
     if (run / CONFIG).exists() and resume:
-        found = json.loads((run / CONFIG).read_text())
+        found = read_json(run / CONFIG, {"training": dict})
         earlier, now = found["training"], described["training"]
         if other := sorted(k for k in now if earlier.get(k) != now[k]):
             raise InputError(
                 f"{run}: was begun with other settings ({', '.join(other)}); give the same to "
                 "resume it, or another --output"
             )
-    run.mkdir(parents=True, exist_ok=True)
 
 
 def _worker(rank: int, world: int, paths, run, config, described) -> None:
@@ -138,13 +139,18 @@ def _process(paths: list[Path], run: Path, config: TrainingConfig, described: di
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(device)
-    handler = logging.FileHandler(run / "training.log")
+    started = time.perf_counter()
+    try:
+        data = load_training_data(paths, config.validation_fraction)  # no run folder before it fits
+    except torch.OutOfMemoryError:
+        raise _too_large(config, device) from None
+    with writing(run):
+        run.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(run / "training.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    started = time.perf_counter()
     try:
-        data = load_training_data(paths, config.validation_fraction)
         with _makers(config, data) as (pool, workers):
             state = Trainer(config, data, run, device, pool, workers)
             first = state.restore() if (run / LAST).exists() else 0
@@ -158,16 +164,19 @@ def _process(paths: list[Path], run: Path, config: TrainingConfig, described: di
             if state.rank == 0:
                 _write_metrics(run, state, time.perf_counter() - started)
     except torch.OutOfMemoryError:
-        raise InputError(
-            f"--batch_size {config.batch_size} does not fit into the memory of {device}; "
-            f"try --batch_size {max(2, config.batch_size // 2)}"
-        ) from None
+        raise _too_large(config, device) from None
     finally:
         torch.set_flush_denormal(False)
         log.removeHandler(handler)
         handler.close()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _too_large(config: TrainingConfig, device: torch.device) -> InputError:
+    way = f"try --batch_size {max(2, config.batch_size // 2)}"
+    what = f"--batch_size {config.batch_size} does not fit into the memory of {device}"
+    return InputError(f"{what}; {way}")
 
 
 @contextmanager

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from lensml.limits import MAX_PAIRS
 from lensml.network import (
     MOST_EPOCHS,
     Network,
@@ -34,8 +35,8 @@ from lensml.network import (
     save_network,
     save_tensors,
 )
-from lensml.paths import InputError, atomic_path, progress_bar
-from lensml.seeds import derived_seed
+from lensml.paths import InputError, atomic_path, check_keys, progress_bar
+from lensml.seeds import check_seed, derived_seed
 from lensml.simulation import Survey
 from lensml.training.data import TrainingData, pair_samples
 from lensml.training.device_samples import (
@@ -80,9 +81,13 @@ class TrainingConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         for name in ("epochs", "batch_size", "per_curve"):
-            if getattr(self, name) < 1:
-                raise InputError(f"`{name}` is {getattr(self, name)}, but at least 1 was expected")
+            if not 1 <= getattr(self, name) <= MAX_PAIRS:
+                what = f"`{name}` is {getattr(self, name)}"
+                raise InputError(f"{what}, but 1 to {MAX_PAIRS} was expected")
+        if not 0 < self.learning_rate < 10:
+            raise InputError(f"`learning_rate` is {self.learning_rate}, but 0 to 10 was expected")
 
     def describe(self) -> dict:
         """Plain values for JSON."""
@@ -337,8 +342,18 @@ class Trainer:
 
     def restore(self) -> int:
         """Load the state after the last finished epoch; the number of the next one."""
-        tensors, notes = load_tensors(self.run / LAST)
-        self.learner.restore(tensors)
+        tensors, notes = load_tensors(path := self.run / LAST)
+        numbers, label = (int, float), f"{path}: notes"
+        check_keys(notes, {"history": list, "best": numbers, "epoch": int}, label)
+        for row in notes["history"]:
+            check_keys(row, dict.fromkeys(HISTORY, numbers), label)
+        if not len(notes["history"]) == notes["epoch"] + 1 > 0:
+            raise InputError(f"{label}: {len(notes['history'])} epochs up to {notes['epoch']}")
+        try:
+            self.learner.restore(tensors)
+        except (ValueError, IndexError, RuntimeError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise InputError(f"{path}: no state of this network's training ({why})") from None
         self.history, self.best = notes["history"], notes["best"]
         return notes["epoch"] + 1
 

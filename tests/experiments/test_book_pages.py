@@ -1,6 +1,7 @@
 """Executed chapters become pages: figures at their captions, numbered tables, links."""
 
 import json
+import re
 
 import nbformat
 import pytest
@@ -182,3 +183,25 @@ def test_tables_of_origin_have_a_row_a_chapter(tree):
 def test_text_of_a_table_is_neither_tag_nor_column():
     table = extension.markdown_table(["$q < 1$"], [["<b>|"]])
     assert table == "| $q < 1$ |\n| --- |\n| \\<b>\\| |"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<script>alert(1)</script>",
+        "\\<img src=x onerror=alert(1)>",
+        "$<svg onload=alert(1)>$ `<b>`",
+        "a\n:::{raw} html\n<b>",
+        r"$\href{javascript:alert(1)}{x}$",
+    ],
+)
+def test_text_of_a_record_is_no_code_of_a_page(tree, text):
+    """Caption, note, heading, cell and device: nothing in a results file runs in a browser."""
+    shown = {"caption": text, "headings": [text, "b"], "rows": [[text, "1"]], "note": text}
+    origin = {"size": "desk", "commit": "abc", "modified": False, "date": "2026-01-01"}
+    origin |= {"wall_time_s": 1, "device": text}
+    record = {"numbers": {"a": 1}, "tables": {"1": shown}, "provenance": origin}
+    (tree / "records" / "02_baseline.json").write_text(json.dumps(record))
+    book = extension.Book(tree)
+    for made in (prose(page(tree)), book._records()):
+        assert not re.search(r"<(?:script|img|svg|b\b)|\\+href|^:::\{raw", made, re.M), made

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from sets import random_network, watched_threads
 
+from lensml.limits import MOST_SETS
 from lensml.network import STEP, Histories, new_histories, refit_counts, rounded_epochs
-from lensml.streaming.cache import MOST_SETS, RAGGED, EventCache
+from lensml.streaming.cache import RAGGED, EventCache
 
 CAPACITY = new_histories(1, 1).times.shape[1]  # epochs of a history
 SAME = {"rtol": 0, "atol": 2e-6}  # of probabilities: sums round by the number of events of a call

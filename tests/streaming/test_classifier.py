@@ -9,9 +9,9 @@ import pytest
 import torch
 from sets import data_sets, in_order, one_by_one, photometry, random_network
 
+from lensml.limits import MOST_SETS
 from lensml.network import STEP, Network, NetworkConfig, load_network, predict_event
 from lensml.paths import InputError
-from lensml.streaming.cache import MOST_SETS
 from lensml.streaming.classifier import StreamingClassifier
 
 SAME = {"rtol": 0, "atol": 2e-6}  # sums round by what shares a call, and by where arrays lie
@@ -105,7 +105,7 @@ def test_a_bad_line_changes_nothing(network, bad):
     assert "error" in answers[8][0]
     p, expected = (x[-1][0].pop("p_binary") for x in (answers, clean))
     assert answers[-1] == clean[-1] and p == pytest.approx(expected, abs=2e-6) != 0.5
-    assert stream._streams == untouched._streams and stream._num_sets == untouched._num_sets
+    assert stream._streams == untouched._streams and stream._names == untouched._names
     json.dumps(answers[8][0])
 
 
@@ -237,20 +237,71 @@ def test_a_snapshot_goes_on_at_any_age_and_with_further_data_sets(network, tmp_p
             assert again.update(name, *epoch) == pytest.approx(
                 stream.update(name, *epoch), abs=2e-6
             )
-    assert again._streams == stream._streams and again._num_sets == stream._num_sets
-    assert sorted(again._num_sets.values()) == [1, 2, 3, 4]
+    assert again._streams == stream._streams and again._names == stream._names
+    assert sorted(map(len, again._names.values())) == [1, 2, 3, 4]
 
 
-def test_a_full_stream_takes_no_new_event_and_goes_on_with_the_old(network):
-    stream = StreamingClassifier(network, max_events=2)
-    names = ["a", "b", "c", "a"]
-    p, problems = stream.update_many(names, [1.0, 1.0, 1.0, 2.0], [18.0] * 4, [0.1] * 4, [18.0] * 4)
-    assert [*problems] == [2] and "2 events are kept" in problems[2]
-    assert np.isfinite(p[[0, 1, 3]]).all() and [*stream.events] == ["a", "b"]
-    with pytest.raises(InputError, match="event d: 2 events are kept"):
-        stream.update("d", 3.0, 18.0, 0.1)
-    assert 0 <= stream.update("b", 3.0, 18.0, 0.1) <= 1
-    assert 0 <= stream.update("b", 3.0, 18.0, 0.1, dataset="V") <= 1
+def arrivals(num_events: int, lines: int) -> list[tuple]:
+    """Epochs of events in turn, some with two data sets, in an order that leaves many behind."""
+    draw, count, found = np.random.default_rng(5), [0] * num_events, []
+    for _ in range(lines):
+        k = int(draw.integers(num_events))
+        count[k] += 1
+        mag = 18 - 2 * np.exp(-((count[k] - 10) ** 2) / 20) + draw.normal(0, 0.02)
+        found.append((f"e{k}", float(count[k]), mag, 0.02, None, "V" * (k % 3 == 0 and k % 2)))
+    return found
+
+
+def test_events_that_leave_memory_come_back_with_the_same_answers(network, tmp_path):
+    """Also through a snapshot, after a kill, and with another number of events in memory."""
+    lines = arrivals(12, 400)
+    roomy = StreamingClassifier(network)
+    expected = [roomy.update(*line) for line in lines]
+    small = StreamingClassifier(network, max_events=3)
+    assert [small.update(*line) for line in lines] == expected
+    assert len(small.events) == 3 and sorted(small.followed) == sorted(roomy.events)
+    assert small.cache.num_slots == 3 and len(small._records) <= 16
+    state, store = tmp_path / "state", tmp_path / "state.events"
+    options, found, begin = {"max_events": 3, "store": store}, [], 0
+    while begin < len(lines):
+        stream = StreamingClassifier(network, **options)
+        if begin:
+            stream.restore(state)
+        for line in lines[begin : begin + 90]:
+            found.append(stream.update(*line))
+        stream.save(state)
+        begin += 90
+        for line in lines[begin : begin + 40]:  # lost, with the process, and fed again
+            stream.update(*line)
+        options["max_events"] = 2 + begin // 90
+    assert found == expected
+    assert store.stat().st_size <= (12 + 130) * 48 * 1024  # events, and lines between snapshots
+
+
+def test_a_batch_of_more_events_than_memory_holds_is_answered_in_pieces(network):
+    lines = arrivals(12, 100)
+    columns = list(map(list, zip(*lines, strict=True)))
+    p, problems = StreamingClassifier(network, max_events=2).update_many(*columns)
+    roomy = StreamingClassifier(network)
+    np.testing.assert_allclose(p, [roomy.update(*line) for line in lines], atol=1e-5)
+    assert not problems
+
+
+def test_events_on_disk_that_are_gone_or_damaged_are_refused(network, tmp_path):
+    state, store = tmp_path / "state", tmp_path / "state.events"
+    stream = StreamingClassifier(network, max_events=1, store=store)
+    for name in "abc":
+        stream.update(name, 1.0, 18.0, 0.1)
+    stream.save(state)
+    data = bytearray(store.read_bytes())
+    store.write_bytes(bytes(len(data)))
+    again = StreamingClassifier(network, max_events=1, store=store)
+    again.restore(state)
+    with pytest.raises(InputError, match="state.events: damaged"):
+        again.update("a", 2.0, 18.0, 0.1)
+    store.unlink()
+    with pytest.raises(InputError, match="missing there"):
+        StreamingClassifier(network, max_events=1, store=store).restore(state)
 
 
 def test_an_event_has_a_limited_number_of_data_sets(network):
