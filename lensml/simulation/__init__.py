@@ -21,5 +21,4 @@ __getattr__, __dir__, __all__ = exports(
         "worker_pool"
     ),
     contaminants="CONDITIONS KINDS contaminant_set contaminant_training_set spoil",
-    pairs="SurveyPair survey_set",
 )
