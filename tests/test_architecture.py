@@ -30,6 +30,9 @@ ONLY = {  # library -> where it may be imported
     "confluent_kafka": {"streaming.brokers"},
     "fastavro": {"streaming.brokers", "streaming.packets"},
     "torch.nn": {"network", "training", "streaming"},
+    # Nothing goes out to a network but to the broker that a user names.
+    **dict.fromkeys(("urllib.request", "http", "requests", "httpx", "ftplib", "smtplib"), set()),
+    "socket.socket": set(),
 }
 
 

@@ -1,0 +1,124 @@
+"""Processes killed at any moment lose and change nothing; of two writers one is refused."""
+
+import os
+import random
+import signal
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lensml.network import load_network
+from lensml.paths import InputError, only_writer
+from lensml.simulation import Simulation, Survey, load, simulate
+from lensml.streaming import StreamingClassifier
+
+ASKED = os.environ.get("LENSML_CAMPAIGN")
+KILLS = min(int(ASKED) // 20, 1000) if ASKED else 4
+SIMULATION = Simulation(num_pairs=12, shard_size=2, survey=Survey(num_epochs=60))
+CONTEXT = get_context("forkserver")  # its processes have the imports behind them
+CONTEXT.set_forkserver_preload(["lensml.simulation.simulator", "lensml.streaming.classifier"])
+
+
+def make(folder: Path) -> None:
+    """A set, by a process that is going to be killed."""
+    simulate(folder, SIMULATION, workers=1, progress=False)
+
+
+def epochs(num: int) -> list[tuple[str, float, float, float]]:
+    """Epochs of five events in turn, more than memory may hold."""
+    generator = np.random.default_rng(3)
+    mags = 18 + 0.1 * generator.standard_normal(num)
+    return [(f"e{k % 5}", float(k), float(mags[k]), 0.1) for k in range(num)]
+
+
+def follow(state: Path, num: int) -> dict[int, float]:
+    """Feed epochs from where the state is, with a snapshot after each tenth; P by epoch."""
+    stream = StreamingClassifier(load_network()[0], max_events=3, store=Path(f"{state}.events"))
+    if state.exists():
+        stream.restore(state)
+    answers = {}
+    for k in range(stream.lines, num):
+        answers[k] = stream.update(*epochs(num)[k])
+        stream.lines += 1
+        if stream.lines % 10 == 0:
+            stream.save(state)
+    return answers
+
+
+def killed(work, *arguments, longest: float) -> bool:
+    """Run in a process that is killed at a random moment; whether it was still at work."""
+    process = CONTEXT.Process(target=work, args=arguments)
+    process.start()
+    time.sleep(random.uniform(0, longest))
+    alive = process.is_alive()
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return alive
+
+
+def seconds_of(work, *arguments) -> float:
+    """How long a process of this kind takes, the second time."""
+    for path in arguments[:1] * 2:
+        started = time.monotonic()
+        process = CONTEXT.Process(target=work, args=(Path(f"{path}{started}"), *arguments[1:]))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    return time.monotonic() - started
+
+
+def test_a_set_killed_at_any_moment_ends_with_the_same_bits(tried, tmp_path):
+    whole = load(simulate(tmp_path / "whole", SIMULATION, workers=1, progress=False))
+    longest = seconds_of(make, tmp_path / "timed")
+    for k in range(KILLS):
+        folder = tmp_path / f"set{k}"
+        tried.answered += killed(make, folder, longest=longest)
+        make(folder)
+        found = load(folder)
+        for name, values in whole.per_row().items():
+            np.testing.assert_array_equal(getattr(found, name), values, err_msg=name)
+        assert {p.name for p in folder.iterdir()} == {
+            p.name for p in (tmp_path / "whole").iterdir()
+        }
+
+
+def test_a_stream_killed_at_any_moment_gives_the_answers_of_one_that_was_not(tried, tmp_path):
+    num = 200
+    expected = follow(tmp_path / "whole", num)
+    longest = seconds_of(follow, tmp_path / "timed", num)
+    for k in range(KILLS):
+        state = tmp_path / f"state{k}"
+        tried.answered += killed(follow, state, num, longest=longest)
+        again = follow(state, num)
+        assert max(again, default=num - 1) == num - 1, "lines after the snapshot were not taken"
+        for line, p in again.items():
+            assert p == pytest.approx(expected[line], abs=1e-6, nan_ok=True)
+
+
+def hold(target: Path, ready, done) -> None:
+    """Write where others may want to, until asked to end."""
+    with only_writer(target):
+        ready.set()
+        done.wait(60)
+
+
+def test_of_two_writers_the_second_is_refused_until_the_first_is_gone(tried, tmp_path):
+    target = tmp_path / "set"
+    for k in range(100 if ASKED else 5):
+        ready, done = CONTEXT.Event(), CONTEXT.Event()
+        first = CONTEXT.Process(target=hold, args=(target, ready, done))
+        first.start()
+        assert ready.wait(60)
+        with pytest.raises(InputError, match="is writing there") as refused:
+            make(target)
+        assert "\n" not in str(refused.value) and not target.exists()
+        tried.refused += 1
+        if k % 2:  # a killed one leaves no lock
+            os.kill(first.pid, signal.SIGKILL)
+        done.set()
+        first.join()
+        with only_writer(target):
+            pass
