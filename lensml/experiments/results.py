@@ -47,8 +47,8 @@ BENCHMARKS = RESULTS / "benchmarks"  # one folder a device, one file a benchmark
 PERFORMANCE = ("simulation", "pspl_fit", "training", "inference", "stream", "memory")
 # Quoted alike, but need data, programs or a GPU that do not come with the package.
 STUDIES = (
-    *("ablation", "half_recall", "kernels", "real_events", "rtmodel", "season", "sky"),
-    "stream_device",
+    *("ablation", "earlier_commit", "half_recall", "kernels", "real_events", "rtmodel"),
+    *("season", "sky", "stream_device"),
 )
 
 
