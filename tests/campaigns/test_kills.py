@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -54,14 +55,15 @@ def killed(work, *arguments, longest: float) -> bool:
     process.start()
     time.sleep(random.uniform(0, longest))
     alive = process.is_alive()
-    os.kill(process.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it has just ended by itself
+        os.kill(process.pid, signal.SIGKILL)
     process.join()
     return alive
 
 
 def seconds_of(work, *arguments) -> float:
     """How long a process of this kind takes, the second time."""
-    for path in arguments[:1] * 2:
+    for path in arguments[:1] * 2:  # the first one compiles
         started = time.monotonic()
         process = CONTEXT.Process(target=work, args=(Path(f"{path}{started}"), *arguments[1:]))
         process.start()
