@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import glob
 import json
 import os
 import signal
@@ -172,6 +173,7 @@ def atomic_path(final: Path | str) -> Iterator[Path]:
         temporary = final.with_name(f".{final.name}.{own}.tmp{final.suffix}")
         regular_file(final)
         final.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(final)
         try:
             yield temporary
             with temporary.open("rb") as file:
@@ -181,6 +183,18 @@ def atomic_path(final: Path | str) -> Iterator[Path]:
         finally:
             with suppress(OSError):  # where it could not be made, it cannot be removed either
                 temporary.unlink(missing_ok=True)
+
+
+def _remove_leftovers(final: Path) -> None:
+    """Remove temporary files for `final` of processes of this machine that were killed."""
+    begin = f".{final.name}.{socket.gethostname()}."
+    for path in final.parent.glob(f"{glob.escape(begin)}*.tmp{glob.escape(final.suffix)}"):
+        process = path.name.removeprefix(begin).partition(".")[0]
+        with suppress(OSError, ValueError):
+            try:
+                os.kill(int(process), 0)
+            except ProcessLookupError:
+                path.unlink()
 
 
 @contextmanager

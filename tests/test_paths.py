@@ -2,6 +2,7 @@
 
 import ast
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -198,3 +199,17 @@ def test_who_waits_goes_on_when_the_first_is_done(tmp_path):
         done.append("first")
     thread.join(10)
     assert done == ["first", "second"]
+
+
+def test_what_a_killed_process_left_is_removed_and_a_living_one_s_is_not(tmp_path):
+    final = tmp_path / "a.json"
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          capture_output=True, text=True, check=True).stdout.strip()  # fmt: skip
+    host = socket.gethostname()
+    names = [f".a.json.{host}.{dead}.tmp.json", f".a.json.{host}.{os.getppid()}.tmp.json"]
+    names += [f".a.json.another.{dead}.tmp.json", f".ab.json.{host}.{dead}.tmp.json"]
+    for name in names:
+        (tmp_path / name).touch()
+    with atomic_path(final) as temporary:
+        temporary.write_text("1")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", *names[1:]}

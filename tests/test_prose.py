@@ -29,7 +29,7 @@ ALLOWED = {  # (file, word): why it stays
 }
 READMES = (
     *("README.md", "data/README.md", "figures/README.md", "lensml/weights/README.md"),
-    *("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"),
+    *("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "hub/README.md"),
 )
 MAX_LINE = 140
 QUOTES = book_code("quotes")
