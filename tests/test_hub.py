@@ -67,6 +67,13 @@ def test_links_take_the_address_of_the_hub_and_of_the_repository():
     )
 
 
+def test_the_table_of_memory_is_that_of_its_record():
+    record = json.loads((HUB / "measured.json").read_text())
+    assert (
+        runpy.run_path(str(HUB / "measure.py"))["table"](record) in (HUB / "README.md").read_text()
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
