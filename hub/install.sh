@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the environment that all users of a hub share: lensml as a wheel of this checkout, and hub/requirements.txt.
+# Makes the environment that all users of a hub use: lensml as a wheel of this checkout, and hub/requirements.txt.
 #   hub/install.sh FOLDER                            PyTorch as constraints.txt pins it: on Linux, for CUDA
 #   hub/install.sh FOLDER --index-url <index>        PyTorch of another index: for CPUs, ROCm, or an older CUDA
 # FOLDER is outside of home folders, for instance /opt/lensml; no user needs to write there. PYTHON names another Python.
@@ -17,7 +17,7 @@ if [ $# -gt 0 ]; then
   grep -v -e '^torch==' -e '^triton==' constraints.txt >"$pins"
   "${pip[@]}" install torch "$@"
 fi
-"${pip[@]}" install -c "$pins" .
+"${pip[@]}" install -c "$pins" '.[notebooks]'
 "${pip[@]}" install -c "$pins" -r hub/requirements.txt # by itself: in one command pip searches for very long
 mkdir -p "$folder/etc"
 if [ -e .git ]; then # the filter of the Makefile, for every clone of a user; the hub's settings include this file

@@ -27,7 +27,10 @@ SHARE = re.compile(  # the noun, also in identifiers; "fraction" is the word
 ALLOWED = {  # (file, word): why it stays
     ("lensml/simulation/contaminants.py", "impostor"): "names of random streams",
 }
-READMES = ("README.md", "data/README.md", "figures/README.md", "hub/README.md")
+READMES = (
+    *("README.md", "data/README.md", "figures/README.md", "lensml/weights/README.md"),
+    *("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "hub/README.md"),
+)
 MAX_LINE = 140
 QUOTES = book_code("quotes")
 VALUES = QUOTES.quotable()

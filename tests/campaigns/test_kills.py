@@ -58,6 +58,8 @@ def killed(work, *arguments, longest: float) -> bool:
     with suppress(ProcessLookupError):  # it has just ended by itself
         os.kill(process.pid, signal.SIGKILL)
     process.join()
+    while Path(f"/proc/{process.pid}").exists():  # until the system has forgotten it
+        time.sleep(0.01)
     return alive
 
 
