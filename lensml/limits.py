@@ -15,7 +15,7 @@ MAX_QUOTED = 80  # characters of an input that a message repeats
 MAX_EVENTS = 100_000  # of `stream --max_events`; they take 6 GB
 MOST_SETS = 64  # data sets of an event
 # A light-curve set, a run folder.
-MAX_PAIRS, MAX_SHARDS = 100_000_000, 100_000  # of a set that is simulated
+MAX_PAIRS, MAX_SHARDS = 1_000_000_000, 100_000  # of a set that is simulated
 MAX_EPOCHS = 1_000_000  # of a survey's grid
 MAX_WORKERS = 1024  # processes of `simulate`
 MAX_PACKED = 200  # bytes that one byte of an archive above the next limit may unpack to
