@@ -22,6 +22,7 @@ COPIED = (
     "notebooks",
     "book",
     "data/results",
+    "data/README.md",
     "figures",
     "_config.yml",
     "_toc.yml",
