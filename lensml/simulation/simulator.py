@@ -308,7 +308,10 @@ def _claim(folder: Path, sim: Simulation) -> None:
                 "give the same arguments to finish it, or another --output"
             )
         return
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    # A killed process may have left a temporary file, whose name begins with a dot.
+    if folder.exists() and not (
+        folder.is_dir() and all(x.name[0] == "." for x in folder.iterdir())
+    ):
         raise InputError(f"{folder}: exists and is not a light-curve set; give another --output")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
