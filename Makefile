@@ -16,10 +16,9 @@ STRIP := $(RUN) -m nbstripout --keep-id --extra-keys '$(NOTED:%=metadata.languag
 book: $(INSTALLED)
 	$(RUN) -m lensml book --size $(SIZE)
 
-# Files of tests side by side, one process a core, then campaigns in a process of their own; `.venv/bin/python -m pytest tests/ROOM` runs a few.
+# Files of tests side by side, one process a core; `.venv/bin/python -m pytest tests/ROOM` runs a few.
 test: $(INSTALLED)
-	$(RUN) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --ignore tests/campaigns
-	$(RUN) -m pytest tests/campaigns
+	$(RUN) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # Hostile inputs in great number, about an hour; what was tried goes to data/results/campaigns.json.
 campaign: $(INSTALLED)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from lensml.cli import main
@@ -66,6 +67,12 @@ class Tried:
             self.answered += 1
             assert all(line.isprintable() for line in lines), lines
         return out.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def small_numbers():
+    """Training lets the processor flush denormal numbers, which Hypothesis needs."""
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture

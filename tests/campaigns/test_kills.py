@@ -122,7 +122,8 @@ def test_of_two_writers_the_second_is_refused_until_the_first_is_gone(tried, tmp
         tried.refused += 1
         if k % 2:  # a killed one leaves no lock
             os.kill(first.pid, signal.SIGKILL)
-        done.set()
+        else:  # an event that a killed process waits for cannot be set
+            done.set()
         first.join()
         with only_writer(target):
             pass
