@@ -251,6 +251,7 @@ def _simulate(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> None:
     import numpy as np
 
+    from lensml.experiments import write_svg
     from lensml.plotting import history
     from lensml.training import TrainingConfig, train
 
@@ -260,8 +261,7 @@ def _train(args: argparse.Namespace) -> None:
     if os.environ.get("RANK", "0") == "0":  # under torchrun, the process that wrote the run
         table = np.genfromtxt(run / "history.csv", delimiter=",", names=True, ndmin=1)
         columns = {name: table[name] for name in table.dtype.names}
-        with atomic_path(run / "training_history.svg") as temporary:
-            history(columns).savefig(temporary)
+        write_svg(history(columns), run / "training_history.svg")
     print(run)
 
 

@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = exports(
     presets="TEST_SEED",
     results=(
         "BENCHMARKS PERFORMANCE STUDIES benchmarks_by_device display load_benchmark load_results "
-        "png run_path set_path start write_json"
+        "png run_path set_path start write_json write_svg"
     ),
     evaluation_run=(
         "assess classical evaluate final_probability headline predictions report_text scored"

@@ -20,6 +20,7 @@ from lensml.paths import (
     check_installed,
     check_size,
     is_project,
+    writing,
 )
 
 # What a project has; setup.py puts the same into a wheel.
@@ -69,16 +70,20 @@ def make_project(folder: Path) -> Path:
     folder = Path(folder).expanduser().resolve()
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; name a new folder")
+
+    def copy(source: Path | str, target: Path | str) -> None:
+        with writing(folder):
+            shutil.copyfile(source, target)
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
         made = Path(beside) / "project"
         for name in PROJECT_FILES:
             made.joinpath(name).parent.mkdir(parents=True, exist_ok=True)
             if (source / name).is_dir():
-                copy = shutil.copyfile
                 shutil.copytree(source / name, made / name, copy_function=copy, ignore=NOT_COPIED)
             elif (source / name).exists():
-                shutil.copyfile(source / name, made / name)
+                copy(source / name, made / name)
         for path in [made, *made.rglob("*")]:  # the source may be read-only
             if path.is_dir():
                 path.chmod(0o777 & ~UMASK)

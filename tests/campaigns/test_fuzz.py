@@ -68,7 +68,7 @@ def test_light_curves(tried, tmp_path):
         for line in tried.verb("classify", path, "--json").splitlines():
             strict_json(line)
 
-    run()
+    tried.search(run)
 
 
 EPOCH = st.fixed_dictionaries(
@@ -89,14 +89,15 @@ def test_stream_lines(tried):
 
     @given(st.lists(line, max_size=20))
     def run(lines):
-        stream = StreamingClassifier(NETWORK, max_events=3)
-        replies = answer_lines(stream, [line.replace("\n", " ") for line in lines])
+        with tried.one():
+            stream = StreamingClassifier(NETWORK, max_events=3)
+            replies = list(answer_lines(stream, [line.replace("\n", " ") for line in lines]))
         for answer, problem in replies:
             strict_json(json.dumps(answer))
             tried.refused += bool(problem)
             tried.answered += not problem
 
-    run()
+    tried.search(run, lines=8)
 
 
 @pytest.fixture(scope="module")
@@ -154,13 +155,14 @@ def test_sets(tried, small, tmp_path):
         path.write_bytes(raw)
         for read in (load, lambda p: load_training_data([p], 0.5)):
             try:
-                read(path)
+                with tried.one():
+                    read(path)
                 tried.answered += 1
             except InputError as error:
                 tried.refused += 1
                 assert "\n" not in str(error)
 
-    run()
+    tried.search(run)
 
 
 def test_run_folders(tried, tmp_path):
@@ -205,13 +207,14 @@ def test_run_folders(tried, tmp_path):
 
         for read in (load_network, find_threshold):
             try:
-                read(run_folder)
+                with tried.one():
+                    read(run_folder)
                 tried.answered += 1
             except InputError as error:
                 tried.refused += 1
                 assert "\n" not in str(error)
 
-    run()
+    tried.search(run)
 
 
 def test_states(tried, tmp_path):
@@ -229,14 +232,15 @@ def test_states(tried, tmp_path):
             raw = raw[:place] + new + raw[place + len(new) :]
         path.write_bytes(raw if len(cuts) < 3 else raw[: cuts[0][0]])
         try:
-            StreamingClassifier(NETWORK).restore(path)
+            with tried.one():
+                StreamingClassifier(NETWORK).restore(path)
             tried.answered += 1
             assert raw == good
         except InputError as error:
             tried.refused += 1
             assert "\n" not in str(error)
 
-    run()
+    tried.search(run)
 
 
 def test_parameters(tried):
@@ -246,7 +250,8 @@ def test_parameters(tried):
     def run(text):
         """A parameter is a value of JSON: papermill writes nothing else into a cell."""
         try:
-            found = literal(text)
+            with tried.one():
+                found = literal(text)
         except InputError as error:
             tried.refused += 1
             assert "\n" not in str(error)
@@ -254,7 +259,7 @@ def test_parameters(tried):
         tried.answered += 1
         assert json.loads(json.dumps(found, allow_nan=False)) == found
 
-    run()
+    tried.search(run)
 
 
 def test_a_packed_bomb_is_refused_before_it_is_unpacked(tmp_path, small):
