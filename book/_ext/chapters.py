@@ -248,8 +248,10 @@ def campaigns_table() -> str:
     rows, kept = [], safe(json.loads(path.read_text())) if path.exists() else {}
     for name, found in kept.items():
         counts = [format_number(found[k]) for k in ("tried", "answered", "refused", "faults")]
-        rows.append([name.replace("_", " "), *counts, found["date"], found["commit"]])
-    heads = ["campaign", "tried", "answered", "refused", "with a fault", "date", "commit"]
+        worst = [format_number(found[k]) if found[k] else "-" for k in ("slowest", "memory")]
+        rows.append([name.replace("_", " "), *counts, *worst, found["date"], found["commit"]])
+    heads = ["campaign", "tried", "answered", "refused", "with a fault", "slowest [s]"]
+    heads += ["memory [MB]", "date", "commit"]
     return markdown_table(heads, rows)
 
 
