@@ -1,7 +1,6 @@
 """Command line: `lensml VERB` = `python -m lensml VERB`. Each verb imports what it needs."""
 
 import argparse
-import json
 import os
 import sys
 from contextlib import nullcontext
@@ -290,11 +289,11 @@ def _classify(args: argparse.Namespace) -> None:
     for paths in events:
         found = classify_file(paths, args.m_base, args.model, args.columns, **options)
         print(found.event.summary(), file=sys.stderr)
-        print(json.dumps(found.answer) if args.json else found.text())
+        sys.stdout.writelines(found.json() if args.json else [found.text(), "\n"])
         if args.plot and not found.fits:
             raise InputError(f"--plot: {paths[0]} has too few epochs for a fit, {len(found.p)}")
         if args.plot:
-            threshold = found.answer["threshold"]
+            threshold = found.overall["threshold"]
             if threshold:  # on the scale of what is drawn
                 threshold = float(network.prior_shift(threshold, args.prevalence))
             figure = plotting.real_event(

@@ -23,14 +23,17 @@ from lensml.network.inputs import (
     JointEpochs,
     JointInputs,
     event_inputs,
+    input_blocks,
     joint_epochs,
     refit_counts,
 )
 from lensml.network.model import CLASSES, RECEPTIVE_FIELD, Network
+from lensml.network.residuals import NUM_INPUTS
 from lensml.paths import InputError, progress_bar
 from lensml.simulation import FRACTIONS, LightCurves, until_fraction
 
 PHASE_EDGES = np.linspace(-3, 3, 25)  # (t - t0) / tE
+EVENT_BLOCK = 8192  # epochs of an event whose inputs are held at a time
 SET_CHUNK = 4096  # rows whose probabilities at every epoch are held at a time
 ROWS_ON_GPU = 1024  # that are fitted together
 SEASON_ROWS = 10_000  # rows whose probabilities at every epoch are kept, for alerts
@@ -79,7 +82,7 @@ class EventPrediction:
     dataset: NDArray  # (N,) int64, which data set an epoch is of
     logits: torch.Tensor  # (N, 5) of CLASSES; NaN before the first refit
     joint: JointEpochs
-    inputs: JointInputs
+    inputs: JointInputs  # epochs and maps of the last EVENT_BLOCK alone
 
 
 def _check(datasets: Sequence[DataSetEpochs]) -> None:
@@ -105,23 +108,9 @@ def _check(datasets: Sequence[DataSetEpochs]) -> None:
             raise InputError(f"`m_base` of data set {k} is {one.m_base}; leave it out if unknown")
 
 
+@one_thread()
 @torch.no_grad()
 @without_tf32()
-def event_logits(network: Network, inputs: JointInputs) -> torch.Tensor:
-    """Logits (N, 5) at every epoch of an event; before the first refit they mean nothing."""
-    device = next(network.parameters()).device
-    maps, summaries, states = (torch.from_numpy(x).to(device) for x in inputs[1:4])
-    temporal = network.at_every_epoch(torch.from_numpy(inputs.epochs).to(device))
-    if not len(maps):
-        return temporal.new_zeros(len(temporal), len(CLASSES))
-    embedding = network.embed_refits(maps, summaries, states)
-    active = torch.from_numpy(np.maximum(inputs.active, 0)).to(device)
-    counts = torch.from_numpy(inputs.counts).to(device)
-    held = torch.arange(1, len(active) + 1, device=device) - counts[active]
-    return network.join(temporal, embedding[active], held.clamp_(0, 255))
-
-
-@one_thread()
 def predict_event(
     network: Network, datasets: Sequence[DataSetEpochs], free: bool = True
 ) -> EventPrediction:
@@ -130,9 +119,22 @@ def predict_event(
     InputError if there is no epoch, or one that no observer could have recorded.
     """
     _check(datasets)
-    joint = joint_epochs(datasets)
-    inputs = event_inputs(joint, free)
-    logits = event_logits(network, inputs).cpu()
+    joint, device = joint_epochs(datasets), next(network.parameters()).device
+    past = torch.zeros(0, NUM_INPUTS, device=device)
+    embedding = past.new_zeros(1, network.embedding_size)
+    logits = torch.empty(len(joint.owner), len(CLASSES))  # pieces would fragment the heap
+    for rows, refits, inputs in input_blocks(joint, free, None, EVENT_BLOCK):
+        active = inputs.active[rows]
+        held = np.arange(rows.start, rows.stop) + 1 - np.append(inputs.counts, 0)[active]
+        maps = inputs.maps, inputs.summaries[refits], inputs.states[refits]
+        arrays = inputs.epochs, active - refits.start + 1, held.clip(0, 255), *maps
+        epochs, place, held, *maps = (torch.from_numpy(x).to(device) for x in arrays)
+        epochs = torch.cat([past, epochs])
+        temporal = network.at_every_epoch(epochs)[len(past) :]
+        past = epochs[1 - RECEPTIVE_FIELD :]
+        # The refit in force before the block comes first.
+        embedding = torch.cat([embedding[-1:], network.embed_refits(*maps)])
+        logits[rows] = network.join(temporal, embedding[place], held)
     logits[torch.from_numpy(inputs.active < 0)] = torch.nan
     return EventPrediction(joint.times[joint.place], joint.owner, logits, joint, inputs)
 

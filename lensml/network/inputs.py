@@ -8,7 +8,7 @@ are not exact. Causal: what belongs to epoch i uses epochs up to i.
 Axes: N epochs, K data sets, J refits, 2 models (all flux lensed, every f_s free).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import exp
 from typing import NamedTuple
 
@@ -263,7 +263,7 @@ def _all_inputs(
     spare = len(counts) - 1
     for i in range(len(owner)):
         p, n = place[i], min(j, spare)
-        into = maps[n] if wanted[n] and j <= spare else nothing
+        into = maps[n] if j <= spare and wanted[n] else nothing
         if take_epoch(
             h, 0, owner[i], times[p], np.float64(bright[p]), np.float64(weight[p]), free,
             epochs[i], into, summaries[n], states[n],
@@ -293,26 +293,40 @@ def event_inputs(
     first `stop` epochs in order of time, None = all.
     """
     joint = joint._replace(owner=joint.owner[:stop])
+    return next(input_blocks(joint, free, wanted, max(len(joint.owner), 1)))[2]
+
+
+def input_blocks(
+    joint: JointEpochs, free: bool, wanted: NDArray | None, size: int
+) -> Iterator[tuple[slice, slice, JointInputs]]:
+    """`event_inputs` in blocks of epochs: where its epochs and refits lie, and the inputs.
+
+    `epochs` and `maps` are of the block alone; the others are filled up to its end.
+    """
     total, num = len(joint.owner), len(joint.width)
     counts = refit_counts(total)
     refits = len(counts)
-    wanted = np.ones(refits, dtype=bool) if wanted is None else wanted[:refits]
-    out = JointInputs(
-        np.zeros((total, NUM_INPUTS), dtype=np.float32),
-        np.zeros((refits, NUM_CHANNELS, PHASE_BINS), dtype=np.float32),
+    wanted = np.ones(refits, dtype=bool) if wanted is None else wanted
+    h = new_histories(1, num, min(total + 1, MOST_EPOCHS))
+    h.width[0] = joint.width
+    out = (
         np.zeros((refits, NUM_SUMMARY), dtype=np.float32),
         np.zeros((refits, NUM_STATE), dtype=np.float32),
         np.zeros((refits, 2, 3 + 2 * num)),
         np.ones((refits, num)),
         np.full(total, -1),
         counts,
-        np.zeros((2, num, 15)),
+        h.covariances[0],
     )
-    if refits:
-        h = new_histories(1, num, min(total + 1, MOST_EPOCHS))
-        h.width[0] = joint.width
-        _all_inputs(h, *joint[:5], free, wanted, counts, *out[:7])
-        out.covariance[:] = h.covariances[0]
-        for values in out[:4]:
+    for first in range(0, max(total, 1), size):
+        rows = slice(first, min(first + size, total))
+        mine = slice(*np.searchsorted(counts, (rows.start, rows.stop), side="right").tolist())
+        epochs = np.zeros((rows.stop - first, NUM_INPUTS), dtype=np.float32)
+        maps = np.zeros((mine.stop - mine.start, NUM_CHANNELS, PHASE_BINS), dtype=np.float32)
+        own = epochs, maps, *(x[mine] for x in out[:4]), (active := out[4][rows])
+        taken = *joint[:3], joint.owner[rows], joint.place[rows]
+        _all_inputs(h, *taken, free, wanted[mine], counts[mine], *own)
+        active += mine.start
+        for values in own[:4]:
             np.nan_to_num(values, copy=False, nan=0.0, posinf=10.0, neginf=-10.0)
-    return out
+        yield rows, mine, JointInputs(epochs, maps, *out)

@@ -1,7 +1,9 @@
 """Classes along one event, its baselines, when to alert, what to distrust."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ BRIGHTER, FAINTER = 1.0, 3.0  # a given baseline against the median and the fain
 TRUSTED = 0.1  # error up to which a fitted baseline is trusted [mag]
 GIVEN_OFF = 0.2  # from which a given baseline is doubted [mag]
 LONGEST_PAUSE = 3650.0  # between data sets; a longer one may be another time zero [day]
+BLOCK = 8192  # epochs that are written together
 PENALTY = 2.0  # of an epoch in the search for an anomaly: chi-squared above it counts
 
 
@@ -35,14 +38,30 @@ class DataSetFit:
 
 @dataclass(frozen=True)
 class Classification:
-    """An event with P(binary) at each epoch (N,) in order of time, and the object of `--json`."""
+    """An event with P(binary) at each epoch (N,) in order of time."""
 
     event: Event
     found: EventPrediction
     p: NDArray
-    answer: dict[str, Any]
+    overall: dict[str, Any]  # `answer` without what belongs to each epoch
     fits: list[DataSetFit]  # in the order of `found`; empty before the first refit
     threshold: AlertThreshold | None = None
+
+    @cached_property
+    def answer(self) -> dict[str, Any]:
+        """The object of `--json`."""
+        return json.loads("".join(self.json()))
+
+    def json(self) -> Iterator[str]:
+        """Parts of the text of `--json`: objects of 1e6 epochs would take 350 MB at once."""
+        yield json.dumps(self.overall)[:-1] + ', "epochs": ['
+        names, found = [row["name"] for row in self.overall["datasets"]], self.found
+        for first in range(0, len(self.p), BLOCK):
+            some = (x[first : first + BLOCK].tolist() for x in (found.times, self.p, found.dataset))
+            rows = zip(*some, strict=True)
+            rows = [{"time": t, "p_binary": x, "dataset": names[k]} for t, x, k in rows]
+            yield ", "[: 2 * first] + json.dumps(rows)[1:-1]
+        yield "]}\n"
 
     @property
     def shape(self) -> NDArray:
@@ -72,7 +91,7 @@ class Classification:
 
     def text(self) -> str:
         """Summary of a title and lines of a name and what belongs to it."""
-        answer, times = self.answer, self.found.times
+        answer, times = self.overall, self.found.times
         scale = self.event.datasets[0].time_scale
         lines = [("read", self.event.summary().partition(": ")[2])]
         for one in answer["datasets"] if self.fits else []:
@@ -186,7 +205,7 @@ def classify_event(
     top = first + int(p[first:].argmax()) if len(p) > first else None
     longest = max(range(len(curves)), key=lambda k: len(curves[k]))
     row = datasets[longest]
-    answer = {
+    overall = {
         "file": name,
         "n_epochs": len(p),
         "p_binary": float(p[-1]),
@@ -206,12 +225,8 @@ def classify_event(
         },
         "datasets": datasets,
         "warnings": warnings,
-        "epochs": [
-            {"time": float(t), "p_binary": float(x), "dataset": curves[k].name}
-            for t, x, k in zip(found.times, p, found.dataset, strict=True)
-        ],
     }
-    return Classification(event, found, p, answer, fits, threshold)
+    return Classification(event, found, p, overall, fits, threshold)
 
 
 def _describe_baseline(one: DataSetFit, row: dict, given: float | None, warnings: list) -> None:

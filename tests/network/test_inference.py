@@ -53,6 +53,24 @@ def test_later_epochs_and_data_sets_change_nothing_earlier(network, end):
         np.testing.assert_allclose(a, b[:n], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_blocks_of_an_event_give_what_the_whole_gives(network, monkeypatch, seed):
+    """Blocks of one epoch, shorter than the receptive field, without a refit, or of any size."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(STEP, 250, 2)
+    datasets = [observed(n, -100, 18.0 + n % 3, seed=seed) for n in lengths]
+    whole = predict_event(network, datasets)
+    assert whole.logits[STEP:].std(dim=0).min() > 0.01
+    for size in (1, 5, *rng.integers(6, 300, 3)):
+        monkeypatch.setattr(inference, "EVENT_BLOCK", int(size))
+        found = predict_event(network, datasets)
+        p = [x.logits.softmax(1) for x in (found, whole)]
+        torch.testing.assert_close(*p, rtol=0, atol=1e-6, equal_nan=True)
+        for name in ("summaries", "states", "fits", "factors", "active", "counts", "covariance"):
+            a, b = getattr(found.inputs, name), getattr(whole.inputs, name)
+            np.testing.assert_array_equal(a, b, err_msg=f"{name}, blocks of {size}")
+
+
 def test_an_event_has_no_logits_before_the_first_refit(network):
     found = predict_event(network, [observed(60, -50, 18.0)]).logits
     assert found.shape == (60, len(CLASSES))

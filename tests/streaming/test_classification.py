@@ -1,6 +1,8 @@
 """What an observer is told about one event, on real events and on made ones."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from sets import blended_magnitude, data_sets, random_network
 from lensml.network import CLASSES, STEP, predict_event, save_network
 from lensml.paths import InputError
 from lensml.photometry import Event, Photometry, installed_events
+from lensml.streaming import classification
 from lensml.streaming.classification import classify_event, classify_file
 from lensml.streaming.thresholds import AlertThreshold
 
@@ -69,6 +72,40 @@ def test_an_answer_is_of_all_data_sets_together(planet):
     binary = answer["classes"]["planetary"] + answer["classes"]["stellar"]
     assert answer["p_binary"] == pytest.approx(binary, abs=1e-6) == epochs[-1]["p_binary"]
     json.dumps(answer, allow_nan=False)
+
+
+def test_the_text_of_an_answer_is_its_json_in_parts(planet, monkeypatch):
+    whole = "".join(planet.json())
+    assert whole == json.dumps(planet.answer) + "\n"
+    monkeypatch.setattr(classification, "BLOCK", 100)
+    parts = [*planet.json()]
+    assert "".join(parts) == whole and len(parts) == 2 + -(-sum(EPOCHS) // 100)
+
+
+GROWTH = """
+import resource
+import numpy as np
+from lensml.network import load_network
+from lensml.photometry import Event, Photometry
+from lensml.streaming.classification import classify_event
+
+network, peaks = load_network()[0], []
+for num in (20_000, 100_000):
+    time, error = np.linspace(0, 2000, num), np.full(num, 0.02)
+    mag = 18 + error * np.random.default_rng(0).standard_normal(num)
+    found = classify_event(Event("x", (Photometry("x", time, mag, error),)), network)
+    assert sum(map(len, found.json())) > 60 * num
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print((peaks[1] - peaks[0]) / 80_000)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere ru_maxrss has other units")
+def test_memory_grows_little_with_the_epochs_of_an_event():
+    """Bytes an epoch: 220 measured; 3,300 with all inputs, layers and objects held at once."""
+    found = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert float(found.stdout) < 700
 
 
 def test_the_planet_s_anomaly_is_found_where_it_was(planet):
