@@ -60,6 +60,8 @@ def test_light_curves(tried, tmp_path):
     rows = st.lists(st.lists(odd, min_size=1, max_size=6).map(",".join), max_size=30)
     heads = ["", "time,mag,mag_err\n", "hjd [d],flux_uJy,flux_err\n", "#" + "(" * 99]
     head = st.sampled_from(heads)
+    path.write_text(CURVE)
+    tried.verb("classify", path, "--json")
     made = st.tuples(head, rows).map(lambda x: x[0] + "\n".join(x[1]))
 
     @given(st.one_of(CUTS.map(lambda cuts: mutated(CURVE, cuts)), made))
@@ -87,17 +89,18 @@ def test_stream_lines(tried):
         good.map(json.dumps) | EPOCH.map(json.dumps) | JSON.map(json.dumps) | st.text(max_size=30)
     )
 
-    @given(st.lists(line, max_size=20))
-    def run(lines):
+    def answer(lines):
         with tried.one():
             stream = StreamingClassifier(NETWORK, max_events=3)
             replies = list(answer_lines(stream, [line.replace("\n", " ") for line in lines]))
-        for answer, problem in replies:
-            strict_json(json.dumps(answer))
+        for reply, problem in replies:
+            strict_json(json.dumps(reply))
             tried.refused += bool(problem)
             tried.answered += not problem
 
-    tried.search(run, lines=8)
+    epoch = {"event": "a", "mag": 18, "mag_err": 0.1}
+    answer([json.dumps(epoch | {"time": k}) for k in range(50)])
+    tried.search(given(st.lists(line, max_size=20))(lambda lines: answer(lines)), lines=8)
 
 
 @pytest.fixture(scope="module")
