@@ -87,11 +87,16 @@ def measure(folder: Path, data: Path) -> None:
         evaluate(data, folder, num_bootstrap=2)
 
 
-def killed(work, *arguments, longest: float) -> bool:
-    """Run in a process that is killed at a random moment; whether it was still at work."""
+def killed(work, *arguments, longest: float, begun: str = "") -> bool:
+    """Run in a process that is killed at a random moment; whether it was still at work.
+
+    With `begun`, a pattern, some time after there are such files in the folder that it writes.
+    """
     process = CONTEXT.Process(target=work, args=arguments)
     process.start()
-    time.sleep(random.uniform(0, longest))
+    while begun and process.is_alive() and not any(arguments[0].glob(begun)):
+        time.sleep(0.001)
+    time.sleep(random.uniform(0, longest / 8 if begun else longest))
     alive = process.is_alive()
     with suppress(ProcessLookupError):  # it has just ended by itself
         os.kill(process.pid, signal.SIGKILL)
@@ -147,7 +152,8 @@ def test_a_training_killed_at_any_moment_ends_with_the_same_bits(tried, tmp_path
     longest = seconds_of(learn, tmp_path / "timed", data)
     for k in range(FEWER):
         run = tmp_path / f"run{k}"
-        tried.answered += killed(learn, run, data, longest=longest)
+        begun = "last.safetensors" if k % 2 else ""
+        tried.answered += killed(learn, run, data, longest=longest, begun=begun)
         learn(run, data)
         assert learned(run) == expected
         assert {p.name for p in run.iterdir()} == {p.name for p in (tmp_path / "whole").iterdir()}
@@ -160,7 +166,8 @@ def test_an_evaluation_killed_at_any_moment_finds_the_same(tried, tmp_path):
     longest = seconds_of(measure, tmp_path / "timed", data)
     for k in range(FEWER):
         folder = tmp_path / f"found{k}"
-        tried.answered += killed(measure, folder, data, longest=longest)
+        begun = ".parts/[!.]*" if k % 2 else ""
+        tried.answered += killed(measure, folder, data, longest=longest, begun=begun)
         measure(folder, data)
         with np.load(folder / names[0]) as found, np.load(tmp_path / "whole" / names[0]) as whole:
             assert {k: v.tobytes() for k, v in found.items()} == {
