@@ -326,7 +326,10 @@ def _bar_class() -> type["tqdm"]:
     class Bar(tqdm):
         def close(self) -> None:
             self.leave = self.leave and self.n == self.total  # nothing stays of what was ended
+            shown = not self.disable and self.last_print_t >= self.start_t + self.delay
             super().close()
+            if shown and not self.leave:  # a bar below another leaves the cursor at its end
+                self.fp.write("\r")
 
     Bar.set_lock(RLock())  # the usual one begins the resource tracker, outside of `deaf`
     return Bar

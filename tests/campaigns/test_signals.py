@@ -73,10 +73,10 @@ def alive(mark: str) -> list[str]:
 
 
 def catches(process: subprocess.Popen) -> bool:
-    """Whether a process has a handler of its own for SIGHUP, which Python has not."""
+    """Whether a process has a handler for SIGHUP or SIGTERM, which Python itself has not."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     caught = int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16)
-    return bool(caught >> (signal.SIGHUP - 1) & 1)
+    return any(caught >> (number - 1) & 1 for number in (signal.SIGHUP, signal.SIGTERM))
 
 
 @dataclass(kw_only=True)
