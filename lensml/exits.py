@@ -17,6 +17,7 @@ OK, FAILED, BAD_INPUT = 0, 1, 2
 SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # end a verb, code 128 + number
 RESUMES = {  # what is true after a verb was ended
     "simulate": "the same command goes on from the shards that are whole",
+    "evaluate": "predictions of whole parts of a large set are kept; the same command goes on",
     "train": "the same command with --resume goes on from the last whole epoch",
     "run": "chapters that were done are kept; the same command runs the others",
     "book": "chapters that were done are kept; the same command runs the others",
@@ -29,8 +30,11 @@ class Ended(BaseException):
 
 
 def say(verb: str, text: object, code: int) -> int:
-    """Print one line on standard error, if it is still read; the code."""
+    """Print one line on standard error, if it is still read, in the place of bars; the code."""
     with suppress(OSError, ValueError):
+        for bar in list(getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())):
+            bar.leave = False
+            bar.close()
         print(f"lensml {verb}: {printable(text)}", file=sys.stderr, flush=True)
     return code
 
@@ -63,7 +67,8 @@ def _on_signals(verb: str) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) != signal.SIG_IGN:  # else one came: the end is near
+                signal.signal(number, handler)
 
 
 def _open_streams(verb: str) -> int:
@@ -113,7 +118,8 @@ def guarded(verb: str, function: Callable[[], int | None]) -> int:
         return _interrupted(verb, (*ended.args, signal.SIGINT)[0])
     except BrokenPipeError:
         _mute()
-        return say(verb, "its output was closed by the reader", 128 + signal.SIGPIPE)
+        way = f"; {RESUMES[verb]}" if verb in RESUMES else ""
+        return say(verb, f"its output was closed by the reader{way}", 128 + signal.SIGPIPE)
     except InputError as error:
         return say(verb, error, BAD_INPUT)
     except OSError as error:

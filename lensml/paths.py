@@ -15,6 +15,7 @@ from functools import cache
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -244,8 +245,9 @@ def only_writer(target: Path, *, wait: bool = False, among: bool = False) -> Ite
 def deaf() -> Iterator[None]:
     """Processes begun here get no signal of a terminal: who began them ends them."""
     sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")  # its children's
-    resource_tracker.ensure_running()  # which would undo the mask if it began below
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    resource_tracker.ensure_running()  # it undoes a mask of SIGINT, and ignores it by itself
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
@@ -317,14 +319,28 @@ def git_commit() -> str:
     return found or (built.read_text().strip() if built.exists() else "unknown")
 
 
+@cache
+def _bar_class() -> type["tqdm"]:
+    from tqdm import tqdm  # late: a quarter of the time that `lensml --version` would take
+
+    class Bar(tqdm):
+        def close(self) -> None:
+            self.leave = self.leave and self.n == self.total  # nothing stays of what was ended
+            shown = not self.disable and self.last_print_t >= self.start_t + self.delay
+            super().close()
+            if shown and not self.leave:  # a bar below another leaves the cursor at its end
+                self.fp.write("\r")
+
+    Bar.set_lock(RLock())  # the usual one begins the resource tracker, outside of `deaf`
+    return Bar
+
+
 def progress_bar(items: Iterable | None, label: str, **options: Any) -> "tqdm":
     """`items` with a bar from the first second on; none in the copies that `run` makes.
 
     On standard error, or in JupyterLab, which would keep that in red, on standard output.
     """
-    from tqdm import tqdm  # late: a quarter of the time that `lensml --version` would take
-
     options = {"delay": 1, "leave": False} | options
     options["disable"] = options.get("disable", False) or "TQDM_DISABLE" in os.environ
     stream = sys.stdout if "ipykernel" in sys.modules else sys.stderr
-    return tqdm(items, label, file=stream, **options)
+    return _bar_class()(items, label, file=stream, **options)

@@ -188,11 +188,11 @@ def predict_in_parts(
     """
     if len(curves) <= PART:
         return network.predict(loaded, curves, season_rows=season_rows, progress=True)
-    found = []
+    found, code = [], code_digest()
     for first in progress_bar(range(0, len(curves), PART), "parts"):
         rows = curves.rows(slice(first, first + PART))
         left = min(max(0, season_rows - first), PART)
-        path = folder / kept_path(f"{how} {code_digest()} {left}", rows).name
+        path = folder / kept_path(f"{how} {code} {left}", rows).name
         if not path.exists():
             part = network.predict(loaded, rows, season_rows=left, progress=True)
             with atomic_path(path) as temporary:

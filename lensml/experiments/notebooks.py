@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch  # its `dict` sets variables for a while
 
-from tqdm import tqdm
-
 from lensml.experiments.machine import OUTPUT_VARIABLE, provenance
 from lensml.paths import (
     BOOK,
@@ -33,6 +31,7 @@ from lensml.paths import (
     check_project,
     check_size,
     deaf,
+    progress_bar,
 )
 
 EXECUTED = BUILD / "notebooks"  # the chapters as papermill left them
@@ -148,7 +147,7 @@ def run_chapter(
                     start_timeout=600,  # a busy machine needs more than the usual minute
                     progress_bar={"desc": name} if progress else False,
                     log_output=True,
-                    extra_arguments=["--log-level=ERROR"],  # no remarks of the kernel's own
+                    extra_arguments=["--log-level=CRITICAL"],  # no remarks of the kernel's own
                 )
                 if errors := error_outputs(failed):
                     raise ChapterError(errors[0])
@@ -230,11 +229,13 @@ def run_all(size: str, parameters: Mapping[str, Any], workers: int) -> None:
     limits = dict.fromkeys(THREAD_VARIABLES, str(threads))
     failures = []
     # A spawned worker has imported nothing yet, so the thread limits reach all libraries.
-    with patch.dict(os.environ, limits), ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        with deaf():
-            jobs = {pool.submit(run_chapter, name, size, parameters): name for name in todo}
+    with patch.dict(os.environ, limits), deaf():
+        pool = ProcessPoolExecutor(workers, get_context("spawn"))
+        jobs = {pool.submit(run_chapter, name, size, parameters): name for name in todo}
+    options = {"total": len(jobs), "delay": 0, "leave": True}
+    with pool:
         try:
-            for job in (bar := tqdm(as_completed(jobs), total=len(jobs), desc=f"chapters, {size}")):
+            for job in (bar := progress_bar(as_completed(jobs), f"chapters, {size}", **options)):
                 try:
                     bar.write(f"{jobs[job]:24s} {job.result():7.0f} s")
                 except ChapterError as error:

@@ -183,8 +183,8 @@ def wake_on_signals() -> Iterator[tuple[int | None, list[int]]]:
         yield reader, came
     finally:
         signal.set_wakeup_fd(earlier)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler in before.items():  # a second one does not break the end
+            signal.signal(number, signal.SIG_IGN if came else handler)
         os.close(reader)
         os.close(writer)
 
@@ -205,33 +205,30 @@ def serve(
     ledger: Ledger | None = None,
     prevalence: float = 0.5,
 ) -> int:
-    """Answer every line of `source` until it ends, a signal comes or the reader closes.
+    """Answer every line of `source` until it ends or a signal comes.
 
     `source` has a descriptor; `problems` gets a line for each bad line, `state` the snapshots.
     `ledger` takes the alerts, by P(binary) before it is shifted to `prevalence` for the answers.
-    The exit code is 0, 2 if there was a bad line, 128 + number of the signal that ended it.
+    The exit code is 0, 2 if there was a bad line, 128 + number of the signal that ended it. Where
+    the reader of `answers` has gone it is a BrokenPipeError: the last snapshot stays, so that the
+    lines whose answers were lost can be fed again.
     """
     keeper, code, number = SnapshotScheduler(stream, state), 0, 1
     keeper.save()  # a path that cannot be written is better known now than after a night
     with wake_on_signals() as (wake, signals):
-        try:
-            for lines in read_batches(source.fileno(), wake):
-                replies = answer_lines(stream, lines, number, ledger) if lines else []
-                shift_answers(replies, prevalence)
-                number += len(lines)
-                stream.lines += len(lines)
-                answers.write("".join(f"{json.dumps(answer)}\n" for answer, _ in replies))
-                answers.flush()
-                for problem in (problem for _, problem in replies if problem):
-                    print(f"lensml stream: {printable(problem)}", file=problems)
-                    code = 2
-                if keeper.due(quiet=not lines):
-                    keeper.save()
-            keeper.save()
-        except BrokenPipeError:
-            # The reader has gone, and the last answers with it: the last snapshot stays, so that
-            # their lines can be fed again. Python would complain once more at the end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
+        for lines in read_batches(source.fileno(), wake):
+            replies = answer_lines(stream, lines, number, ledger) if lines else []
+            shift_answers(replies, prevalence)
+            number += len(lines)
+            stream.lines += len(lines)
+            answers.write("".join(f"{json.dumps(answer)}\n" for answer, _ in replies))
+            answers.flush()
+            for problem in (problem for _, problem in replies if problem):
+                print(f"lensml stream: {printable(problem)}", file=problems)
+                code = 2
+            if keeper.due(quiet=not lines):
+                keeper.save()
+        keeper.save()
         if ledger:
             print(f"lensml stream: {ledger.text(stream.followed)}", file=problems)
         if signals:

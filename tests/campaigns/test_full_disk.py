@@ -20,7 +20,7 @@ from lensml.cli import main
 from lensml.simulation import Simulation, Survey, simulate
 
 ASKED = os.environ.get("LENSML_CAMPAIGN")
-FAULTS = min(int(ASKED) // 100, 200) if ASKED else 2  # of each kind
+FAULTS = min(int(ASKED) // 400, 250) if ASKED else 2  # of each kind
 CONTEXT = get_context("forkserver")  # its processes have the imports behind them
 CONTEXT.set_forkserver_preload(["lensml.training.run", "lensml.experiments.evaluation_run"])
 UNLIMITED = resource.RLIM_INFINITY

@@ -7,20 +7,34 @@ import time
 from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+import torch
+from sets import toy_set
 
-from lensml.network import load_network
+from lensml.experiments import evaluate
+from lensml.network import NetworkConfig, load_network, load_tensors
 from lensml.paths import InputError, only_writer
-from lensml.simulation import Simulation, Survey, load, simulate
+from lensml.simulation import Simulation, Survey, load, save, simulate
 from lensml.streaming import StreamingClassifier
+from lensml.training import TrainingConfig, train
 
 ASKED = os.environ.get("LENSML_CAMPAIGN")
-KILLS = min(int(ASKED) // 20, 1000) if ASKED else 4
+KILLS = min(int(ASKED) // 80, 1000) if ASKED else 4  # of each kind
+FEWER = KILLS if ASKED else 2  # of what takes seconds
 SIMULATION = Simulation(num_pairs=12, shard_size=2, survey=Survey(num_epochs=60))
+EVALUATION = "lensml.experiments.evaluation_run"
 CONTEXT = get_context("forkserver")  # its processes have the imports behind them
-CONTEXT.set_forkserver_preload(["lensml.simulation.simulator", "lensml.streaming.classifier"])
+CONTEXT.set_forkserver_preload(
+    ["lensml.simulation.simulator", "lensml.streaming.classifier", "lensml.training.run",
+     EVALUATION]
+)  # fmt: skip
+TRAINING = TrainingConfig(
+    epochs=3, batch_size=8, network=NetworkConfig(channels=8, embedding_channels=8),
+    mixed_precision=False,
+)  # fmt: skip
 
 
 def make(folder: Path) -> None:
@@ -49,11 +63,40 @@ def follow(state: Path, num: int) -> dict[int, float]:
     return answers
 
 
-def killed(work, *arguments, longest: float) -> bool:
-    """Run in a process that is killed at a random moment; whether it was still at work."""
+def learn(run: Path, data: Path) -> None:
+    """Train, or go on with a training, on one thread, which decides the last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        train(data, run, TRAINING, resume=True)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def learned(run: Path) -> list:
+    """All weights, the optimiser's state and the history of a run, without its seconds."""
+    tensors = [load_tensors(run / f"{name}.safetensors")[0] for name in ("model", "last")]
+    rows = (run / "history.csv").read_text().splitlines()
+    bits = [{k: v.numpy().tobytes() for k, v in found.items()} for found in tensors]
+    return [*bits, [row.rpartition(",")[0] for row in rows]]
+
+
+def measure(folder: Path, data: Path) -> None:
+    """Evaluate the network that ships, in parts of a few rows and without drawing, the slowest."""
+    with patch(f"{EVALUATION}.PART", 8), patch(f"{EVALUATION}.figures", return_value={}):
+        evaluate(data, folder, num_bootstrap=2)
+
+
+def killed(work, *arguments, longest: float, begun: str = "") -> bool:
+    """Run in a process that is killed at a random moment; whether it was still at work.
+
+    With `begun`, a pattern, some time after there are such files in the folder that it writes.
+    """
     process = CONTEXT.Process(target=work, args=arguments)
     process.start()
-    time.sleep(random.uniform(0, longest))
+    while begun and process.is_alive() and not any(arguments[0].glob(begun)):
+        time.sleep(0.001)
+    time.sleep(random.uniform(0, longest / 8 if begun else longest))
     alive = process.is_alive()
     with suppress(ProcessLookupError):  # it has just ended by itself
         os.kill(process.pid, signal.SIGKILL)
@@ -100,6 +143,40 @@ def test_a_stream_killed_at_any_moment_gives_the_answers_of_one_that_was_not(tri
         assert max(again, default=num - 1) == num - 1, "lines after the snapshot were not taken"
         for line, p in again.items():
             assert p == pytest.approx(expected[line], abs=1e-6, nan_ok=True)
+
+
+def test_a_training_killed_at_any_moment_ends_with_the_same_bits(tried, tmp_path):
+    data = save(tmp_path / "set.npz", toy_set(16, 40))
+    learn(tmp_path / "whole", data)
+    expected = learned(tmp_path / "whole")
+    longest = seconds_of(learn, tmp_path / "timed", data)
+    for k in range(FEWER):
+        run = tmp_path / f"run{k}"
+        begun = "last.safetensors" if k % 2 else ""
+        tried.answered += killed(learn, run, data, longest=longest, begun=begun)
+        learn(run, data)
+        assert learned(run) == expected
+        assert {p.name for p in run.iterdir()} == {p.name for p in (tmp_path / "whole").iterdir()}
+
+
+def test_an_evaluation_killed_at_any_moment_finds_the_same(tried, tmp_path):
+    data = save(tmp_path / "set.npz", toy_set(20, 40))
+    names = "predictions.npz", "metrics.json"
+    measure(tmp_path / "whole", data)
+    longest = seconds_of(measure, tmp_path / "timed", data)
+    for k in range(FEWER):
+        folder = tmp_path / f"found{k}"
+        begun = ".parts/[!.]*" if k % 2 else ""
+        tried.answered += killed(measure, folder, data, longest=longest, begun=begun)
+        measure(folder, data)
+        with np.load(folder / names[0]) as found, np.load(tmp_path / "whole" / names[0]) as whole:
+            assert {k: v.tobytes() for k, v in found.items()} == {
+                k: v.tobytes() for k, v in whole.items()
+            }
+        assert (folder / names[1]).read_bytes() == (tmp_path / "whole" / names[1]).read_bytes()
+        assert {p.name for p in folder.iterdir()} == {
+            p.name for p in (tmp_path / "whole").iterdir()
+        }
 
 
 def hold(target: Path, ready, done) -> None:

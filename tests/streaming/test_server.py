@@ -149,7 +149,7 @@ def test_a_signal_ends_the_stream_with_its_state_saved(tmp_path, kind):
     assert kept_lines(state) == 12
 
 
-def test_a_closed_reader_ends_the_stream_quietly_and_counts_no_lost_answer(tmp_path):
+def test_a_closed_reader_ends_the_stream_in_one_line_and_counts_no_lost_answer(tmp_path):
     state = tmp_path / "state"
     process = start("--state", str(state))
     ask(process, epoch_lines(1, 2)[0])
@@ -157,7 +157,8 @@ def test_a_closed_reader_ends_the_stream_quietly_and_counts_no_lost_answer(tmp_p
     process.stdin.write(epoch_lines(1, 2)[1] + "\n")
     process.stdin.close()
     process.stdin = None
-    assert process.wait(20) == 0 and process.stderr.read() == ""
+    error = process.stderr.read()
+    assert process.wait(20) == 141 and error.count("\n") == 1 and "--state" in error
     assert kept_lines(state) < 2
     again = subprocess.run(
         [*COMMAND, "--state", str(state)],
