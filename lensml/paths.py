@@ -242,12 +242,12 @@ def only_writer(target: Path, *, wait: bool = False, among: bool = False) -> Ite
 
 
 @contextmanager
-def deaf() -> Iterator[None]:
-    """Processes begun here get no signal of a terminal: who began them ends them."""
+def deaf(*more: int) -> Iterator[None]:
+    """Processes begun here get no signal of a terminal, nor `more`: who began them ends them."""
     sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")  # its children's
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     resource_tracker.ensure_running()  # it undoes a mask of SIGINT, and ignores it by itself
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *more})
     try:
         yield
     finally:

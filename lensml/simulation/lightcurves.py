@@ -17,22 +17,9 @@ from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
 from lensml.limits import MAX_PACKED, MAX_UNPACKED
-from lensml.paths import (
-    InputError,
-    atomic_path,
-    parse_json,
-    printable,
-    read_json,
-    regular_file,
-)
+from lensml.paths import InputError, atomic_path, parse_json, printable, read_json, regular_file
 from lensml.seeds import event_generator
-from lensml.simulation.survey import (
-    Survey,
-    draw_numpy,
-    noise_free_delta_mag,
-    observe,
-    survey_of,
-)
+from lensml.simulation.survey import Survey, draw_numpy, noise_free_delta_mag, observe, survey_of
 
 FRACTIONS = (0.1, 0.25, 0.33, 0.5, 0.67, 0.83, 1.0)  # of the window, for early detection
 PARAM_NAMES = ("t0", "u0", "tE", "rho", "s", "q", "alpha", "f_s")

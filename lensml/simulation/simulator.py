@@ -3,14 +3,15 @@
 import itertools
 import json
 import logging
-import multiprocessing
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.pool import Pool
 from pathlib import Path
 from types import ModuleType
@@ -205,15 +206,22 @@ def _start_worker() -> None:
     torch.set_num_threads(1)
 
 
+class _Worker(SpawnProcess):
+    """Ended by its pool alone: one that SIGTERM ends may hold a lock, for which a pool waits."""
+
+    terminate = SpawnProcess.kill
+
+
 def worker_pool(workers: int) -> Pool:
     """Processes of one thread each, whose allocator keeps what is freed.
 
     They import the package, not the script that starts them, which therefore needs no guard.
     """
-    context = multiprocessing.get_context("spawn")  # safe beside CUDA and its threads
+    context = SpawnContext()  # safe beside CUDA and its threads
+    context.Process = _Worker
     script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
     try:
-        with deaf():
+        with deaf(signal.SIGTERM):
             return context.Pool(workers, initializer=_start_worker)
     finally:
         sys.modules["__main__"] = script

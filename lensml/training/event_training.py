@@ -37,13 +37,7 @@ from lensml.network import (
 from lensml.paths import InputError, atomic_path, available_cores, git_commit
 from lensml.simulation import BLOCK, worker_pool
 from lensml.training.device_samples import joined_rows, rows_samples
-from lensml.training.event_samples import (
-    CLASS_FRACTIONS,
-    SETS,
-    MadeBlock,
-    make_rows,
-    make_samples,
-)
+from lensml.training.event_samples import CLASS_FRACTIONS, SETS, MadeBlock, make_rows, make_samples
 from lensml.training.learner import Learner, logits_of
 from lensml.training.samples import Samples
 
