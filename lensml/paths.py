@@ -227,9 +227,9 @@ def only_writer(target: Path, *, wait: bool = False, among: bool = False) -> Ite
                     continue  # the one before has just removed it
             except FileNotFoundError:
                 continue
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+            with writing(target):
+                file.truncate(0)
+                os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
             try:
                 yield
             finally:
