@@ -20,7 +20,7 @@ book: $(INSTALLED)
 test: $(INSTALLED)
 	$(RUN) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-# Hostile inputs in great number, some hours; what was tried goes to data/results/campaigns.json.
+# Hostile inputs in great number, an hour or two; what was tried goes to data/results/campaigns.json.
 campaign: $(INSTALLED)
 	LENSML_CAMPAIGN=$(or $(INPUTS),20000) $(RUN) -m pytest tests/campaigns
 

@@ -248,7 +248,7 @@ def campaigns_table() -> str:
     rows, kept = [], safe(json.loads(path.read_text())) if path.exists() else {}
     for name, found in kept.items():
         counts = [format_number(found[k]) for k in ("tried", "answered", "refused", "faults")]
-        worst = [format_number(found[k]) if found[k] else "-" for k in ("slowest", "memory")]
+        worst = [format_number(found[k]) if found.get(k) else "-" for k in ("slowest", "memory")]
         rows.append([name.replace("_", " "), *counts, *worst, found["date"], found["commit"]])
     heads = ["campaign", "tried", "answered", "refused", "with a fault", "slowest [s]"]
     heads += ["memory [MB]", "date", "commit"]

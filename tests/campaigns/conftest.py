@@ -1,4 +1,4 @@
-"""Campaigns: hostile inputs in great number; `make campaign` runs them for an hour.
+"""Campaigns: hostile inputs in great number; `make campaign` runs many.
 
 LENSML_CAMPAIGN is the number of inputs of each; without it a few are tried, always the same.
 Counts, the slowest input and the memory of the process go to data/results/campaigns.json.

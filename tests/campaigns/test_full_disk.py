@@ -25,7 +25,8 @@ CONTEXT = get_context("forkserver")  # its processes have the imports behind the
 CONTEXT.set_forkserver_preload(["lensml.training.run", "lensml.experiments.evaluation_run"])
 UNLIMITED = resource.RLIM_INFINITY
 # What tells of times and machines, which no two runs have alike.
-OTHERWISE = {"config.json", "metrics.json", "history.csv", "training.log", "training_history.svg"}
+OTHERWISE = {"config.json", "metrics.json", "history.csv", "training.log"}
+OTHERWISE |= {"training_history.svg", "last.safetensors"}
 
 
 def child(arguments: list[str], entered: str, limit: int, pipe: Connection) -> None:
