@@ -124,5 +124,4 @@ def test_full_disk(tried, made, tmp_path, kind):
         assert found.keys() == whole.keys()
         for name in found.keys() - {n for n in found if Path(n).name in OTHERWISE}:
             assert found[name] == whole[name], f"{name} differs after {limit} bytes"
-        tried.answered += 1
         shutil.rmtree(folder)
