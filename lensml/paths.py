@@ -5,6 +5,7 @@ import fcntl
 import glob
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -163,39 +164,40 @@ os.umask(UMASK)  # there is no other way to read it
 
 @contextmanager
 def atomic_path(final: Path | str) -> Iterator[Path]:
-    """Yield a temporary name beside `final`, renamed to it only if no error occurred.
+    """Yield a name in a temporary folder beside `final`, renamed to it only if no error occurred.
 
-    A process killed half-way leaves either the old file or the new one, never a torn one, and a
-    machine that loses power the same. The file may be read by whom the umask allows.
+    What a library writes beside it goes with the folder. A process killed half-way leaves either
+    the old file or the new one, never a torn one, and a machine that loses power the same. The file
+    may be read by whom the umask allows.
     """
     final = Path(final)
     own = f"{socket.gethostname()}.{os.getpid()}"  # others may write to the same disk
     with writing(final):
-        temporary = final.with_name(f".{final.name}.{own}.tmp{final.suffix}")
+        temporary = final.with_name(f".{final.name}.{own}.tmp") / final.name
         regular_file(final)
         final.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(final)
         try:
+            temporary.parent.mkdir(exist_ok=True)
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.chmod(0o666 & ~UMASK)
             os.replace(temporary, final)
         finally:
-            with suppress(OSError):  # where it could not be made, it cannot be removed either
-                temporary.unlink(missing_ok=True)
+            shutil.rmtree(temporary.parent, ignore_errors=True)
 
 
 def _remove_leftovers(final: Path) -> None:
-    """Remove temporary files for `final` of processes of this machine that were killed."""
+    """Remove temporary folders for `final` of processes of this machine that were killed."""
     begin = f".{final.name}.{socket.gethostname()}."
-    for path in final.parent.glob(f"{glob.escape(begin)}*.tmp{glob.escape(final.suffix)}"):
+    for path in final.parent.glob(f"{glob.escape(begin)}*.tmp"):
         process = path.name.removeprefix(begin).partition(".")[0]
         with suppress(OSError, ValueError):
             try:
                 os.kill(int(process), 0)
             except ProcessLookupError:
-                path.unlink()
+                shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

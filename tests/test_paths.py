@@ -206,10 +206,11 @@ def test_what_a_killed_process_left_is_removed_and_a_living_one_s_is_not(tmp_pat
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
                           capture_output=True, text=True, check=True).stdout.strip()  # fmt: skip
     host = socket.gethostname()
-    names = [f".a.json.{host}.{dead}.tmp.json", f".a.json.{host}.{os.getppid()}.tmp.json"]
-    names += [f".a.json.another.{dead}.tmp.json", f".ab.json.{host}.{dead}.tmp.json"]
+    names = [f".a.json.{host}.{dead}.tmp", f".a.json.{host}.{os.getppid()}.tmp"]
+    names += [f".a.json.another.{dead}.tmp", f".ab.json.{host}.{dead}.tmp"]
     for name in names:
-        (tmp_path / name).touch()
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".tmpXYZ").touch()  # of a library
     with atomic_path(final) as temporary:
         temporary.write_text("1")
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", *names[1:]}

@@ -353,8 +353,8 @@ def simulate(
         _claim(folder, simulation)
         if single and simulation.shard_size > simulation.num_pairs:
             simulation = replace(simulation, shard_size=simulation.num_pairs)
-        for leftover in folder.glob(".part-*.tmp*"):
-            leftover.unlink(missing_ok=True)
+        for leftover in folder.glob(".part-*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
         paths = _shard_paths(simulation, folder)
         _write_shards(simulation, paths, workers, progress)
         _finish(output, simulation, list(paths), folder if single else None)
