@@ -164,11 +164,10 @@ os.umask(UMASK)  # there is no other way to read it
 
 @contextmanager
 def atomic_path(final: Path | str) -> Iterator[Path]:
-    """Yield a name in a temporary folder beside `final`, renamed to it only if no error occurred.
+    """Yield a name in a temporary folder beside `final`; if no error occurred, rename it.
 
-    What a library writes beside it goes with the folder. A process killed half-way leaves either
-    the old file or the new one, never a torn one, and a machine that loses power the same. The file
-    may be read by whom the umask allows.
+    A process killed half-way leaves the old file or the new one, never a torn one, a machine that
+    loses power the same. Its mode is the umask's; what a library adds goes with the folder.
     """
     final = Path(final)
     own = f"{socket.gethostname()}.{os.getpid()}"  # others may write to the same disk

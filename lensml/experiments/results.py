@@ -48,7 +48,7 @@ PERFORMANCE = ("simulation", "pspl_fit", "training", "inference", "stream", "mem
 # Quoted alike, but need data, programs or a GPU that do not come with the package.
 STUDIES = (
     *("ablation", "earlier_commit", "half_recall", "kernels", "real_events", "rtmodel"),
-    *("season", "sky", "stream_device"),
+    *("season", "sky", "stream_day", "stream_device"),
 )
 
 

@@ -55,12 +55,6 @@ def excess_magnification(u2: Tensor) -> Tensor:
     return 4.0 / (root * (root + u2 + 2.0))
 
 
-def u2_of_excess(excess: Tensor) -> Tensor:
-    """u^2 [theta_E^2] at which a point source has magnification 1 + `excess`; the inverse."""
-    root = torch.sqrt(excess * (excess + 2.0))
-    return 2.0 / ((1.0 + excess + root) * root)
-
-
 def pspl_delta_mag(times: Tensor, t0: Tensor, u0: Tensor, tE: Tensor, f_s: Tensor) -> Tensor:
     """Magnitude minus baseline (B, T) of single lenses at `times` (T,) or (B, T), dimmer > 0."""
     u2 = u0[:, None] ** 2 + ((times - t0[:, None]) / tE[:, None]) ** 2

@@ -7,7 +7,7 @@ and the embedding of its last refit. A slot that an event leaves is cleared for 
 Axes: n entries of a call, S slots, K data sets at most, C channels, E of an embedding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -65,11 +65,9 @@ class EventCache:
     @property
     def bytes_per_event(self) -> int:
         """Bytes of a slot at most, with the data sets there is room for."""
-        one = EventCache(self.network) if not len(self.fitted) else self
-        if one is not self:
-            one.new_slot()
-        kept = sum(x.nbytes for x in (*one.histories, one.tokens, one.embedding, one.fitted))
-        return kept // len(one.fitted)
+        if not len(self.fitted):
+            self._grow(8, 1)
+        return sum(x.nbytes for x in self._arrays().values()) // len(self.fitted)
 
     def new_slot(self) -> int:
         """A slot for an event without epochs."""
@@ -147,49 +145,68 @@ class EventCache:
         embedding = self.embedding.index_select(0, torch.from_numpy(slots))
         return self.network.join(x, embedding, held)
 
-    def tensors(self, slot: int | None = None) -> dict[str, Tensor]:
-        """All that is kept, or that of a slot; histories one behind the other."""
-        part = slice(0, self.num_slots) if slot is None else slice(slot, slot + 1)
-        used = self.histories.used[part]
-        kept = np.arange(self.histories.times.shape[1]) < used[:, None]
-        found = {}
-        for name in Histories._fields:
-            values = getattr(self.histories, name)[part]
-            found[name] = torch.from_numpy(values[kept] if name in RAGGED else values.copy())
-        more = {"tokens": self.tokens[part], "embedding": self.embedding[part]}
-        return found | more | {"fitted": torch.from_numpy(self.fitted[part].copy())}
+    def _arrays(self) -> dict[str, NDArray]:
+        """All that is kept, a row of each array a slot."""
+        more = {"tokens": self.tokens.numpy(), "embedding": self.embedding.numpy()}
+        return self.histories._asdict() | more | {"fitted": self.fitted}
 
-    def clear(self, slot: int) -> None:
-        """Make a slot that of an event without epochs."""
-        blank = new_histories(1, self.histories.width.shape[1])
-        for name in set(Histories._fields) - set(RAGGED):
-            getattr(self.histories, name)[slot] = getattr(blank, name)[0]
-        self.tokens[slot], self.embedding[slot], self.fitted[slot] = self._idle, 0, 0
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is kept; histories one behind the other."""
+        found = {name: x[: self.num_slots] for name, x in self._arrays().items()}
+        kept = np.arange(found["times"].shape[1]) < found["used"][:, None]
+        found |= {name: found[name][kept] for name in RAGGED}
+        return {name: torch.from_numpy(x) for name, x in found.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take up what `tensors` gave in place of all that is kept."""
         n, sets = tensors["width"].shape
-        self.histories, self.num_slots = new_histories(0, 1), 0
+        self.histories, self.num_slots = new_histories(0, 1), n
         self.tokens, self.embedding = self.tokens[:0], self.embedding[:0]
         self.fitted = self.fitted[:0]
         self._grow(max(8, n), sets)
-        self.num_slots = n
-        self.put(slice(0, n), tensors)
+        kept = np.arange(self.histories.times.shape[1]) < tensors["used"].numpy()[:, None]
+        for name, x in self._arrays().items():
+            x[:n][kept if name in RAGGED else slice(n)] = tensors[name].numpy()
 
-    def put(self, part: slice, tensors: Mapping[str, Tensor]) -> None:
-        """Take up in cleared slots what `tensors` gave, perhaps with fewer data sets."""
-        if (sets := tensors["width"].shape[1]) > self.histories.width.shape[1]:
-            self._grow(len(self.fitted), sets)
-        used = tensors["used"].numpy()
-        kept = np.arange(self.histories.times.shape[1]) < used[:, None]
-        for name in Histories._fields:
-            into, values = getattr(self.histories, name)[part], tensors[name].numpy()
-            if name in RAGGED:
-                into[kept] = values
-            else:
-                into[tuple(slice(n) for n in values.shape)] = values
-        self.tokens[part], self.embedding[part] = tensors["tokens"], tensors["embedding"]
-        self.fitted[part] = tensors["fitted"].numpy()
+    def clear(self, slots: NDArray) -> None:
+        """Make slots those of events without epochs."""
+        blank = new_histories(1, self.histories.width.shape[1])._asdict()
+        blank |= {"tokens": self._idle, "embedding": 0, "fitted": 0}
+        for name, x in self._arrays().items():
+            if name not in RAGGED:
+                x[slots] = blank[name]
+
+    def pack(self, slots: NDArray) -> list[bytes]:
+        """All that is kept of each of some slots, as one row of bytes."""
+        fixed, sets = self._arrays(), self.histories.width.shape[1]
+        ragged, used = [fixed.pop(name) for name in RAGGED], self.histories.used
+        columns = [np.full(len(slots), sets), *(x[slots] for x in fixed.values())]
+        flat = np.hstack([x.reshape(len(slots), -1).view(np.uint8) for x in columns])
+        rows = zip(flat, slots, strict=True)
+        return [b"".join([row, *(x[i, : used[i]] for x in ragged)]) for row, i in rows]
+
+    def unpack(self, slots: NDArray, packed: Sequence[memoryview]) -> None:
+        """Take up in cleared slots what `pack` gave, perhaps with room for fewer data sets."""
+        rooms = np.array([int.from_bytes(row[:8], "little") for row in packed])
+        if (most := int(rooms.max())) > self.histories.width.shape[1]:
+            self._grow(len(self.fitted), most)
+        fixed = self._arrays()
+        ragged = [fixed.pop(name) for name in RAGGED]
+        for room in set(rooms.tolist()):
+            mine, like, end = np.flatnonzero(rooms == room), new_histories(1, room)._asdict(), 8
+            like = {name: like.get(name, x[:1]) for name, x in fixed.items()}
+            size = 8 + sum(x.nbytes for x in like.values())
+            flat = np.stack([np.frombuffer(packed[i], np.uint8, size) for i in mine])
+            for name, x in like.items():
+                begin, end = end, end + x.nbytes
+                values = np.ascontiguousarray(flat[:, begin:end]).view(x.dtype)
+                shape = x.shape[1:]
+                fixed[name][slots[mine], *map(slice, shape)] = values.reshape(-1, *shape)
+            for i in mine:
+                at, used = size, self.histories.used[slots[i]]
+                for x in ragged:
+                    x[slots[i], :used] = np.frombuffer(packed[i], x.dtype, used, at)
+                    at += used * x.itemsize
 
 
 @torch.no_grad()

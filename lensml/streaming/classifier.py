@@ -5,6 +5,7 @@ event's probabilities do not depend on the others of its calls, but for rounding
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from math import nan
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from lensml.paths import InputError
 from lensml.streaming.cache import EventCache
 from lensml.streaming.store import EventStore
 
-STATE_VERSION = 6  # of what `save` writes; older states are refused
+STATE_VERSION = 7  # of what `save` writes; older states are refused
 SEPARATOR = "\x1f"  # between the names of an event and of its data set: no name has it
 
 
@@ -164,35 +165,38 @@ class StreamingClassifier:
         for event in names:
             if event in self.events:
                 self.events[event] = self.events.pop(event)
-        for event in names:
-            if event in self.stored.index:
-                slot = self._slot()
-                tensors, streams = self.stored.take(event)
-                records = tensors.pop("records").numpy().copy()
-                records[:, 0] = slot
-                self.cache.put(slice(slot, slot + 1), tensors)
-                self.events[event], self._names[slot] = slot, streams
-                for name, record in zip(streams, records, strict=True):
-                    row = self._row()
-                    self._records[row], self._streams[name] = record, row
+        away = [event for event in names if event not in self.events]
+        self._store_oldest(len(self.events) + len(away) - self.max_events)
+        if not (known := [event for event in away if event in self.stored.index]):
+            return
+        slots = self._slots(len(known))
+        found = [self.stored.take(event) for event in known]
+        width = self._records.shape[1]
+        self.cache.unpack(slots, [kept[8 * width * len(streams) :] for streams, kept in found])
+        for event, slot, (streams, kept) in zip(known, slots.tolist(), found, strict=True):
+            self.events[event], self._names[slot] = slot, streams
+            for k, name in enumerate(streams):
+                self._streams[name] = row = self._row()
+                self._records[row] = slot, *np.frombuffer(kept, float, width, k * 8 * width)[1:]
 
-    def _slot(self) -> int:
-        """A cleared slot; the event that was seen least recently makes room, if need be."""
-        if len(self.events) >= self.max_events:
-            self._store_oldest()
-        slot = self._free_slots.pop() if self._free_slots else self.cache.new_slot()
-        self.cache.clear(slot)
-        return slot
+    def _slots(self, number: int) -> NDArray:
+        """Cleared slots (number,); `_bring` has made room."""
+        free, new = self._free_slots, self.cache.new_slot
+        slots = np.array([free.pop() if free else new() for _ in range(number)])
+        self.cache.clear(slots)
+        return slots
 
-    def _store_oldest(self) -> None:
-        event, slot = next(iter(self.events.items()))
-        names, last = self._names[slot], self.last_time(event)
-        rows = [self._streams[name] for name in names]
-        tensors = self.cache.tensors(slot) | {"records": torch.from_numpy(self._records[rows])}
-        self.stored.put(event, tensors, names, last)
-        del self.events[event], self._names[slot]
-        self._free_slots.append(slot)
-        self._free_rows += [self._streams.pop(name) for name in names]
+    def _store_oldest(self, number: int) -> None:
+        """Move the events that were seen least recently to the file."""
+        oldest = dict(islice(self.events.items(), max(0, number)))
+        packed = self.cache.pack(np.array([*oldest.values()])) if oldest else []
+        for (event, slot), kept in zip(oldest.items(), packed, strict=True):
+            names, last = self._names[slot], self.last_time(event)
+            rows = [self._streams[name] for name in names]
+            self.stored.put(event, names, self._records[rows].tobytes() + kept, last)
+            del self.events[event], self._names[slot]
+            self._free_slots.append(slot)
+            self._free_rows += [self._streams.pop(name) for name in names]
 
     def _row(self) -> int:
         """A row of the records that no data set has."""
@@ -216,11 +220,10 @@ class StreamingClassifier:
     def _add(self, event: str, name: str, mag: float, m_base: float) -> int:
         """A row for a new data set, of a new event or not."""
         if (slot := self.events.get(event)) is None:
-            slot = self._slot()
+            slot = int(self._slots(1)[0])
             self.events[event], self._names[slot] = slot, []
         row, dataset = self._row(), len(self._names[slot])
-        zero = mag if np.isnan(m_base) else m_base
-        self._records[row] = slot, dataset, -np.inf, m_base, zero
+        self._records[row] = slot, dataset, -np.inf, m_base, mag if np.isnan(m_base) else m_base
         self.cache.set_width(slot, dataset, UNKNOWN if np.isnan(m_base) else GIVEN)
         self._names[slot].append(name)
         self._streams[name] = row
@@ -302,8 +305,7 @@ class StreamingClassifier:
         self.events = {self._names[slot][0].partition(SEPARATOR)[0]: slot for slot in seen}
         self._free_slots = sorted(set(range(self.cache.num_slots)) - set(seen))
         self.lines, self.offsets = notes["lines"], dict(notes.get("offsets", {}))
-        while len(self.events) > self.max_events:
-            self._store_oldest()
+        self._store_oldest(len(self.events) - self.max_events)
 
 
 def _joined(event: str, dataset: str) -> str:

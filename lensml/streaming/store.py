@@ -8,8 +8,6 @@ from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.torch import load, save
-from torch import Tensor
 
 from lensml.paths import InputError, writing
 
@@ -35,9 +33,10 @@ class EventStore:
                 self._file = open(self.path, mode) if self.path else tempfile.TemporaryFile()
         return self._file.fileno()
 
-    def put(self, event: str, tensors: dict[str, Tensor], names: list[str], last: float) -> None:
-        """Keep an event, whose data sets have `names`."""
-        data = save(tensors, {"names": json.dumps(names)})
+    def put(self, event: str, names: list[str], kept: bytes, last: float) -> None:
+        """Keep bytes of an event, whose data sets have `names`."""
+        head = json.dumps(names).encode()
+        data = len(head).to_bytes(8, "little") + head + kept
         units = -(-len(data) // UNIT)
         free = self._free.get(units)
         at = free.pop() if free else self._end
@@ -48,18 +47,18 @@ class EventStore:
                 raise OSError("no room left on the disk")
         self.index[event] = at, len(data), crc32(data), last
 
-    def take(self, event: str) -> tuple[dict[str, Tensor], list[str]]:
-        """An event that `put` kept, which is given up here, and the names of its data sets."""
+    def take(self, event: str) -> tuple[list[str], memoryview]:
+        """Names and bytes of an event that `put` kept, which is given up here."""
         at, size, checksum, _ = map(int, (*self.index[event][:3], 0))
         data = os.pread(self._descriptor(), size, at * UNIT)
         if crc32(data) != checksum:
             raise InputError(f"{self.path}: damaged; move it and the state away, feed all again")
         del self.index[event]
         self._left.append((-(-size // UNIT), at))
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        end = 8 + int.from_bytes(data[:8], "little")
         if self.path is None:
             self.settle()
-        return load(data), json.loads(header["__metadata__"]["names"])
+        return json.loads(data[8:end]), memoryview(data)[end:]
 
     def flush(self) -> None:
         """All is on the disk before a snapshot refers to it."""

@@ -298,8 +298,9 @@ def _loop(learners, buffer, checked, makers, config, output, state, ends) -> Non
             for learner in learners:
                 learner.step(buffer.rows, index, rate)
             state["step"] += 1
+        text = f"{buffer.total / 1e6:.2f}M samples, loss={learners[0].loss:.4f}"
+        bar.set_postfix_str(text, refresh=False)
         bar.update(round(elapsed) - bar.n)
-        bar.set_postfix(loss=f"{learners[0].loss:.4f}", samples=f"{buffer.total / 1e6:.2f}M")
         if time.monotonic() - saved > 60:
             saved = time.monotonic()
             state |= {"seconds": elapsed, "next": makers.next, "samples": earlier + buffer.total}

@@ -283,7 +283,7 @@ class Trainer:
             rate = learning_rate(self.config, self.progress(epoch, step))
             losses.append(self.step(samples, rate))
             if step % 10 == 0:  # reading waits for the device
-                bar.set_postfix(loss=f"{float(losses[-1]):.4f}")
+                bar.set_postfix(loss=f"{float(losses[-1]):.4f}", refresh=False)
         return float(torch.stack(losses).double().mean()), rate
 
     def validation_samples(self) -> Samples:

@@ -253,3 +253,30 @@ def test_an_empty_cache_comes_back_empty(network):
     columns = epochs(1, 20)
     expected = advance_all(EventCache(network), columns)
     np.testing.assert_allclose(advance_all(again, columns), expected, **SAME)
+
+
+def test_packed_slots_go_on_in_another_cache_with_more_room(network):
+    """A cache of more slots and data sets, in other slots; one event has no epoch yet."""
+    columns, length = epochs(3, 120, seed=9), 75
+    whole = advance_all(EventCache(network), columns)
+    cache, again = EventCache(network), EventCache(network)
+    advance_all(cache, [c[:, :length] for c in columns])
+    packed = cache.pack(np.array([0, 2, cache.new_slot()]))
+    advance_all(again, epochs(20, 30))
+    again.set_width(5, 4, 2.0)
+    assert again.histories.width.shape[1] > cache.histories.width.shape[1]
+    slots = np.array([7, 3, 11])
+    again.clear(slots)
+    again.unpack(slots, [memoryview(row) for row in packed])
+    assert not again.histories.count[11]
+    after = advance_all(again, [c[[0, 2], length:] for c in columns], slots[:2])
+    np.testing.assert_allclose(after, whole[[0, 2], length:], **SAME)
+    again.clear(slots)
+    wider = EventCache(network)
+    for _ in range(3):
+        wider.new_slot()
+    wider.unpack(np.arange(3), packed)
+    wider.unpack(np.arange(1), again.pack(slots[:1]))  # makes room for more data sets
+    assert wider.histories.width.shape == (8, again.histories.width.shape[1])
+    after = advance_all(wider, [c[[2], length:] for c in columns], np.array([1]))
+    np.testing.assert_allclose(after, whole[[2], length:], **SAME)
