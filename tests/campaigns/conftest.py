@@ -26,6 +26,8 @@ RECORD = ROOT / "data" / "results" / "campaigns.json"
 ASKED = os.environ.get("LENSML_CAMPAIGN")
 INPUTS = int(ASKED or 25)
 PORTION = 2000  # inputs of one search: Hypothesis remembers each of them
+ROWS: dict[str, list[dict]] = {}  # of this session: campaign -> one of each of its parameters
+HIGHEST = {"slowest", "memory"}  # of them; all else is summed
 LONGEST = 30  # of one input [s], on a busy machine
 MAX_SECONDS, MAX_MEMORY = 5, 1000  # processor time of any other input [s]; of the process [MB]
 
@@ -113,15 +115,19 @@ def tried(request):
         ["git", "rev-parse", "--short=10", "HEAD"], cwd=ROOT, capture_output=True, text=True
     )
     kept = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    failed = getattr(request.node, "failed", False)
-    kept[request.node.name.removeprefix("test_")] = {
+    name = request.function.__name__.removeprefix("test_")
+    rows = ROWS.setdefault(name, [])
+    rows.append({
         "tried": total,
         "answered": counts.answered,
         "refused": counts.refused,
-        "faults": int(failed),
-        "seconds": round(time.time() - counts.started),
+        "faults": int(getattr(request.node, "failed", False)),
+        "seconds": round(time.time() - counts.started, 2),
         "slowest": round(counts.slowest, 2),
         "memory": round(memory),
+    })  # fmt: skip
+    kept[name] = {
+        **{key: (max if key in HIGHEST else sum)(row[key] for row in rows) for key in rows[0]},
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit.stdout.strip(),
     }

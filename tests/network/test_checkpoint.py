@@ -146,14 +146,14 @@ def test_another_version_is_refused_with_its_number(kept):
         read_snapshot(kept[0], 3)
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
 def test_a_stream_state_of_an_older_version_is_refused_with_what_to_do(tmp_path, version):
     """Each as it was written: without a checksum, with one, with other tensors."""
     notes = {"version": version, "events": [["x"]]}
     write = save_tensors if version == 1 else write_snapshot
     write(tmp_path / "old", {"near": torch.zeros(3)}, notes)
     stream = StreamingClassifier(random_network())
-    expected = f"version {version}, but version 6 was expected; move it away and feed the epochs"
+    expected = f"version {version}, but version 7 was expected; move it away and feed the epochs"
     with pytest.raises(InputError, match=expected) as caught:
         stream.restore(tmp_path / "old")
     assert "\n" not in str(caught.value) and not stream.events
