@@ -95,16 +95,18 @@ def run(folder: Path, args: argparse.Namespace) -> int:
     return kills
 
 
-def compare(folder: Path, args: argparse.Namespace) -> float:
-    """Largest difference of P from a stream that holds all events and never stops."""
+def compare(folder: Path, args: argparse.Namespace) -> tuple[float, int]:
+    """Largest difference of P from a stream that holds all events and never stops; how many."""
     answers = np.memmap(folder / "answers", float, "r", shape=args.lines)
     whole, furthest = StreamingClassifier(load_network()[0], max_events=args.events), 0.0
+    number = 0
     batches = progress_bar(range(0, args.lines, BATCH), "compare")
     for begin, columns in zip(batches, epochs(args.events, args.lines, 0), strict=True):
         found = whole.update_many(*columns)[0]
         differs = np.abs(answers[begin : begin + len(found)] - found)
-        furthest = max(furthest, float(differs.max()))  # NaN, of a line without answer, stays
-    return furthest
+        assert not np.isnan(differs).any(), "a line without an answer"
+        furthest, number = max(furthest, float(differs.max())), number + int((differs > 0).sum())
+    return furthest, number
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
@@ -124,7 +126,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         seconds = time.time() - started
         rows = np.loadtxt(folder / "log", ndmin=2)
         size = (folder / "state.events").stat().st_blocks * 512 / 1e9
-        furthest = compare(folder, args)
+        furthest, number = compare(folder, args)
     done, used = rows.T
     full = used[done * BATCH > 2 * args.memory]  # since memory holds as many events as it may
     begin, end = full[: len(full) // 4], full[-len(full) // 4 :]
@@ -132,7 +134,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         "lines": args.lines, "events": args.events, "events_in_memory": args.memory,
         "kills": kills,
         "lines_fed_again": (len(rows) - int(done[-1])) * BATCH,
-        "largest_difference_of_p": furthest,
+        "largest_difference_of_p": furthest, "lines_that_differ": number,
         "memory_first_quarter_mb": float(np.median(begin)),
         "memory_last_quarter_mb": float(np.median(end)), "memory_highest_mb": float(used.max()),
         "events_on_disk_gb": round(size, 2), "lines_per_s": round(len(rows) * BATCH / seconds),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 NO_BREAK = "\u00a0"
-TARGET = re.compile(r"(>=|<=|<|>) *([\d.,]+)")
+TARGET = re.compile(r"(>=|<=|<|>) *([\d.,]+(?:e[+-]?\d+)?)(?![\w.])")
 OBSERVER_COLUMNS = {
     "roc_auc": "ROC AUC",
     "balanced_accuracy": "balanced accuracy",

@@ -21,6 +21,8 @@ from lensml.experiments import benchmark_rows, benchmarks_by_device, load_benchm
         (1.04, "<= 1.05", True),
         (0.33, "<= 1.05", True),
         (1.06, "<= 1.05", False),
+        (1.2e-4, "<= 1e-5", False),
+        (2e-6, "<= 1e-5", True),
         ({"value": 3.0, "low": 2.0, "high": 4.0}, ">= 3", True),
         (7, "", None),
     ],
