@@ -122,7 +122,7 @@ def tried(request):
         "answered": counts.answered,
         "refused": counts.refused,
         "faults": int(getattr(request.node, "failed", False)),
-        "seconds": round(time.time() - counts.started, 2),
+        "seconds": round(time.time() - counts.started),
         "slowest": round(counts.slowest, 2),
         "memory": round(memory),
     })  # fmt: skip
