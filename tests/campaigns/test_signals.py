@@ -35,6 +35,11 @@ SIGNALS = {  # which, whether to all processes of the group, how often
     "hang-up": (signal.SIGHUP, True, 1),
 }
 
+for ignored in (signal.SIGINT, signal.SIGHUP):  # by a shell that began the tests in its background
+    if signal.getsignal(ignored) == signal.SIG_IGN:  # what is begun here would ignore it as well
+        handler = signal.default_int_handler if ignored == signal.SIGINT else signal.SIG_DFL
+        signal.signal(ignored, handler)
+
 
 def shown(text: str) -> list[str]:
     """Lines that a terminal shows of a text with carriage returns and moves of the cursor."""
