@@ -328,17 +328,17 @@ class Trainer:
         return float(found[0]), float(found[1])
 
     def save(self, epoch: int) -> None:
-        """Best weights first, then the state to resume from; each atomically."""
+        """Best weights and history first, then the state to resume from; each atomically."""
         row = self.history[-1]
         if row["validation_loss"] < self.best or not np.isfinite(row["validation_loss"]):
             self.best = row["validation_loss"]
             save_network(self.run, self.network, {"epoch": epoch})
-        notes = {"epoch": epoch, "best": self.best, "history": self.history}
-        save_tensors(self.run / LAST, self.learner.state(), notes)
         with atomic_path(self.run / "history.csv") as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, HISTORY)
             writer.writeheader()
             writer.writerows(self.history)
+        notes = {"epoch": epoch, "best": self.best, "history": self.history}
+        save_tensors(self.run / LAST, self.learner.state(), notes)
 
     def restore(self) -> int:
         """Load the state after the last finished epoch; the number of the next one."""
