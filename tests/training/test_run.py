@@ -16,6 +16,7 @@ from lensml.network import NetworkConfig, load_network, load_tensors, predict_pr
 from lensml.paths import InputError, only_writer
 from lensml.simulation import Simulation, Survey, load, save, simulate
 from lensml.training import run as run_module
+from lensml.training import trainer as trainer_module
 from lensml.training.run import train
 from lensml.training.trainer import TrainingConfig
 
@@ -74,6 +75,29 @@ def assert_same_bits(a, b):
         assert all(torch.equal(left[k], right[k]) for k in left)
     kept = ("epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate")
     assert [[r[k] for k in kept] for r in history(a)] == [[r[k] for k in kept] for r in history(b)]
+
+
+@pytest.mark.parametrize("writer", ["save_network", "atomic_path", "save_tensors"])
+def test_a_run_ended_at_any_file_of_its_last_epoch_resumes(
+    data, reference, tmp_path, monkeypatch, writer
+):
+    usual, calls = getattr(trainer_module, writer), []
+
+    def ended(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return usual(*arguments)
+
+    monkeypatch.setattr(trainer_module, writer, ended)
+    try:
+        train(data, tmp_path / "run", CONFIG)
+    except KeyboardInterrupt:
+        pass
+    else:
+        assert writer == "save_network"  # not each epoch is the best
+    monkeypatch.setattr(trainer_module, writer, usual)
+    assert_same_bits(train(data, tmp_path / "run", CONFIG, resume=True), reference)
 
 
 def test_a_few_epochs_reduce_the_loss_on_easy_events(tmp_path):
