@@ -1,6 +1,6 @@
 """A day of a stream: more events than memory holds, kills, and the answers of a whole run.
 
-    python -m benchmarks.studies.stream_day [--lines 10000000] [--events 100000] [--memory 10000]
+    python -m benchmarks.studies.stream_day [--lines 10000000] [--events 100000] [--memory 5000]
 
 Epochs of events in random order go through a stream that keeps `--memory` events in memory and its
 snapshots on disk, in a process that is killed `--kills` times at any moment; the next one goes on
@@ -112,7 +112,7 @@ def compare(folder: Path, args: argparse.Namespace) -> tuple[float, int]:
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     """Run both streams, print and keep what was found."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    sizes = {"lines": 10_000_000, "events": 100_000, "memory": 10_000, "kills": 9, "every": EVERY}
+    sizes = {"lines": 10_000_000, "events": 100_000, "memory": 5_000, "kills": 9, "every": EVERY}
     for name, value in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--quick", action="store_true", help="a small day, kept in _build only")
