@@ -60,8 +60,8 @@ def shown(text: str) -> list[str]:
 
 
 def kind_of(line: str) -> str:
-    """A line without its numbers: the same in runs that took other times."""
-    return re.sub(r"\d[\d.,:]*", "#", line)
+    """A line without its numbers and rates: the same in runs that took other times."""
+    return re.sub(r"\d[\d.,:]*(it/s|s/it)?", "#", line)
 
 
 def alive(mark: str) -> list[str]:
@@ -213,7 +213,7 @@ CASES = {
     "train": Case(
         arguments="train --data set.npz --output run --epochs 20 --batch_size 16",
         prepare=training_set,
-        working=lambda folder: (folder / "run" / "history.csv").exists(),
+        working=lambda folder: (folder / "run" / "last.safetensors").exists(),
         made=lambda folder: tensors(folder / "run"),
         kept=first_epoch,
         flags="--resume",
