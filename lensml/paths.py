@@ -326,8 +326,11 @@ def _bar_class() -> type["tqdm"]:
 
     class Bar(tqdm):
         def close(self) -> None:
+            if self.disable or not hasattr(self, "start_t"):  # a signal came while it was made
+                self.disable = True
+                return
             self.leave = self.leave and self.n == self.total  # nothing stays of what was ended
-            shown = not self.disable and self.last_print_t >= self.start_t + self.delay
+            shown = self.last_print_t >= self.start_t + self.delay
             super().close()
             if shown and not self.leave:  # a bar below another leaves the cursor at its end
                 self.fp.write("\r")

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from lensml import paths
+from lensml.exits import Ended, say
 from lensml.experiments import PROJECT_FILES, make_project
 from lensml.paths import InputError, atomic_path, check_size, only_writer
 
@@ -214,3 +215,16 @@ def test_what_a_killed_process_left_is_removed_and_a_living_one_s_is_not(tmp_pat
     with atomic_path(final) as temporary:
         temporary.write_text("1")
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", *names[1:]}
+
+
+def test_a_signal_that_comes_while_a_bar_is_made_ends_in_one_line(monkeypatch, capsys):
+    def signalled(_):
+        raise Ended(2)
+
+    monkeypatch.setattr("tqdm.std.EMA", signalled)
+    with pytest.raises(Ended) as ended:  # it holds the bar, which lacks its last attributes
+        paths.progress_bar(range(3), "rows", delay=0, disable=False)
+    assert say("train", "interrupted", 130) == 130
+    assert ended.value.args == (2,)
+    out, err = capsys.readouterr()
+    assert (out, err.splitlines()) == ("", ["lensml train: interrupted"])

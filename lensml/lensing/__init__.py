@@ -11,6 +11,6 @@ __getattr__, __dir__, __all__ = exports(
     _triton="",
     normal_equations="MAG",
     pspl="excess_magnification fit_prefixes fit_pspl pspl_delta_mag starting_points",
-    joint_fits="FIT_CENTRE QUICK brightness error_factors log_ratio refit",
+    joint_fits="FIT_CENTRE QUICK brightness error_factors log_ratio put refit",
     _triton_fits="",
 )

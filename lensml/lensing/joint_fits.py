@@ -37,6 +37,15 @@ FEW_ERRORS = 30  # weight of quoted errors against measured scatter [epochs]
 LAST_ERRORS = 256  # epochs of a data set whose scatter is measured
 QUICK = {"cache": True, "nogil": True, "error_model": "numpy"}
 QUICK["fastmath"] = {"reassoc", "contract", "nsz", "arcp"}
+# A function that is compiled apart has two versions, of which another process may take the other:
+QUICK["forceinline"] = True  # sums would differ in their last bits from those of this one
+
+
+@njit(**QUICK)
+def put(source, target):
+    """`target[:] = source` of one axis; Numba's own takes a second to compile, each time."""
+    for i in range(len(source)):
+        target[i] = source[i]
 
 
 @njit(**QUICK)
@@ -218,8 +227,9 @@ def _descend(fit, cost, state, steps, free, last, centre, width, times, flux, w,
             trial[4 + 2 * k] = fit[4 + 2 * k] + min(max(sb, -1.5), 1.5)
         there = linearise(trial, free, last, centre, width, times, flux, w, low, high, new)
         if there < cost:
-            fit[:], cost = trial, there
-            state[:] = new
+            cost = there
+            put(trial, fit)
+            put(new.ravel(), state.ravel())
             damping /= 10.0
         else:
             damping *= 10.0
@@ -236,7 +246,7 @@ def _covariance(state, covariance):
     for k in range(num):
         own, p, q, r = state[k + 1], blocks[k, 0], blocks[k, 1], blocks[k, 2]
         out = covariance[k]
-        out[:6] = c
+        put(c, out)
         # X = -(coupling) (block)^-1, so that the cross term is C X and the own one block^-1 + X'CX.
         xf, xb = np.empty(3), np.empty(3)
         for i in range(3):
@@ -279,7 +289,7 @@ def _quick_cost(t0, ln_u, ln_t, times, bright, w, low, high, centre, width, base
     return total
 
 
-@njit(**QUICK)
+@njit(**QUICK, inline="always")
 def _search(before, last, centre, width, times, bright, w, low, high, out):
     """Best of a grid of starting points on binned epochs, without blending: `out` (3 + 2 K,)."""
     num, most = len(low), 0
@@ -338,7 +348,7 @@ def _search(before, last, centre, width, times, bright, w, low, high, out):
     state, least = np.empty((num + 1, 11)), np.inf
     for j in (one, two):
         fit = np.zeros(3 + 2 * num)
-        fit[:3] = starts[j]
+        put(starts[j], fit)
         for k in range(num):
             fit[4 + 2 * k] = base[j, k]
         cost = linearise(fit, False, last, centre, width, bt, bf, bw, first, stop, state)
@@ -346,7 +356,8 @@ def _search(before, last, centre, width, times, bright, w, low, high, out):
             fit, cost, state, SEARCH_ITERATIONS, False, last, centre, width, bt, bf, bw, first, stop
         )
         if cost < least:
-            least, out[:] = cost, fit
+            least = cost
+            put(fit, out)
 
 
 @njit(**QUICK)
@@ -362,7 +373,7 @@ def _shift_blends(fit, shift, out):
     new_peak = peak * exp(mean - moved)
     new_x = _u2_of_excess(new_peak)
     width = (_u2_of_excess(0.5 * peak) - x) / max(_u2_of_excess(0.5 * new_peak) - new_x, 1e-12)
-    out[:] = fit
+    put(fit, out)
     out[1] = min(max(0.5 * log(new_x), LOW_U), HIGH_U)
     out[2] = min(max(fit[2] + 0.5 * log(max(width, 1e-12)), LOW_T), HIGH_T)
     for k in range(num):
@@ -410,7 +421,7 @@ def error_factors(fit, width, times, bright, w, low, high, factors):
         factors[k] = min(max(factor, 0.4), 5.0)
 
 
-@njit(**QUICK)
+@njit(**QUICK, inline="always")
 def refit(fits, covariances, last, centre, width, free, times, flux, bright, w, low, high):
     """Refit both models in place: `fits` (2, 3 + 2 K), `covariances` (2, K, 15).
 
@@ -424,33 +435,26 @@ def refit(fits, covariances, last, centre, width, free, times, flux, bright, w, 
     for k in range(num):
         if width[k] <= 0.0:
             fits[:, 4 + 2 * k] = centre[k]
-    # All flux lensed.
-    _search(fits[0], last, centre, width, times, bright, w, low, high, trial)
-    cost = linearise(fits[0], False, last, centre, width, times, flux, w, low, high, state)
-    there = linearise(trial, False, last, centre, width, times, flux, w, low, high, other)
-    if there < cost:
-        fits[0], cost = trial, there
-        state[:] = other
-    _descend(
-        fits[0], cost, state, ITERATIONS, False, last, centre, width, times, flux, w, low, high
-    )
-    _covariance(state, covariances[0])
+    data = last, centre, width, times, flux, w, low, high
+    for model in range(1 + free):  # all flux lensed; every f_s free
+        cost = np.inf
+        for j in range(2 + 2 * model):  # starting points
+            if j == 0:
+                put(fits[model], trial)
+            elif model == 0:
+                _search(fits[0], last, centre, width, times, bright, w, low, high, trial)
+            elif j == 1:
+                put(fits[0], trial)
+            else:
+                _shift_blends(fits[1], BLEND_SHIFTS[j - 2], trial)
+            there = linearise(trial, model == 1, *data, other)
+            if j == 0 or there < cost:
+                cost = there
+                put(trial, best)
+                put(other.ravel(), state.ravel())
+        _descend(best, cost, state, ITERATIONS, model == 1, *data)
+        put(best, fits[model])
+        _covariance(state, covariances[model])
     if not free:
-        fits[1] = fits[0]
-        covariances[1] = covariances[0]
-        return
-    # Every f_s free.
-    best[:] = fits[1]
-    cost = linearise(best, True, last, centre, width, times, flux, w, low, high, state)
-    for j in range(3):
-        if j == 0:
-            trial[:] = fits[0]
-        else:
-            _shift_blends(fits[1], BLEND_SHIFTS[j - 1], trial)
-        there = linearise(trial, True, last, centre, width, times, flux, w, low, high, other)
-        if there < cost:
-            best[:], cost = trial, there
-            state[:] = other
-    _descend(best, cost, state, ITERATIONS, True, last, centre, width, times, flux, w, low, high)
-    fits[1] = best
-    _covariance(state, covariances[1])
+        put(fits[0], fits[1])
+        put(covariances[0].ravel(), covariances[1].ravel())

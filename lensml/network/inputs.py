@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from lensml.lensing import MAG, QUICK, brightness
+from lensml.lensing import MAG, QUICK, brightness, put
 from lensml.network.residuals import (
     NUM_CHANNELS,
     NUM_INPUTS,
@@ -145,7 +145,7 @@ def next_refit(count):
     return (count // STEP) * STEP + step
 
 
-@njit(**QUICK)
+@njit(**QUICK, inline="always")
 def _merge(h, s):
     """Average neighbours of a data set until a quarter of event `s`'s history is free.
 
@@ -186,7 +186,7 @@ def _merge(h, s):
     h.used[s] = used
 
 
-@njit(**QUICK)
+@njit(**QUICK, inline="always")
 def _refit_event(h, s, free, maps, summary, state):
     """Refit event `s` from its history; outputs as `refit_and_map`."""
     used, num = h.used[s], h.sets[s]
@@ -194,7 +194,7 @@ def _refit_event(h, s, free, maps, summary, state):
     for i in range(used):
         high[h.owner[s, i]] += 1
     low = np.cumsum(high) - high
-    high[:] = low
+    put(low, high)
     times, bright, flux, w = np.empty(used), np.empty(used), np.empty(used), np.empty(used)
     for i in range(used):
         at = high[h.owner[s, i]]
@@ -204,19 +204,21 @@ def _refit_event(h, s, free, maps, summary, state):
     fits = h.fits[s][:, : 3 + 2 * num].copy()
     cov = h.covariances[s][:, :num].copy()
     if h.count[s] == STEP:
-        fits[:] = start_fits(num, h.last[s])
+        fits = start_fits(num, h.last[s])
     refit_and_map(
         fits, cov, h.factors[s, :num], h.count[s], h.width[s, :num], free, times, flux, bright, w,
         low, high, maps, summary, state,
     )  # fmt: skip
-    h.fits[s][:, : 3 + 2 * num] = fits
-    h.covariances[s][:, :num] = cov
+    for m in range(2):
+        put(fits[m], h.fits[s, m])
+        for k in range(num):
+            put(cov[m, k], h.covariances[s, m, k])
     h.sums[s] = 0.0
     h.number[s] = 0.0
     h.due[s] = next_refit(h.count[s])
 
 
-@njit(**QUICK)
+@njit(**QUICK, inline="always")
 def take_epoch(h, s, k, time, bright, weight, free, inputs, maps, summary, state):
     """Take one epoch of data set `k` of event `s`; whether that led to a refit.
 

@@ -13,14 +13,7 @@ from math import asinh, exp, log, log10, sinh
 import numpy as np
 from numba import njit
 
-from lensml.lensing import (
-    FIT_CENTRE,
-    MAG,
-    QUICK,
-    error_factors,
-    log_ratio,
-    refit,
-)
+from lensml.lensing import FIT_CENTRE, MAG, QUICK, error_factors, log_ratio, put, refit
 from lensml.paths import renew_compiled
 
 renew_compiled(__file__, refit.py_func.__code__.co_filename)
@@ -66,8 +59,9 @@ def _map(fit, times, flux, w, low, high, residual, out, agreement):
             below = root * (root + x + 2.0)
             e = MAG * log_ratio(flux[i] * gain * below, below + 4.0 * f) * w[i]
             residual[i] = min(max(e, -CLIP), CLIP)
-            chi2 += residual[i] * residual[i]
             top = max(top, f / below)
+        for i in range(first, stop):  # not in the loop before: see `refit_and_map`
+            chi2 += residual[i] * residual[i]
         own[:] = 0.0
         mine[:] = 0.0
         four = sixteen = 0.0
@@ -164,24 +158,11 @@ def start_fits(num, last):
     return fits
 
 
-@njit(**QUICK)
+@njit(**QUICK, inline="always")
 def refit_and_map(
-    fits,
-    cov,
-    factors,
-    count,
-    width,
-    free,
-    times,
-    flux,
-    bright,
-    weight,
-    low,
-    high,
-    maps,
-    summary,
-    state,
-):
+    fits, cov, factors, count, width, free, times, flux, bright, weight, low, high, maps,
+    summary, state,
+):  # fmt: skip
     """One refit after `count` epochs, of which data set k has low[k] to high[k] in use.
 
     In place: `fits`, covariances `cov`, `factors`; outputs `maps` (10, PHASE_BINS), `summary` and
@@ -201,6 +182,7 @@ def refit_and_map(
         scale = 1.0 / factors[k]
         for i in range(low[k], high[k]):
             w[i] = weight[i] * scale
+        for i in range(low[k], high[k]):  # in a loop that stores, places in memory decide the order
             mean += bright[i]
             own += w[i] * w[i]
             total += w[i]
@@ -221,8 +203,9 @@ def refit_and_map(
         chi2_free, top = _map(fits[1], times, flux, w, low, high, residual, maps[5:10], maps[10])
         _summary(fits[1], cov[1], last, chi2_free, top, n, total / n, fractions, summary[8:16])
     else:
-        maps[5:10] = maps[:5]
-        summary[8:16] = summary[:8]
+        for k in range(5):
+            put(maps[k], maps[5 + k])
+        put(summary[:8], summary[8:16])
     summary[16] = 2.0 * _asinh_half((chi2 - chi2_free) / 4.0) / 3.0
     summary[17] = log10(n / total / 0.03)
     summary[18] = log(count) / 5.0
@@ -241,12 +224,13 @@ def refit_and_map(
     state[2] = _asinh_half(base)
     state[3] = spread
     state[4] = log(max(scatter, 1e-3))
+    together = np.float64(np.float32(together))  # one data set has 1, in any order of sums
     state[5] = log(1.0 / max(together, 1e-3))
     state[6] = _asinh_half((fits[1, 0] - first) * exp(-fits[1, 2]))
     state[7] = log10(max(last - first, 1e-3) * exp(-fits[1, 2]) / n + 1e-6) / 3.0
 
 
-@njit(**QUICK)
+@njit(**QUICK, inline="always")
 def innovate(fits, cov, factors, k, time, before, flux, weight, sums, number, out):
     """Inputs (NUM_INPUTS,) of one epoch of data set k; `before` is the time of the last epoch."""
     w = weight / factors[k]

@@ -118,6 +118,7 @@ class EventCache:
         shapes = (len(slots), NUM_INPUTS), (room, NUM_CHANNELS, PHASE_BINS)
         shapes += (room, NUM_SUMMARY), (room, NUM_STATE)
         outputs = [np.zeros(shape, dtype=np.float32) for shape in shapes]
+        times = np.ascontiguousarray(times)  # of one entry it is, and that would compile again
         columns = slots, sets, times, bright.astype(float), weight.astype(float)
 
         def take(part: slice) -> None:
