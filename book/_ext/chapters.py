@@ -249,8 +249,8 @@ def campaigns_table() -> str:
     for name, found in kept.items():
         counts = [format_number(found[k]) for k in ("tried", "answered", "refused", "faults")]
         worst = [format_number(found[k]) if found.get(k) else "-" for k in ("slowest", "memory")]
-        rows.append([name.replace("_", " "), *counts, *worst, found["date"], found["commit"]])
-    heads = ["campaign", "tried", "answered", "refused", "with a fault", "slowest [s]"]
+        rows.append([name.replace("_", " "), *counts, *worst, found["date"], found["commit"][:7]])
+    heads = ["campaign", "tried", "answered", "refused", "faults", "slowest [s]"]
     heads += ["memory [MB]", "date", "commit"]
     return markdown_table(heads, rows)
 
