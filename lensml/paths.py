@@ -326,8 +326,7 @@ def _bar_class() -> type["tqdm"]:
 
     class Bar(tqdm):
         def close(self) -> None:
-            if self.disable or not hasattr(self, "start_t"):  # a signal came while it was made
-                self.disable = True
+            if not hasattr(self, "start_t"):  # disabled, or a signal came while it was made
                 return
             self.leave = self.leave and self.n == self.total  # nothing stays of what was ended
             shown = self.last_print_t >= self.start_t + self.delay

@@ -217,11 +217,12 @@ def test_what_a_killed_process_left_is_removed_and_a_living_one_s_is_not(tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", *names[1:]}
 
 
-def test_a_signal_that_comes_while_a_bar_is_made_ends_in_one_line(monkeypatch, capsys):
-    def signalled(_):
+@pytest.mark.parametrize("moment", ["DisableOnWriteError", "EMA"])  # the first and the last call
+def test_a_signal_that_comes_while_a_bar_is_made_ends_in_one_line(monkeypatch, capsys, moment):
+    def signalled(*_, **__):
         raise Ended(2)
 
-    monkeypatch.setattr("tqdm.std.EMA", signalled)
+    monkeypatch.setattr(f"tqdm.std.{moment}", signalled)
     with pytest.raises(Ended) as ended:  # it holds the bar, which lacks its last attributes
         paths.progress_bar(range(3), "rows", delay=0, disable=False)
     assert say("train", "interrupted", 130) == 130
