@@ -247,11 +247,11 @@ def campaigns_table() -> str:
     path = RESULTS / "campaigns.json"
     rows, kept = [], safe(json.loads(path.read_text())) if path.exists() else {}
     for name, found in kept.items():
-        counts = [format_number(found[k]) for k in ("tried", "answered", "refused", "faults")]
+        counts = [format_number(found[k]) for k in ("tried", "refused", "faults")]
         worst = [format_number(found[k]) if found.get(k) else "-" for k in ("slowest", "memory")]
         rows.append([name.replace("_", " "), *counts, *worst, found["date"], found["commit"][:7]])
-    heads = ["campaign", "tried", "answered", "refused", "faults", "slowest [s]"]
-    heads += ["memory [MB]", "date", "commit"]
+    heads = ["campaign", "tried", "refused", "faults", "slowest [s]", "memory [MB]"]
+    heads += ["date", "commit"]
     return markdown_table(heads, rows)
 
 
