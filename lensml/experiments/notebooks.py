@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -89,7 +90,8 @@ def literal(value: Any) -> Any:
     Tuples become lists. What JSON cannot hold, papermill could write as code: an InputError.
     """
     try:
-        value = ast.literal_eval(value) if isinstance(value, str) else value
+        with warnings.catch_warnings(action="ignore"):  # of an escape that Python does not know
+            value = ast.literal_eval(value) if isinstance(value, str) else value
         return json.loads(json.dumps(value, allow_nan=False))
     except (ValueError, SyntaxError):
         if not isinstance(value, str):

@@ -106,6 +106,11 @@ def test_a_parameter_is_the_literal_it_spells(text, value):
     assert chapters.literal(text) == value
 
 
+def test_a_parameter_with_an_unknown_escape_is_text_without_a_warning(recwarn):
+    assert chapters.literal(r"'\]'") == r"\]"
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("text", ["{1, 2}", "b'a'", "1j", "...", "{(1, 2): 3}", "1+" * 30000 + "1"])
 def test_a_parameter_of_another_type_is_refused_in_one_line(text):
     with pytest.raises(InputError, match="a parameter") as refused:
